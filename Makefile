@@ -1,0 +1,134 @@
+# ds4: one Makefile, no recursion. Output goes to build/<variant>/, so that
+# variants live side by side; the programs of the release variant are linked
+# at the root.
+#
+#   make            programs               make demo     install, build, answer a prompt
+#   make test       all tests              make asan     tests under ASan and UBSan
+#   make fuzz       fuzz every target      make tsan     tests under TSan
+#   make deps       system packages        make install  PREFIX=/usr/local
+
+VARIANT ?= release
+CC      ?= cc
+PREFIX  ?= /usr/local
+B       := build/$(VARIANT)
+
+ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+
+CFLAGS_release := -O2 -g
+CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CFLAGS_tsan    := -O1 -g -fsanitize=thread
+CFLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+
+# Contraction is off for the whole tree: definitions and encoders must give the
+# same bits on every machine. Kernels that fuse say so with intrinsics.
+CFLAGS   = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla \
+           -Werror=implicit-function-declaration -ffp-contract=off -fno-math-errno -pthread \
+           -Iinclude -Isrc $(CFLAGS_$(VARIANT)) $(EXTRA_CFLAGS)
+LDFLAGS  = -pthread $(CFLAGS_$(VARIANT)) $(EXTRA_LDFLAGS)
+LIBS     = -lm -ljson-c
+
+ifeq ($(VARIANT),fuzz)
+CC := clang
+endif
+
+# Instruction sets: a file name's ending says what it may use.
+ISA_x86_64  := avx2 avx512
+ISA_aarch64 := neon
+ISAS        := $(ISA_$(ARCH))
+OTHER_ISAS  := $(filter-out $(ISAS),avx2 avx512 neon)
+FLAGS_avx2   := -mavx2 -mfma -mf16c
+FLAGS_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+FLAGS_neon   := -march=armv8.2-a+dotprod
+
+SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c src/kernels/cpu/*.c))
+OBJ  := $(SRC:%.c=$(B)/%.o)
+LIB  := $(B)/libds4.a
+
+PROGRAMS := ds4 ds4-gguf
+MAIN_ds4      := app/cli.c
+MAIN_ds4-gguf := app/gguf.c
+APP_SRC  := $(filter-out app/cli.c app/gguf.c,$(wildcard app/*.c))
+APP_OBJ  := $(APP_SRC:%.c=$(B)/%.o)
+
+TEST_SRC := $(wildcard tests/unit/*.c tests/kernels/*.c tests/tiny/*.c tests/golden/*.c tests/fault/*.c)
+TESTS    := $(TEST_SRC:%.c=$(B)/%)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZERS  := $(FUZZ_SRC:%.c=$(B)/%)
+REPLAYS  := $(FUZZ_SRC:%.c=$(B)/%_replay)
+FUZZ_SECONDS ?= 60
+
+.PHONY: all deps demo test asan tsan fuzz install clean layers programs tests
+.SECONDARY:
+all: programs
+programs: $(PROGRAMS)
+	@echo "ds4 $(COMMIT): $(ARCH), CPU kernels: ref $(ISAS); built: $(PROGRAMS)"
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+
+define isa_rule
+$(B)/%_$(1).o: %_$(1).c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -MMD -MP -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+
+# The commit is compiled into one file only.
+$(B)/app/version.o: EXTRA_CFLAGS += -DDS4_COMMIT='"$(COMMIT)"' -DDS4_FLAGS='"$(VARIANT) $(ARCH) $(ISAS)"'
+
+$(LIB): $(OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(B)/bin/ds4: $(B)/app/cli.o $(APP_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
+$(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+$(PROGRAMS): %: build/release/bin/%
+	ln -sf $< $@
+
+$(B)/tests/runner.o: tests/runner.c
+$(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
+	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+$(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
+	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+$(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
+$(B)/tests/%.o: EXTRA_CFLAGS += -Itests
+
+tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf
+test: programs
+	@tools/deps.sh --check test
+	@$(MAKE) --no-print-directory tests
+	@tools/run_tests.sh $(B)
+asan tsan:
+	@$(MAKE) --no-print-directory VARIANT=$@ tests
+	@tools/run_tests.sh build/$@
+fuzz:
+	@$(MAKE) --no-print-directory VARIANT=fuzz fuzzers
+	@tools/run_fuzz.sh build/fuzz $(FUZZ_SECONDS)
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+
+layers:
+	@tools/layers.sh
+
+deps:
+	tools/deps.sh
+demo:
+	@tools/deps.sh
+	@$(MAKE) --no-print-directory programs
+	./ds4 --nothink -p "What is ds4?"
+
+install: programs
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/ds4
+	install -m 755 $(PROGRAMS:%=build/release/bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 models/tiny/ds4-tiny.gguf $(DESTDIR)$(PREFIX)/share/ds4
+clean:
+	rm -rf build $(PROGRAMS)
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
