@@ -1,0 +1,71 @@
+/* backend: where data lives and who computes on it.
+ *
+ * Owns the device memory it hands out. Engine thread only. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include <stddef.h>
+#include "kernels/ops.h"
+
+typedef struct backend backend;
+
+/* The largest sizes any op of a step will have; scratch is taken at open. */
+typedef struct {
+    int max_rows;               /* T                                              */
+    int max_cols;               /* widest input of a matrix product               */
+    int max_pairs;              /* T * experts used                               */
+    int max_expert_width;       /* F                                              */
+    int n_experts;
+    int max_attended;           /* rows one query may see: window + compressed    */
+    int max_index_rows;         /* rows one query may score                       */
+} backend_limits;
+
+struct backend {
+    char    name[64];           /* "cpu (avx512, 2 threads)" */
+    ops     ops;
+    queue   queue;
+    /* A new buffer, cleared, committed lazily where the system can. */
+    ds4_status (*buf_alloc)(backend *b, uint64_t bytes, buf **out, ds4_error *err);
+    /* A buffer over host memory that outlives it (weights in a file mapping). */
+    ds4_status (*buf_map)(backend *b, const void *host, uint64_t bytes, buf **out, ds4_error *err);
+    void       (*buf_free)(backend *b, buf *m);
+    ds4_status (*upload)(backend *b, view to, const void *from, ds4_error *err);     /* dense rows */
+    ds4_status (*download)(backend *b, void *to, view from, ds4_error *err);
+    ds4_status (*wait)(backend *b, ds4_error *err);     /* until all submitted ops are done */
+    void       (*close)(backend *b);
+};
+
+typedef struct {
+    const char    *name;        /* "auto" "cpu" "check:cpu" "trace:cpu"              */
+    int            n_threads;   /* 0: pool_default_threads                           */
+    uint32_t       isa_mask;    /* CPU: instruction sets that may be used            */
+    bool           exact;       /* float activations in every matrix product         */
+    backend_limits limits;
+    void         (*line)(void *ctx, const char *line);  /* check: differences, trace: ops */
+    void          *line_ctx;
+} backend_options;
+
+/* DS4_EUNSUPPORTED names the backends that exist. */
+ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err);
+bool       backend_exists(const char *name);
+
+/* Bytes of scratch that backend_open takes for these options. */
+uint64_t   backend_scratch_bytes(const backend_options *o);
+
+ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err);
+
+/* Runs `inner` and the scalar definitions side by side, op by op; a difference
+ * above tolerance is an error that names op, layer and element. Takes `inner`
+ * (also when it fails). */
+ds4_status backend_check_open(backend **out, backend *inner, const backend_options *o, ds4_error *err);
+
+/* Tells a listener of every op's results. Takes `inner` (also when it fails). */
+typedef void backend_tap(void *ctx, const char *op, const char *name, int layer,
+                         const char *result, view v);
+ds4_status backend_trace_open(backend **out, backend *inner, backend_tap *tap, void *ctx, ds4_error *err);
+
+/* ops_run's common ending: keeps the sentence where the queue's owner finds it. */
+ds4_status queue_fail(queue *dev, ds4_status st, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif
