@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include "ds4_status.h"
 
-/* A read-only private mapping of a regular file. Closing invalidates data. */
+/* A read-only private mapping of a regular file. Closing invalidates data;
+ * a zeroed object may be closed, an object after a failed open too. */
 typedef struct {
     const uint8_t *data;        /* NULL for an empty file */
     uint64_t       size;        /* bytes, as fstat told after mapping */
@@ -28,9 +29,12 @@ ds4_status file_read_all(const char *path, size_t max, char **data, size_t *len,
 typedef struct {
     int   fd;                   /* for plain writes; -1 when closed */
     char *path, *temp_path;     /* owned */
+    bool  overwrite;
 } file_replace;
 
-/* overwrite false: an existing path is DS4_EARG. */
+/* overwrite false: an existing path is DS4_EARG, also one that appears before
+ * the commit. A symbolic link stays and its target is replaced; devices, pipes
+ * and folders are DS4_EARG. A zeroed or failed object may be aborted. */
 ds4_status file_replace_open(file_replace *f, const char *path, bool overwrite, ds4_error *err);
 ds4_status file_replace_commit(file_replace *f, ds4_error *err);   /* closes in any case */
 void       file_replace_abort(file_replace *f);                    /* removes the temporary file */

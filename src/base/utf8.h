@@ -23,6 +23,11 @@ bool utf8_valid(const char *data, size_t n);
  * complete: 0..3. */
 int utf8_pending(const char *data, size_t n);
 
+/* Copies what may go to a terminal and cuts at a code point boundary: control
+ * characters, direction marks and invalid sequences become '?'. dst (cap >= 1)
+ * is NUL-terminated; returns its length. */
+size_t utf8_printable(char *dst, size_t cap, const char *src, size_t n);
+
 /* Columns a terminal gives to cp: 0, 1 or 2. */
 int utf8_width(uint32_t cp);
 
