@@ -1,0 +1,184 @@
+#include "base/cpus.h"
+
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+enum { FOLDER_BYTES = 1024, PATH_BYTES = FOLDER_BYTES + 64, FILE_BYTES = 1 << 16 };
+
+/* A small system file's text (caller frees), or NULL. */
+static char *read_text(const char *path)
+{
+    char *text;
+    size_t n;
+    return file_read_all(path, FILE_BYTES, &text, &n, NULL) ? NULL : text;
+}
+
+/* ---- cores ------------------------------------------------------------- */
+
+/* Is any member of a list such as "0-3,8" a processor among cpu[0..n)? */
+static bool list_meets(const char *list, const int *cpu, int n)
+{
+    for (const char *at = list; *at >= '0' && *at <= '9';) {
+        char *end;
+        const long first = strtol(at, &end, 10);
+        const long last = *end == '-' ? strtol(end + 1, &end, 10) : first;
+        for (int i = 0; i < n; i++)
+            if (cpu[i] >= first && cpu[i] <= last) return true;
+        at = *end == ',' ? end + 1 : end;
+    }
+    return false;
+}
+
+int cpus_cores(const char *root, const int *cpu, int n)
+{
+    int cores = 0;
+    for (int i = 0; i < n; i++) {
+        char path[PATH_BYTES];
+        snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 root, cpu[i]);
+        char *siblings = read_text(path);
+        if (!siblings || !list_meets(siblings, cpu, i)) cores++;
+        free(siblings);
+    }
+    return cores;
+}
+
+/* ---- quota ------------------------------------------------------------- */
+
+/* The smaller of two limits, where 0 is none. */
+static int tighter(int a, int b)
+{
+    if (!a || !b) return a ? a : b;
+    return a < b ? a : b;
+}
+
+static int processors(long long quota, long long period)
+{
+    if (quota <= 0 || period <= 0) return 0;
+    const long long n = quota / period + (quota % period >= (period + 1) / 2);
+    return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;
+}
+
+/* "200000 100000" or "max 100000" */
+static int quota_v2(const char *folder)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/cpu.max", folder);
+    char *text = read_text(path);
+    long long quota = 0, period = 0;
+    if (text && sscanf(text, "%lld %lld", &quota, &period) != 2) quota = 0;
+    free(text);
+    return processors(quota, period);
+}
+
+static long long read_number(const char *folder, const char *name)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    char *text = read_text(path);
+    const long long v = text ? strtoll(text, NULL, 10) : 0;
+    free(text);
+    return v;
+}
+
+static int quota_v1(const char *folder)
+{
+    return processors(read_number(folder, "cpu.cfs_quota_us"), read_number(folder, "cpu.cfs_period_us"));
+}
+
+/* A parent's limit holds for its children. Inside a container the group's path
+ * may be the host's and absent here; the walk then ends at the mount itself. */
+static int tightest(const char *mount, const char *group, int (*quota)(const char *folder))
+{
+    char folder[FOLDER_BYTES];
+    const size_t stem = strlen(mount);
+    if (snprintf(folder, sizeof folder, "%s%s", mount, group) >= (int)sizeof folder) return 0;
+
+    int limit = 0;
+    for (;;) {
+        limit = tighter(limit, quota(folder));
+        char *slash = strrchr(folder, '/');
+        if (!slash || slash < folder + stem) return limit;
+        *slash = 0;
+    }
+}
+
+/* Is "cpu" among names such as "cpu,cpuacct"? */
+static bool names_cpu(const char *names)
+{
+    for (const char *at = names; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, "cpu", 3) == 0 && (at[3] == ',' || !at[3])) return true;
+    }
+    return false;
+}
+
+/* One line of /proc/self/cgroup: "0::/group" is v2, "4:cpu,cpuacct:/group" v1. */
+static int line_quota(const char *root, char *line)
+{
+    char *controllers = strchr(line, ':');
+    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+    if (!group) return 0;
+    *controllers++ = 0;
+    *group++ = 0;
+
+    char mount[FOLDER_BYTES];
+    if (!*controllers) {
+        snprintf(mount, sizeof mount, "%s/sys/fs/cgroup", root);
+        return tightest(mount, group, quota_v2);
+    }
+    if (!names_cpu(controllers)) return 0;
+    snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/cpu", root);
+    return tightest(mount, group, quota_v1);
+}
+
+int cpus_quota(const char *root)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    char *text = read_text(path);
+
+    int limit = 0;
+    for (char *line = text, *next; line; line = next) {
+        next = strchr(line, '\n');
+        if (next) *next++ = 0;
+        limit = tighter(limit, line_quota(root, line));
+    }
+    free(text);
+    return limit;
+}
+
+/* ---- the system's own answers ------------------------------------------ */
+
+#ifdef __linux__
+int cpus_allowed(int *cpu, int cap)
+{
+    enum { MOST = 8192 };
+    cpu_set_t *set = CPU_ALLOC(MOST);
+    const size_t size = CPU_ALLOC_SIZE(MOST);
+    int n = 0;
+    if (set && sched_getaffinity(0, size, set) == 0)
+        for (int i = 0; i < MOST && n < cap; i++)
+            if (CPU_ISSET_S(i, size, set)) cpu[n++] = i;
+    CPU_FREE(set);
+    return n;
+}
+#else
+int cpus_allowed(int *cpu, int cap)
+{
+    (void)cpu, (void)cap;
+    return 0;
+}
+#endif
+
+int cpus_online(void)
+{
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;
+}

@@ -1,0 +1,275 @@
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/cpus.h"
+#include "base/status.h"
+
+/* A loop is open while its caller still hands out tasks. One word says all that
+ * a worker must know in one atomic step:
+ *
+ *   state = generation << 32 | open << 16 | workers inside
+ *
+ * A worker enters by adding 1 while `open` is set and the generation is new to
+ * it; the caller clears `open` when the tasks are gone and waits until nobody is
+ * inside. So a worker that wakes late simply misses the loop: nobody waits for
+ * it. task, ctx and n_tasks are written only while nobody can be inside. */
+#define OPEN        (UINT64_C(1) << 16)
+#define INSIDE      (OPEN - 1)
+#define GENERATION  (UINT64_C(1) << 32)
+
+enum {
+    MOST_THREADS = 1024,
+    SPIN_NS = 50000             /* longer than the gap between two ops of a step */
+};
+
+typedef struct {
+    pool     *p;
+    pthread_t thread;
+    int       index;            /* 1..n_threads-1; the caller is 0 */
+} worker;
+
+struct pool {
+    _Alignas(64) _Atomic uint64_t state;
+    _Alignas(64) atomic_uint next;          /* task to hand out */
+
+    _Alignas(64) pool_task *task;
+    void       *ctx;
+    unsigned    n_tasks;
+
+    worker     *workers;                    /* [n_threads-1] */
+    int         n_threads, n_started;
+    uint64_t    spin_ns;
+
+    pthread_mutex_t lock;                   /* for sleeping only */
+    pthread_cond_t  opened, left;
+    atomic_int  sleepers;                   /* workers waiting for `opened`   */
+    atomic_bool caller_sleeps;              /* the caller waits for `left`    */
+    atomic_bool closing;
+};
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- waiting ----------------------------------------------------------- */
+
+static bool is_new(const pool *p, uint64_t seen)
+{
+    return atomic_load(&p->state) / GENERATION != seen || atomic_load(&p->closing);
+}
+
+static bool nobody_inside(const pool *p)
+{
+    return (atomic_load(&p->state) & INSIDE) == 0;
+}
+
+static bool spin_until_new(const pool *p, uint64_t seen)
+{
+    const uint64_t end = clock_ns() + p->spin_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (is_new(p, seen)) return true;
+            relax();
+        }
+    } while (clock_ns() < end);
+    return false;
+}
+
+/* Sleeping and waking cannot miss each other: one side counts itself asleep
+ * and then looks at the state, the other changes the state and then looks at
+ * the count, all in one sequentially consistent order. */
+static void wait_for_new(pool *p, uint64_t seen)
+{
+    if (spin_until_new(p, seen)) return;
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->sleepers, 1);
+    while (!is_new(p, seen)) pthread_cond_wait(&p->opened, &p->lock);
+    atomic_fetch_sub(&p->sleepers, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void wait_until_left(pool *p)
+{
+    const uint64_t end = clock_ns() + p->spin_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (nobody_inside(p)) return;
+            relax();
+        }
+    } while (clock_ns() < end);
+
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->caller_sleeps, true);
+    while (!nobody_inside(p)) pthread_cond_wait(&p->left, &p->lock);
+    atomic_store(&p->caller_sleeps, false);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void wake(pool *p, pthread_cond_t *who)
+{
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(who);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- working ----------------------------------------------------------- */
+
+static void work(pool *p, int thread)
+{
+    for (;;) {
+        const unsigned i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        if (i >= p->n_tasks) return;
+        p->task(p->ctx, (int)i, thread);
+    }
+}
+
+/* Enters the present loop, if it is open; *seen becomes its generation either way. */
+static bool enter(pool *p, uint64_t *seen)
+{
+    uint64_t s = atomic_load(&p->state);
+    do {
+        *seen = s / GENERATION;
+        if (!(s & OPEN)) return false;
+    } while (!atomic_compare_exchange_weak(&p->state, &s, s + 1));
+    return true;
+}
+
+static void leave(pool *p)
+{
+    const uint64_t before = atomic_fetch_sub(&p->state, 1);
+    if ((before & INSIDE) == 1 && atomic_load(&p->caller_sleeps)) wake(p, &p->left);
+}
+
+static void *worker_main(void *arg)
+{
+    const worker *w = arg;
+    pool *p = w->p;
+    uint64_t seen = 0;
+    for (;;) {
+        wait_for_new(p, seen);
+        if (atomic_load(&p->closing)) return NULL;
+        if (enter(p, &seen)) {
+            work(p, w->index);
+            leave(p);
+        }
+    }
+}
+
+void pool_run(pool *p, pool_task *task, void *ctx, int n_tasks)
+{
+    if (p->n_threads == 1 || n_tasks <= 1) {
+        for (int i = 0; i < n_tasks; i++) task(ctx, i, 0);
+        return;
+    }
+    p->task = task;
+    p->ctx = ctx;
+    p->n_tasks = (unsigned)n_tasks;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+
+    /* Nobody is inside, so this is the only writer; it publishes the fields above. */
+    const uint64_t s = atomic_load(&p->state);
+    atomic_store(&p->state, (s / GENERATION + 1) * GENERATION | OPEN);
+    if (atomic_load(&p->sleepers)) wake(p, &p->opened);
+
+    work(p, 0);
+    atomic_fetch_and(&p->state, ~OPEN);
+    wait_until_left(p);
+}
+
+/* ---- life -------------------------------------------------------------- */
+
+/* Hardware threads that can run at the same time for this process. */
+static int at_once(void)
+{
+    int cpu[MOST_THREADS];
+    const int allowed = cpus_allowed(cpu, MOST_THREADS), quota = cpus_quota("");
+    const int n = allowed ? allowed : cpus_online();
+    return quota ? min_int(n, quota) : n;
+}
+
+/* Workers inherit a mask with every signal blocked: signals are the program's. */
+static ds4_status start_workers(pool *p, ds4_error *err)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failure = 0;
+    for (int i = 0; i < p->n_threads - 1 && !failure; i++) {
+        p->workers[i] = (worker){ .p = p, .index = i + 1 };
+        failure = pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i]);
+        if (!failure) p->n_started++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failure) return DS4_OK;
+    return ds4_fail(err, DS4_EMEMORY, "the system started only %d of %d threads: %s",
+                    p->n_started + 1, p->n_threads, strerror(failure));
+}
+
+ds4_status pool_open(pool **out, int n_threads, ds4_error *err)
+{
+    *out = NULL;
+    if (n_threads < 1 || n_threads > MOST_THREADS)
+        return ds4_fail(err, DS4_EARG, "%d threads: a pool has 1 to %d", n_threads, MOST_THREADS);
+
+    pool *p = aligned_alloc(_Alignof(pool), sizeof *p);
+    if (!p) return ds4_fail(err, DS4_EMEMORY, "no memory for a pool of %d threads", n_threads);
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->opened, NULL);
+    pthread_cond_init(&p->left, NULL);
+    p->n_threads = n_threads;
+    /* More threads than processors: whoever spins keeps another from working. */
+    p->spin_ns = n_threads <= at_once() ? SPIN_NS : 0;
+    p->workers = calloc((size_t)n_threads, sizeof *p->workers);
+
+    const ds4_status st = p->workers
+        ? start_workers(p, err)
+        : ds4_fail(err, DS4_EMEMORY, "no memory for a pool of %d threads", n_threads);
+    if (st) {
+        pool_close(p);
+        return st;
+    }
+    *out = p;
+    return DS4_OK;
+}
+
+void pool_close(pool *p)
+{
+    if (!p) return;
+    atomic_store(&p->closing, true);
+    wake(p, &p->opened);
+    for (int i = 0; i < p->n_started; i++) pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->left);
+    pthread_cond_destroy(&p->opened);
+    pthread_mutex_destroy(&p->lock);
+    free(p->workers);
+    free(p);
+}
+
+int pool_threads(const pool *p)
+{
+    return p->n_threads;
+}
+
+int pool_default_threads(void)
+{
+    int cpu[MOST_THREADS];
+    const int allowed = cpus_allowed(cpu, MOST_THREADS);
+    const int cores = allowed ? cpus_cores("", cpu, allowed) : cpus_online();
+    const int quota = cpus_quota("");
+    return max_int(1, min_int(quota ? quota : MOST_THREADS, cores));
+}

@@ -1,0 +1,256 @@
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/cpus.h"
+#include "base/pool.h"
+#include "runner.h"
+
+typedef struct {
+    int       *times;           /* [n_tasks]: how often each task ran */
+    int        n_threads;
+    atomic_int wrong_thread;
+    int        nap_us;          /* of every 16th task */
+} counting;
+
+static void count(void *ctx, int index, int thread)
+{
+    counting *c = ctx;
+    c->times[index]++;
+    if (thread < 0 || thread >= c->n_threads) atomic_fetch_add(&c->wrong_thread, 1);
+    if (c->nap_us && index % 16 == 0) usleep((useconds_t)c->nap_us);
+}
+
+static void run_and_check(pool *p, int n_tasks, int nap_us)
+{
+    counting c = { .n_threads = pool_threads(p), .nap_us = nap_us };
+    c.times = calloc((size_t)n_tasks + 1, sizeof *c.times);
+    REQUIRE(c.times);
+    pool_run(p, count, &c, n_tasks);
+    for (int i = 0; i < n_tasks; i++)
+        if (c.times[i] != 1)
+            test_fail(__FILE__, __LINE__, "task %d of %d ran %d times", i, n_tasks, c.times[i]);
+    EXPECT_INT(c.times[n_tasks], 0);
+    EXPECT_INT(c.wrong_thread, 0);
+    free(c.times);
+}
+
+TEST(every_task_runs_once_in_each_loop)
+{
+    static const int threads[] = { 1, 2, 3, 8 }, tasks[] = { 0, 1, 2, 3, 7, 64, 1000 };
+    for (size_t t = 0; t < countof(threads); t++) {
+        pool *p;
+        ds4_error err;
+        REQUIRE_OK(pool_open(&p, threads[t], &err), err);
+        EXPECT_INT(pool_threads(p), threads[t]);
+        for (int turn = 0; turn < 20; turn++)
+            for (size_t n = 0; n < countof(tasks); n++) run_and_check(p, tasks[n], 0);
+        pool_close(p);
+    }
+}
+
+TEST(loops_follow_each_other_without_a_pause)
+{
+    pool *p;
+    ds4_error err;
+    REQUIRE_OK(pool_open(&p, 4, &err), err);
+    for (int turn = 0; turn < 3000; turn++) run_and_check(p, 5, 0);
+    pool_close(p);
+}
+
+TEST(sleeping_workers_wake_and_a_waiting_caller_too)
+{
+    pool *p;
+    ds4_error err;
+    REQUIRE_OK(pool_open(&p, 3, &err), err);
+    for (int turn = 0; turn < 5; turn++) {
+        usleep(3000);                               /* longer than the workers spin */
+        run_and_check(p, 48, 2000);                 /* and than the caller does     */
+    }
+    pool_close(p);
+}
+
+/* Results of one loop are plain memory that the next one reads. */
+static void square(void *ctx, int index, int thread)
+{
+    (void)thread;
+    long *v = ctx;
+    v[index] = (long)index * index;
+}
+
+static void difference(void *ctx, int index, int thread)
+{
+    (void)thread;
+    long *v = ctx;
+    v[1000 + index] = v[index + 1] - v[index];
+}
+
+TEST(a_loop_sees_what_the_loop_before_wrote)
+{
+    pool *p;
+    ds4_error err;
+    REQUIRE_OK(pool_open(&p, 4, &err), err);
+    for (int turn = 0; turn < 50; turn++) {
+        long v[1999] = { 0 };
+        pool_run(p, square, v, 1000);
+        pool_run(p, difference, v, 999);
+        for (int i = 0; i < 999; i++) EXPECT_INT(v[1000 + i], 2 * i + 1);
+    }
+    pool_close(p);
+}
+
+TEST(a_pool_may_close_unused_and_at_once)
+{
+    for (int n = 1; n < 6; n++) {
+        pool *p;
+        ds4_error err;
+        REQUIRE_OK(pool_open(&p, n, &err), err);
+        pool_close(p);
+    }
+    pool_close(NULL);
+}
+
+TEST(impossible_sizes_are_refused)
+{
+    static const int sizes[] = { 0, -1, 1025, 1 << 30 };
+    for (size_t i = 0; i < countof(sizes); i++) {
+        pool *p = (pool *)&p;
+        ds4_error err;
+        EXPECT_INT(pool_open(&p, sizes[i], &err), DS4_EARG);
+        EXPECT(p == NULL);
+    }
+}
+
+/* A worker that took the program's signal would run its handler off the main thread. */
+static atomic_int   signals;
+static atomic_bool  elsewhere;
+static pthread_t    here;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    atomic_fetch_add(&signals, 1);
+    if (!pthread_equal(pthread_self(), here)) atomic_store(&elsewhere, true);
+}
+
+TEST(workers_leave_signals_to_the_program)
+{
+    pool *p;
+    ds4_error err;
+    here = pthread_self();
+    REQUIRE_OK(pool_open(&p, 4, &err), err);
+    signal(SIGUSR1, on_signal);
+    for (int i = 0; i < 20; i++) kill(getpid(), SIGUSR1);
+    EXPECT(signals > 0);
+    EXPECT(!elsewhere);
+    signal(SIGUSR1, SIG_DFL);
+    pool_close(p);
+}
+
+/* ---- how many processors ----------------------------------------------- */
+
+static void put(const char *root, const char *path, const char *text)
+{
+    char at[1024];
+    snprintf(at, sizeof at, "%s/%s", root, path);
+    for (char *slash = strchr(at + strlen(root) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(at, 0777);
+        *slash = '/';
+    }
+    FILE *f = fopen(at, "w");
+    REQUIRE(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static const char *fresh_root(const char *name)
+{
+    const char *root = test_scratch(name);
+    mkdir(root, 0777);
+    return root;
+}
+
+TEST(default_threads_are_at_least_one_and_can_be_opened)
+{
+    const int n = pool_default_threads();
+    EXPECT(n >= 1 && n <= cpus_online());
+    int cpu[4096];
+    const int allowed = cpus_allowed(cpu, (int)countof(cpu));
+    EXPECT(allowed >= 0 && allowed <= (int)countof(cpu));
+    EXPECT(allowed == 0 || n <= allowed);
+}
+
+TEST(hardware_threads_of_one_core_count_once)
+{
+    const char *root = fresh_root("smt");
+    for (int i = 0; i < 8; i++) {
+        char path[128], list[32];
+        snprintf(path, sizeof path, "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+        snprintf(list, sizeof list, i < 4 ? "%d,%d\n" : "%d-%d\n", i < 4 ? i : i & ~1, i < 4 ? i + 8 : i | 1);
+        put(root, path, list);
+    }
+    static const int all[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 }, odd[] = { 5, 7 }, pair[] = { 4, 5 }, strange[] = { 90 };
+    /* 0-3 with siblings 8-11; 4,5 and 6,7 are pairs; 8 and 9 have no file */
+    EXPECT_INT(cpus_cores(root, all, 8), 6);
+    EXPECT_INT(cpus_cores(root, all, 10), 8);
+    EXPECT_INT(cpus_cores(root, odd, 2), 2);
+    EXPECT_INT(cpus_cores(root, pair, 2), 1);
+    EXPECT_INT(cpus_cores(root, strange, 1), 1);
+    EXPECT_INT(cpus_cores(root, NULL, 0), 0);
+}
+
+TEST(quota_of_a_v2_group_and_its_parents)
+{
+    const char *root = fresh_root("v2");
+    EXPECT_INT(cpus_quota(root), 0);
+    put(root, "proc/self/cgroup", "0::/a/b\n");
+    EXPECT_INT(cpus_quota(root), 0);
+    put(root, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+    EXPECT_INT(cpus_quota(root), 0);
+    put(root, "sys/fs/cgroup/a/b/cpu.max", "800000 100000\n");
+    EXPECT_INT(cpus_quota(root), 8);
+    put(root, "sys/fs/cgroup/a/cpu.max", "250000 100000\n");
+    EXPECT_INT(cpus_quota(root), 3);
+    put(root, "sys/fs/cgroup/cpu.max", "20000 100000\n");
+    EXPECT_INT(cpus_quota(root), 1);
+}
+
+TEST(quota_of_a_container_that_sees_only_its_own_group)
+{
+    const char *root = fresh_root("container");
+    put(root, "proc/self/cgroup", "0::/host.slice/docker-1234.scope\n");
+    put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n");
+    EXPECT_INT(cpus_quota(root), 2);
+}
+
+TEST(quota_of_a_v1_group)
+{
+    const char *root = fresh_root("v1");
+    put(root, "proc/self/cgroup", "12:cpuset:/c\n4:cpuacct,cpu:/job\n1:name=systemd:/x\n");
+    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "50000\n");
+    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+    EXPECT_INT(cpus_quota(root), 0);
+    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "200000\n");
+    EXPECT_INT(cpus_quota(root), 4);
+}
+
+TEST(strange_quota_files_are_no_limit)
+{
+    static const char *texts[] = { "", "\n", "max", "-5 100000", "100000 0", "x y", "100000", "0 100000" };
+    const char *root = fresh_root("strange");
+    put(root, "proc/self/cgroup", "nothing\n0::\n::::\n0::/\n");
+    for (size_t i = 0; i < countof(texts); i++) {
+        put(root, "sys/fs/cgroup/cpu.max", texts[i]);
+        EXPECT_INT(cpus_quota(root), 0);
+    }
+    put(root, "sys/fs/cgroup/cpu.max", "9223372036854775807 1\n");
+    EXPECT_INT(cpus_quota(root), 1 << 20);
+}
