@@ -45,7 +45,8 @@ typedef struct {
     void          *line_ctx;
 } backend_options;
 
-/* DS4_EUNSUPPORTED names the backends that exist. */
+/* DS4_EUNSUPPORTED names the backends that exist. For a trace: backend the options
+ * must outlive it. */
 ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err);
 bool       backend_exists(const char *name);
 

@@ -346,32 +346,19 @@ typedef struct {
     matmul_args   output;
 } head_args;
 
-typedef struct ops {
-    ds4_status (*embed_rows)(queue *dev, const embed_rows_args *a);
-    ds4_status (*rms_norm)(queue *dev, const rms_norm_args *a);
-    ds4_status (*matmul)(queue *dev, const matmul_args *a);
-    ds4_status (*swiglu)(queue *dev, const swiglu_args *a);
-    ds4_status (*add)(queue *dev, const add_args *a);
-    ds4_status (*rope_tail)(queue *dev, const rope_tail_args *a);
-    ds4_status (*kv_round)(queue *dev, const kv_round_args *a);
-    ds4_status (*hc_mix)(queue *dev, const hc_mix_args *a);
-    ds4_status (*hc_expand)(queue *dev, const hc_expand_args *a);
-    ds4_status (*kv_write)(queue *dev, const kv_write_args *a);
-    ds4_status (*compress)(queue *dev, const compress_args *a);
-    ds4_status (*index_scores)(queue *dev, const index_scores_args *a);
-    ds4_status (*top_k)(queue *dev, const top_k_args *a);
-    ds4_status (*attend)(queue *dev, const attend_args *a);
-    ds4_status (*router)(queue *dev, const router_args *a);
-    ds4_status (*expert_ffn)(queue *dev, const expert_ffn_args *a);
+/* All entries: primitives, then stages. X(name) once for each. */
+#define OPS_PRIMITIVES(X)                                                     \
+    X(embed_rows) X(rms_norm) X(matmul) X(swiglu) X(add) X(rope_tail)         \
+    X(kv_round) X(hc_mix) X(hc_expand) X(kv_write) X(compress)                \
+    X(index_scores) X(top_k) X(attend) X(router) X(expert_ffn)
+#define OPS_STAGES(X)                                                         \
+    X(hc_pre) X(q_path) X(kv_path) X(select_rows) X(attn_out) X(shared_ffn)   \
+    X(moe_block) X(head)
 
-    ds4_status (*hc_pre)(queue *dev, const hc_pre_args *a);
-    ds4_status (*q_path)(queue *dev, const q_path_args *a);
-    ds4_status (*kv_path)(queue *dev, const kv_path_args *a);
-    ds4_status (*select_rows)(queue *dev, const select_rows_args *a);
-    ds4_status (*attn_out)(queue *dev, const attn_out_args *a);
-    ds4_status (*shared_ffn)(queue *dev, const shared_ffn_args *a);
-    ds4_status (*moe_block)(queue *dev, const moe_block_args *a);
-    ds4_status (*head)(queue *dev, const head_args *a);
+#define OPS_FIELD(op) ds4_status (*op)(queue *dev, const op##_args *a);
+typedef struct ops {
+    OPS_PRIMITIVES(OPS_FIELD)
+    OPS_STAGES(OPS_FIELD)
 } ops;
 
 /* Fills the eight stages with their definitions. */

@@ -8,6 +8,7 @@
 #define KERNELS_VIEW_H
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "quant/quant.h"
 

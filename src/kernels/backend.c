@@ -1,0 +1,69 @@
+#include "kernels/backend.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/status.h"
+
+ds4_status queue_fail(queue *dev, ds4_status st, const char *fmt, ...)
+{
+    char text[sizeof dev->error.message];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return ds4_fail(&dev->error, st, "%s", text);
+}
+
+static bool starts(const char *name, const char *prefix)
+{
+    return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+bool backend_exists(const char *name)
+{
+    if (starts(name, "check:")) name += strlen("check:");
+    else if (starts(name, "trace:")) name += strlen("trace:");
+    return strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0;
+}
+
+/* FNV-1a over the rows of a result: equal tapes mean equal bits. */
+static uint64_t hash_view(view v)
+{
+    const quant_info *q = quant_get(v.type);
+    const uint64_t row_bytes = (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int64_t r = 0; r < v.rows; r++) {
+        const uint8_t *p = view_at(v, r);
+        for (uint64_t i = 0; i < row_bytes; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    }
+    return h;
+}
+
+/* The tape: op, name, layer, result, shape, hash. */
+static void tell_line(void *ctx, const char *op, const char *name, int layer, const char *result, view v)
+{
+    const backend_options *o = ctx;
+    if (!o->line) return;
+    char line[200];
+    snprintf(line, sizeof line, "%-12s %-18s %3d  %-8s [%lld][%d] %s %016llx", op, name, layer, result,
+             (long long)v.rows, v.cols, quant_get(v.type)->name, (unsigned long long)hash_view(v));
+    o->line(o->line_ctx, line);
+}
+
+ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err)
+{
+    *out = NULL;
+    if (!backend_exists(o->name))
+        return ds4_fail(err, DS4_EUNSUPPORTED,
+                        "backend \"%s\" is not built into this program; there are cpu, check:cpu and trace:cpu",
+                        o->name);
+    backend *b;
+    const ds4_status st = backend_cpu_open(&b, o, err);
+    if (st) return st;
+    if (starts(o->name, "check:")) return backend_check_open(out, b, o, err);
+    if (starts(o->name, "trace:")) return backend_trace_open(out, b, tell_line, (void *)o, err);
+    *out = b;
+    return DS4_OK;
+}

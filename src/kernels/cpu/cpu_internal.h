@@ -1,0 +1,55 @@
+/* cpu_internal: what the files of the CPU backend share. Private to them. */
+#ifndef KERNELS_CPU_INTERNAL_H
+#define KERNELS_CPU_INTERNAL_H
+
+#include "base/pool.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_kernels.h"
+
+typedef struct {
+    backend        base;
+    cpu_kernels    k;
+    pool          *pool;
+    bool           exact;
+    backend_limits limits;
+    int            n_threads;
+
+    /* Scratch, taken at open. */
+    uint8_t *activations;       /* [max_rows] rows of max_cols, quantised                 */
+    uint8_t *mid_activations;   /* [max_pairs] rows of max_expert_width, quantised        */
+    int32_t *expert_first;      /* [n_experts + 1] into expert_pair                       */
+    int32_t *expert_pair;       /* [max_pairs] pair numbers, grouped by expert            */
+    int32_t *expert_active;     /* [n_experts] experts with at least one pair             */
+    float   *thread_row;        /* [n_threads][max_cols]                                  */
+    float   *thread_scores;     /* [n_threads][ATTEND_HEADS][max_attended]                */
+    uint64_t*thread_keys;       /* [n_threads][max_index_rows]                            */
+} cpu_backend;
+
+/* Heads that share one pass over the rows. */
+#define ATTEND_HEADS 8
+
+static inline cpu_backend *cpu_of(queue *dev) { return (cpu_backend *)dev->backend; }
+
+/* Runs a loop of n_rows in tasks of a few rows each. */
+typedef void row_task(void *ctx, int row, int thread);
+void cpu_for_rows(cpu_backend *b, row_task *task, void *ctx, int n_rows);
+
+/* How the activations that meet weights of this type are stored: F32 in exact
+ * mode and for float weights. */
+quant_type cpu_activation_type(const cpu_backend *b, quant_type weight);
+
+/* dst[i] = row i of x, stored as `type`; rows are dense in dst. Nothing for F32. */
+void        cpu_quantise_rows(cpu_backend *b, uint8_t *dst, view x, quant_type type);
+uint64_t    cpu_activation_bytes(quant_type type, int cols);
+
+/* Rounds one row in place [4.12]. */
+void cpu_round_row(float *x, int width, int n_round, round_kind kind);
+
+/* Rotates r.n_rot channels at `tail` of each head, heads `stride` floats apart [4.7]. */
+void cpu_rope(float *tail, int stride, int n_heads, rope r, int pos, bool inverse);
+
+void ops_cpu_rows(ops *o);      /* embed_rows .. hc_expand, router  */
+void ops_cpu_matmul(ops *o);    /* matmul, expert_ffn               */
+void ops_cpu_attention(ops *o); /* kv_write .. attend               */
+
+#endif

@@ -1,0 +1,367 @@
+/* cpu_rows: the ops that treat each row of the batch on its own. */
+#include "kernels/cpu/cpu_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernels/shared/formulas.h"
+
+#define MAX_STREAMS 8
+#define MAX_USED    64
+
+/* ---- embedding ----------------------------------------------------------- */
+
+typedef struct {
+    const embed_rows_args *a;
+    const quant_info      *type;
+} embed_ctx;
+
+static void embed_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const embed_ctx *c = ctx;
+    const embed_rows_args *a = c->a;
+    const int D = a->table.cols;
+    float *out = view_f32(a->streams, t);
+
+    c->type->to_float(out, view_at(a->table, a->rows->token[t]), D);
+    for (int s = 1; s < a->n_streams; s++)
+        memcpy(out + (size_t)s * D, out, (size_t)D * sizeof *out);
+}
+
+static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
+{
+    embed_ctx c = { a, quant_get(a->table.type) };
+    cpu_for_rows(cpu_of(dev), embed_row, &c, a->rows->n);
+    return DS4_OK;
+}
+
+/* ---- norm, activation, sum ----------------------------------------------- */
+
+typedef struct {
+    const cpu_backend   *b;
+    const rms_norm_args *a;
+} norm_ctx;
+
+static void norm_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const norm_ctx *c = ctx;
+    const int n = c->a->x.cols;
+    const float *x = view_f32(c->a->x, t);
+    float *y = view_f32(c->a->y, t);
+    const float scale = (float)(1.0 / sqrt(c->b->k.sum_squares(x, n) / n + (double)c->a->eps));
+
+    if (!view_present(c->a->weight)) {
+        for (int i = 0; i < n; i++) y[i] = x[i] * scale;
+        return;
+    }
+    const float *g = view_f32(c->a->weight, 0);
+    for (int i = 0; i < n; i++) y[i] = x[i] * scale * g[i];
+}
+
+static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
+{
+    norm_ctx c = { cpu_of(dev), a };
+    cpu_for_rows(cpu_of(dev), norm_row, &c, (int)a->x.rows);
+    return DS4_OK;
+}
+
+static void swiglu_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const swiglu_args *a = ctx;
+    const float *g = view_f32(a->gate, t), *u = view_f32(a->up, t);
+    float *y = view_f32(a->y, t);
+    for (int i = 0; i < a->y.cols; i++) y[i] = formula_swiglu(g[i], u[i], a->limit);
+}
+
+static ds4_status swiglu(queue *dev, const swiglu_args *a)
+{
+    cpu_for_rows(cpu_of(dev), swiglu_row, (void *)a, (int)a->y.rows);
+    return DS4_OK;
+}
+
+static void add_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const add_args *args = ctx;
+    const float *a = view_f32(args->a, t), *b = view_f32(args->b, t);
+    float *y = view_f32(args->y, t);
+    for (int i = 0; i < args->y.cols; i++) y[i] = a[i] + b[i];
+}
+
+static ds4_status add(queue *dev, const add_args *a)
+{
+    cpu_for_rows(cpu_of(dev), add_row, (void *)a, (int)a->y.rows);
+    return DS4_OK;
+}
+
+/* ---- rotation and rounding ----------------------------------------------- */
+
+void cpu_rope(float *tail, int stride, int n_heads, rope r, int pos, bool inverse)
+{
+    for (int k = 0; k < r.n_rot / 2; k++) {
+        float cosine, sine;
+        formula_rope_angle(pos, r.freq[k], &cosine, &sine);
+        if (inverse) sine = -sine;
+        for (int h = 0; h < n_heads; h++) {
+            float *pair = tail + (size_t)h * stride + 2 * k;
+            const float even = pair[0], odd = pair[1];
+            pair[0] = even * cosine - odd * sine;
+            pair[1] = even * sine + odd * cosine;
+        }
+    }
+}
+
+static void rope_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const rope_tail_args *a = ctx;
+    const int width = a->x.cols / a->n_heads;
+    cpu_rope(view_f32(a->x, t) + width - a->rope.n_rot, width, a->n_heads, a->rope,
+             a->rows->pos[t], a->inverse);
+}
+
+static ds4_status rope_tail(queue *dev, const rope_tail_args *a)
+{
+    cpu_for_rows(cpu_of(dev), rope_row, (void *)a, a->rows->n);
+    return DS4_OK;
+}
+
+static float largest_magnitude(const float *x, int n)
+{
+    float m = 0.0f;
+    for (int i = 0; i < n; i++) m = fmaxf(m, fabsf(x[i]));
+    return m;
+}
+
+/* A block that does not divide the width leaves a shorter last one. */
+static void round_fp8(float *x, int n)
+{
+    for (int first = 0; first < n; first += 64) {
+        const int len = min_int(64, n - first);
+        float *v = x + first;
+        const float scale = formula_fp8_scale(largest_magnitude(v, len));
+        for (int i = 0; i < len; i++)
+            v[i] = scale * formula_round_e4m3(formula_clamp(v[i] / scale, 448.0f));
+    }
+}
+
+static void round_fp4(float *x, int n)
+{
+    for (int first = 0; first < n; first += 32) {
+        const int len = min_int(32, n - first);
+        float *v = x + first;
+        const float scale = formula_fp4_scale(largest_magnitude(v, len));
+        for (int i = 0; i < len; i++)
+            v[i] = scale * formula_round_e2m1(formula_clamp(v[i] / scale, 6.0f));
+    }
+}
+
+/* Orthonormal Walsh-Hadamard transform in Sylvester order; n is a power of two. */
+static void hadamard(float *x, int n)
+{
+    for (int stride = 1; stride < n; stride *= 2)
+        for (int i = 0; i < n; i += 2 * stride)
+            for (int j = i; j < i + stride; j++) {
+                const float a = x[j], b = x[j + stride];
+                x[j] = a + b;
+                x[j + stride] = a - b;
+            }
+    const float scale = (float)(1.0 / sqrt((double)n));
+    for (int i = 0; i < n; i++) x[i] *= scale;
+}
+
+void cpu_round_row(float *x, int width, int n_round, round_kind kind)
+{
+    if (kind == ROUND_FP8) round_fp8(x, n_round);
+    if (kind == ROUND_HADAMARD_FP4) {
+        hadamard(x, width);
+        round_fp4(x, width);
+    }
+}
+
+static void round_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const kv_round_args *a = ctx;
+    cpu_round_row(view_f32(a->x, t), a->x.cols, a->n_round, a->kind);
+}
+
+static ds4_status kv_round(queue *dev, const kv_round_args *a)
+{
+    if (a->kind != ROUND_NONE)
+        cpu_for_rows(cpu_of(dev), round_row, (void *)a, (int)a->x.rows);
+    return DS4_OK;
+}
+
+/* ---- hyper-connections --------------------------------------------------- */
+
+/* comb: softmax along each row, then alternating normalisation; the last step is
+ * a column step [4.3]. */
+static void sinkhorn(float *m, int S, int n_iterations, float eps)
+{
+    for (int a = 0; a < S; a++) {
+        float *row = m + a * S, top = row[0], sum = 0.0f;
+        for (int c = 1; c < S; c++) top = fmaxf(top, row[c]);
+        for (int c = 0; c < S; c++) sum += row[c] = expf(row[c] - top);
+        for (int c = 0; c < S; c++) row[c] = row[c] / sum + eps;
+    }
+    for (int it = 0; it < n_iterations; it++) {
+        for (int a = 0; a < S && it > 0; a++) {
+            float sum = 0.0f;
+            for (int c = 0; c < S; c++) sum += m[a * S + c];
+            for (int c = 0; c < S; c++) m[a * S + c] /= sum + eps;
+        }
+        for (int c = 0; c < S; c++) {
+            float sum = 0.0f;
+            for (int a = 0; a < S; a++) sum += m[a * S + c];
+            for (int a = 0; a < S; a++) m[a * S + c] /= sum + eps;
+        }
+    }
+}
+
+typedef struct {
+    const cpu_backend *b;
+    const hc_mix_args *a;
+} hc_ctx;
+
+static void hc_mix_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const hc_ctx *c = ctx;
+    const hc_mix_args *a = c->a;
+    const int S = a->n_streams, n = a->streams.cols, D = n / S;
+    const float *x = view_f32(a->streams, t);
+    const float *base = view_f32(a->base, 0), *scale = view_f32(a->scale, 0);
+    const float norm = (float)(1.0 / sqrt(c->b->k.sum_squares(x, n) / n + (double)a->eps));
+    float m[(2 + MAX_STREAMS) * MAX_STREAMS], pre[MAX_STREAMS];
+
+    for (int j = 0; j < (int)a->fn.rows; j++)
+        m[j] = c->b->k.dot[a->fn.type](view_at(a->fn, j), x, n) * norm;
+
+    for (int s = 0; s < S; s++)
+        pre[s] = formula_sigmoid(m[s] * scale[0] + base[s]) + a->hc_eps;
+    float *out = view_f32(a->x, t);
+    for (int i = 0; i < D; i++) {
+        float sum = 0.0f;
+        for (int s = 0; s < S; s++) sum += pre[s] * x[(size_t)s * D + i];
+        out[i] = sum;
+    }
+    if (a->head) return;
+
+    float *post = view_f32(a->post, t), *comb = view_f32(a->comb, t);
+    for (int s = 0; s < S; s++)
+        post[s] = 2.0f * formula_sigmoid(m[S + s] * scale[1] + base[S + s]);
+    for (int j = 0; j < S * S; j++)
+        comb[j] = m[2 * S + j] * scale[2] + base[2 * S + j];
+    sinkhorn(comb, S, a->n_iterations, a->hc_eps);
+}
+
+static ds4_status hc_mix(queue *dev, const hc_mix_args *a)
+{
+    if (a->n_streams > MAX_STREAMS)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%d streams; the CPU backend has room for %d",
+                          a->n_streams, MAX_STREAMS);
+    hc_ctx c = { cpu_of(dev), a };
+    cpu_for_rows(cpu_of(dev), hc_mix_row, &c, (int)a->streams.rows);
+    return DS4_OK;
+}
+
+static void hc_expand_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const hc_expand_args *a = ctx;
+    const int S = a->n_streams, D = a->y.cols;
+    const float *y = view_f32(a->y, t), *post = view_f32(a->post, t), *comb = view_f32(a->comb, t);
+    float *x = view_f32(a->streams, t);
+
+    for (int i = 0; i < D; i++) {
+        float old[MAX_STREAMS];
+        for (int s = 0; s < S; s++) old[s] = x[(size_t)s * D + i];
+        for (int c = 0; c < S; c++) {
+            float sum = post[c] * y[i];
+            for (int s = 0; s < S; s++) sum += comb[s * S + c] * old[s];
+            x[(size_t)c * D + i] = sum;
+        }
+    }
+}
+
+static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
+{
+    cpu_for_rows(cpu_of(dev), hc_expand_row, (void *)a, (int)a->y.rows);
+    return DS4_OK;
+}
+
+/* ---- router --------------------------------------------------------------- */
+
+/* The k best by key, ties to the lower index, in ascending order of index. Any
+ * NaN counts as the smallest. */
+static void choose_experts(const float *logits, const float *bias, int n, int k, int32_t *ids)
+{
+    float best[MAX_USED];
+    int count = 0;
+
+    for (int e = 0; e < n; e++) {
+        float key = formula_sqrt_softplus(logits[e]) + (bias ? bias[e] : 0.0f);
+        if (!(key == key)) key = -INFINITY;
+        if (count == k && !(key > best[k - 1])) continue;
+        int at = count < k ? count++ : k - 1;
+        for (; at > 0 && key > best[at - 1]; at--) {
+            best[at] = best[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        best[at] = key;
+        ids[at] = e;
+    }
+    for (int i = 1; i < k; i++)
+        for (int j = i; j > 0 && ids[j] < ids[j - 1]; j--) {
+            const int32_t t = ids[j];
+            ids[j] = ids[j - 1];
+            ids[j - 1] = t;
+        }
+}
+
+static void router_row(void *ctx, int t, int thread)
+{
+    (void)thread;
+    const router_args *a = ctx;
+    const int k = a->ids.cols;
+    const float *logits = view_f32(a->logits, t);
+    int32_t *ids = view_i32(a->ids, t);
+    float *w = view_f32(a->weights, t), sum = 0.0f;
+
+    if (view_present(a->hash))
+        memcpy(ids, view_i32(a->hash, a->rows->token[t]), (size_t)k * sizeof *ids);
+    else
+        choose_experts(logits, view_present(a->bias) ? view_f32(a->bias, 0) : NULL,
+                       a->logits.cols, k, ids);
+
+    for (int i = 0; i < k; i++) sum += w[i] = formula_sqrt_softplus(logits[ids[i]]);
+    sum = fmaxf(sum, 6.103515625e-05f);             /* 2^-14 [4.14] */
+    for (int i = 0; i < k; i++) w[i] = w[i] / sum * a->scale;
+}
+
+static ds4_status router(queue *dev, const router_args *a)
+{
+    if (a->ids.cols > MAX_USED)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%d experts per token; the CPU backend has room for %d",
+                          a->ids.cols, MAX_USED);
+    cpu_for_rows(cpu_of(dev), router_row, (void *)a, (int)a->logits.rows);
+    return DS4_OK;
+}
+
+void ops_cpu_rows(ops *o)
+{
+    o->embed_rows = embed_rows;
+    o->rms_norm = rms_norm;
+    o->swiglu = swiglu;
+    o->add = add;
+    o->rope_tail = rope_tail;
+    o->kv_round = kv_round;
+    o->hc_mix = hc_mix;
+    o->hc_expand = hc_expand;
+    o->router = router;
+}

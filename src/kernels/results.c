@@ -1,0 +1,173 @@
+#include "kernels/results.h"
+
+/* Says where the op is and calls the visitor for one result. */
+#define AT(l, n)       (v->layer = (l), v->name = (n))
+#define RESULT(field)  v->fn(v->ctx, #field, a->field)
+
+void results_embed_rows(const embed_rows_args *a, result_visit *v)
+{
+    AT(-1, "");
+    RESULT(streams);
+}
+
+void results_rms_norm(const rms_norm_args *a, result_visit *v)
+{
+    AT(a->layer, a->name);
+    RESULT(y);
+}
+
+void results_matmul(const matmul_args *a, result_visit *v)
+{
+    AT(a->layer, a->name);
+    RESULT(y);
+}
+
+void results_swiglu(const swiglu_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_add(const add_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_rope_tail(const rope_tail_args *a, result_visit *v)
+{
+    AT(a->layer, a->inverse ? "inverse" : "");
+    RESULT(x);
+}
+
+void results_kv_round(const kv_round_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(x);
+}
+
+void results_hc_mix(const hc_mix_args *a, result_visit *v)
+{
+    AT(a->layer, a->name);
+    RESULT(x);
+    if (a->head) return;
+    RESULT(post);
+    RESULT(comb);
+}
+
+void results_hc_expand(const hc_expand_args *a, result_visit *v)
+{
+    AT(a->layer, a->name);
+    RESULT(streams);
+}
+
+void results_kv_write(const kv_write_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    for (int t = 0; t < a->rows->n; t++) {
+        const view ring = a->rows->segment[a->rows->segment_of[t]].kv->layer[a->layer].ring;
+        v->fn(v->ctx, "ring", view_rows(ring, a->rows->pos[t] % ring.rows, 1));
+    }
+}
+
+void results_compress(const compress_args *a, result_visit *v)
+{
+    AT(a->layer, a->index ? "index" : "main");
+    RESULT(score);
+    for (int i = 0; i < a->rows->n_segments; i++) {
+        const segment *s = &a->rows->segment[i];
+        const kv_layer *l = &s->kv->layer[a->layer];
+        const compressor_state *state = a->index ? &l->index : &l->main;
+        const view pool = a->index ? l->index_pool : l->pool;
+
+        for (int b = s->pos / a->ratio; b < (s->pos + s->n) / a->ratio; b++)
+            v->fn(v->ctx, "row", view_rows(pool, (int64_t)l->blocks[b / l->block_rows] * l->block_rows +
+                                                     b % l->block_rows, 1));
+        v->fn(v->ctx, "value", state->value[s->kv->ahead]);
+        v->fn(v->ctx, "score", state->score[s->kv->ahead]);
+    }
+}
+
+void results_index_scores(const index_scores_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    for (int i = 0; i < (int)a->scores.rows; i++) {
+        const int visible = (a->rows->pos[a->first + i] + 1) / a->ratio;
+        if (visible > 0) v->fn(v->ctx, "scores", view_cols(view_rows(a->scores, i, 1), 0, visible));
+    }
+}
+
+void results_top_k(const top_k_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(selected);
+}
+
+void results_attend(const attend_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(heads);
+}
+
+void results_router(const router_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(ids);
+    RESULT(weights);
+}
+
+void results_expert_ffn(const expert_ffn_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_hc_pre(const hc_pre_args *a, result_visit *v)
+{
+    AT(a->mix.layer, a->mix.name);
+    v->fn(v->ctx, "normed", a->norm.y);
+}
+
+void results_q_path(const q_path_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(latent);
+    RESULT(q);
+}
+
+void results_kv_path(const kv_path_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(row);
+}
+
+void results_select_rows(const select_rows_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(q);
+    RESULT(selected);
+}
+
+void results_attn_out(const attn_out_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_shared_ffn(const shared_ffn_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_moe_block(const moe_block_args *a, result_visit *v)
+{
+    AT(a->layer, "");
+    RESULT(y);
+}
+
+void results_head(const head_args *a, result_visit *v)
+{
+    AT(-1, "");
+    v->fn(v->ctx, "logits", a->output.y);
+}

@@ -1,0 +1,56 @@
+#include "kernels/wrap.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static backend *inner_of(backend *b) { return ((wrapper *)b)->inner; }
+
+static ds4_status alloc_inner(backend *b, uint64_t bytes, buf **out, ds4_error *err)
+{
+    return inner_of(b)->buf_alloc(inner_of(b), bytes, out, err);
+}
+
+static ds4_status map_inner(backend *b, const void *host, uint64_t bytes, buf **out, ds4_error *err)
+{
+    return inner_of(b)->buf_map(inner_of(b), host, bytes, out, err);
+}
+
+static void free_inner(backend *b, buf *m)
+{
+    inner_of(b)->buf_free(inner_of(b), m);
+}
+
+static ds4_status upload_inner(backend *b, view to, const void *from, ds4_error *err)
+{
+    return inner_of(b)->upload(inner_of(b), to, from, err);
+}
+
+static ds4_status download_inner(backend *b, void *to, view from, ds4_error *err)
+{
+    return inner_of(b)->download(inner_of(b), to, from, err);
+}
+
+static ds4_status wait_inner(backend *b, ds4_error *err)
+{
+    return inner_of(b)->wait(inner_of(b), err);
+}
+
+void wrap_init(wrapper *w, backend *inner, const char *prefix)
+{
+    w->inner = inner;
+    ops_default_stages(&w->defaults);
+    snprintf(w->base.name, sizeof w->base.name, "%s:%.50s", prefix, inner->name);
+    w->base.queue = (queue){ .ops = &w->base.ops, .backend = &w->base };
+    w->base.buf_alloc = alloc_inner;
+    w->base.buf_map = map_inner;
+    w->base.buf_free = free_inner;
+    w->base.upload = upload_inner;
+    w->base.download = download_inner;
+    w->base.wait = wait_inner;
+}
+
+ds4_status wrap_status(queue *dev, ds4_status st)
+{
+    if (st) dev->error = wrapper_of(dev)->inner->queue.error;
+    return st;
+}
