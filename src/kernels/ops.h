@@ -69,7 +69,7 @@ typedef struct {
     const int32_t *segment_of;  /* [T]                                      */
     const segment *segment;
     int            n_segments;
-} rows;
+} batch_rows;
 
 /* Rotation of the last n_rot channels of a row in interleaved pairs [4.7]. */
 typedef struct {
@@ -90,7 +90,7 @@ typedef enum {
 typedef struct {
     view        table;          /* [V][D]                     */
     view        streams;        /* [T][S*D]                   */
-    const rows *rows;
+    const batch_rows *rows;
     int         n_streams;
 } embed_rows_args;
 
@@ -131,7 +131,7 @@ typedef struct {
     int         n_heads;
     rope        rope;
     bool        inverse;
-    const rows *rows;
+    const batch_rows *rows;
     int         layer;
 } rope_tail_args;
 
@@ -175,7 +175,7 @@ typedef struct {
 /* Stores the rows of the batch in their sessions' rings. */
 typedef struct {
     view        x;              /* [T][K]    */
-    const rows *rows;
+    const batch_rows *rows;
     int         layer;
 } kv_write_args;
 
@@ -186,7 +186,7 @@ typedef struct {
     view        value, score;   /* [T][overlap*width]: projections, no bias yet     */
     view        ape;            /* [ratio][overlap*width] position bias             */
     view        norm;           /* [1][width] F32                                   */
-    const rows *rows;
+    const batch_rows *rows;
     bool        index;          /* the indexer's compressor instead of the main one */
     int         ratio, width;
     float       eps;
@@ -202,7 +202,7 @@ typedef struct {
     view        q;              /* [n][H*width], rows first..first+n-1 of the batch */
     view        weights;        /* [n][H]                                           */
     view        scores;         /* [n][max rows]                                    */
-    const rows *rows;
+    const batch_rows *rows;
     int         first;          /* row of the batch that q's row 0 is               */
     int         n_heads;
     float       scale;
@@ -214,7 +214,7 @@ typedef struct {
 typedef struct {
     view        scores;         /* [n][max rows]  */
     view        selected;       /* [n][k] I32     */
-    const rows *rows;
+    const batch_rows *rows;
     int         first, ratio;
     int         layer;
 } top_k_args;
@@ -225,7 +225,7 @@ typedef struct {
     view        q, heads;       /* [T][H*K]; heads may be q    */
     view        sinks;          /* [1][H] F32                  */
     view        selected;       /* [T][k] I32                  */
-    const rows *rows;
+    const batch_rows *rows;
     int         n_heads, n_swa, ratio;
     float       scale;
     int         layer;
@@ -239,7 +239,7 @@ typedef struct {
     view        hash;           /* [V][k] I32; absent: by score    */
     view        ids;            /* [T][k] I32                      */
     view        weights;        /* [T][k]                          */
-    const rows *rows;
+    const batch_rows *rows;
     float       scale;
     int         layer;
 } router_args;
@@ -271,7 +271,7 @@ typedef struct {
     view        q_a, q_a_norm, q_b;
     view        latent;         /* [T][q rank]    */
     view        q;              /* [T][H*K]       */
-    const rows *rows;
+    const batch_rows *rows;
     int         n_heads;
     float       eps;
     rope        rope;
@@ -283,7 +283,7 @@ typedef struct {
     view        x;              /* [T][D]         */
     view        kv, norm;
     view        row;            /* [T][K]         */
-    const rows *rows;
+    const batch_rows *rows;
     float       eps;
     rope        rope;
     round_kind  kind;
@@ -300,7 +300,7 @@ typedef struct {
     view        weights;        /* [T][H] scratch                  */
     view        scores;         /* [tile][max rows] scratch        */
     view        selected;       /* [T][k] I32                      */
-    const rows *rows;
+    const batch_rows *rows;
     int         n_heads, ratio;
     float       scale;
     rope        rope;
@@ -314,7 +314,7 @@ typedef struct {
     view        a, b;
     view        low;            /* [T][groups*rank] scratch        */
     view        y;              /* [T][D]                          */
-    const rows *rows;
+    const batch_rows *rows;
     int         n_heads, n_groups;
     rope        rope;
     int         layer;

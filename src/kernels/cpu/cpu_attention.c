@@ -6,7 +6,7 @@
 
 #include "base/checked.h"
 
-static const kv_layer *layer_of(const rows *r, int t, int layer)
+static const kv_layer *layer_of(const batch_rows *r, int t, int layer)
 {
     return &r->segment[r->segment_of[t]].kv->layer[layer];
 }

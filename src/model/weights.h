@@ -1,0 +1,60 @@
+/* weights: the tensors of a model as views, each checked against the shape.
+ *
+ * Owns the backend's buffers over the file mapping and a few small matrices
+ * that are kept as floats. The gguf must outlive it. Immutable after open. */
+#ifndef MODEL_WEIGHTS_H
+#define MODEL_WEIGHTS_H
+
+#include "kernels/backend.h"
+#include "model/config.h"
+
+typedef struct {
+    view fn, base, scale;       /* [(2+S)*S][S*D], [1][(2+S)*S], [1][3] */
+} hc_weights;
+
+typedef struct {
+    view value, gate;           /* [series*width][D]        */
+    view ape;                   /* [ratio][series*width]    */
+    view norm;                  /* [1][width]               */
+} compressor_weights;
+
+typedef struct {
+    hc_weights hc_attn, hc_ffn;
+    view attn_norm, ffn_norm;   /* [1][D]                   */
+    view q_a, q_a_norm, q_b;    /* [rank][D], [1][rank], [H*K][rank] */
+    view kv, kv_norm;           /* [K][D], [1][K]           */
+    view sinks;                 /* [1][H]                   */
+    view out_a, out_b;          /* [groups*rank][H*K/groups], [D][groups*rank] */
+    compressor_weights compressor;          /* ratio > 0 */
+    compressor_weights index_compressor;    /* ratio 4   */
+    view index_q_b, index_proj; /* ratio 4: [heads*width][rank], [heads][D] */
+    view gate_inp;              /* [E][D]                   */
+    view router_bias;           /* [1][E]; absent in hash layers            */
+    view hash;                  /* [V][k] I32; hash layers  */
+    view gate_exps, up_exps;    /* [E*F][D]                 */
+    view down_exps;             /* [E*D][F]                 */
+    view gate_shared, up_shared;/* [F][D]                   */
+    view down_shared;           /* [D][F]                   */
+} layer_weights;
+
+typedef struct {
+    view embed;                 /* [V][D]                   */
+    view output;                /* [V][D]                   */
+    view output_norm;           /* [1][D]                   */
+    hc_weights hc_head;         /* [S][S*D], [1][S], [1][1] */
+    layer_weights *layer;       /* [n_layer]                */
+
+    backend *backend;           /* borrowed                 */
+    buf    **shard;             /* [n_shards] over the mappings */
+    int      n_shards;
+    buf     *expanded;          /* small matrices that were stored in blocks, as floats */
+} model_weights;
+
+/* DS4_EFORMAT names the tensor that is missing or has the wrong shape or type. */
+ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b, ds4_error *err);
+void       weights_close(model_weights *w);     /* a zeroed or half-open one too */
+
+/* Bits per weight of the routed experts, rounded. */
+int        weights_expert_bits(const model_weights *w);
+
+#endif
