@@ -1,0 +1,366 @@
+#include "model/forward.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/status.h"
+
+#define SCORE_TILE 16           /* rows whose indexer scores are in memory at once */
+#define HEAD_TILE  16           /* rows that pass the vocabulary matrix at once    */
+
+/* Views of the workspace at full size; a step uses the first T rows of each. */
+typedef struct {
+    view streams;               /* [T][S*D] the residual                           */
+    view x, normed, y;          /* [T][D]   sublayer input, its norm, its output   */
+    view post, comb;            /* [T][S], [T][S*S]                                */
+    view latent, q;             /* [T][q rank], [T][H*K]; q becomes the heads      */
+    view row;                   /* [T][K]                                          */
+    view value, score;          /* [T][widest compressor]                          */
+    view index_q, index_w;      /* [T][IH*ID], [T][IH]                             */
+    view scores;                /* [SCORE_TILE][compressed rows of a full session] */
+    view selected;              /* [T][top k] I32                                  */
+    view low;                   /* [T][groups*rank]                                */
+    view router, ids, weights;  /* [T][E], [T][k] I32, [T][k]                      */
+    view mid;                   /* [T*k][F]                                        */
+    view gate, up, shared;      /* [T][F], [T][F], [T][D]                          */
+    view head_streams, head_x, logits;      /* [HEAD_TILE][S*D], [..][D], [..][V]  */
+} workspace;
+
+struct forward {
+    const model_config  *c;     /* borrowed */
+    const model_weights *w;
+    backend             *b;
+    forward_options      o;
+    buf                 *store;
+    workspace            ws;
+};
+
+/* ---- workspace ------------------------------------------------------------------ */
+
+static view place(buf *store, uint64_t *used, int64_t rows, int cols, quant_type type)
+{
+    const view v = { .buf = store, .offset = *used, .rows = rows, .cols = cols, .type = type,
+                     .stride = (uint64_t)cols * 4u };
+    *used += ((uint64_t)rows * v.stride + 63u) & ~(uint64_t)63u;
+    return v;
+}
+
+static int widest_compressor(const model_config *c)
+{
+    int n = 1;
+    for (int l = 0; l < c->n_layer; l++)
+        if (c->ratio[l] > 0) n = max_int(n, config_series(c->ratio[l]) * max_int(c->head_dim, c->index_dim));
+    return n;
+}
+
+/* Compressed rows that a layer of this ratio can hold. */
+static int most_rows(const forward_options *o, int ratio) { return o->max_tokens / ratio + 1; }
+
+/* The one list of everything that a step needs; store NULL only adds it up. */
+static workspace lay_out(const model_config *c, const forward_options *o, buf *store, uint64_t *used)
+{
+    const int T = o->max_rows, D = c->n_embd, S = c->n_streams, k = c->n_expert_used;
+    const int comp = widest_compressor(c), tile = min_int(HEAD_TILE, T);
+    *used = 0;
+#define F32_ROWS(n, cols) place(store, used, n, cols, QUANT_F32)
+#define I32_ROWS(n, cols) place(store, used, n, cols, QUANT_I32)
+    return (workspace){
+        .streams = F32_ROWS(T, S * D),
+        .x = F32_ROWS(T, D), .normed = F32_ROWS(T, D), .y = F32_ROWS(T, D),
+        .post = F32_ROWS(T, S), .comb = F32_ROWS(T, S * S),
+        .latent = F32_ROWS(T, c->q_rank), .q = F32_ROWS(T, c->n_head * c->head_dim),
+        .row = F32_ROWS(T, c->head_dim),
+        .value = F32_ROWS(T, comp), .score = F32_ROWS(T, comp),
+        .index_q = F32_ROWS(T, c->index_heads * c->index_dim), .index_w = F32_ROWS(T, c->index_heads),
+        .scores = F32_ROWS(min_int(SCORE_TILE, T), most_rows(o, 4)),
+        .selected = I32_ROWS(T, c->index_top_k),
+        .low = F32_ROWS(T, c->out_groups * c->out_rank),
+        .router = F32_ROWS(T, c->n_expert), .ids = I32_ROWS(T, k), .weights = F32_ROWS(T, k),
+        .mid = F32_ROWS((int64_t)T * k, c->expert_width),
+        .gate = F32_ROWS(T, c->expert_width), .up = F32_ROWS(T, c->expert_width), .shared = F32_ROWS(T, D),
+        .head_streams = F32_ROWS(tile, S * D), .head_x = F32_ROWS(tile, D), .logits = F32_ROWS(tile, c->n_vocab),
+    };
+}
+
+uint64_t forward_bytes(const model_config *c, const forward_options *o)
+{
+    uint64_t n;
+    lay_out(c, o, NULL, &n);
+    return n;
+}
+
+backend_limits forward_limits(const model_config *c, const forward_options *o)
+{
+    int cols = c->n_embd;
+    cols = max_int(cols, c->q_rank);
+    cols = max_int(cols, c->n_head * c->head_dim / c->out_groups);
+    cols = max_int(cols, c->out_groups * c->out_rank);
+    cols = max_int(cols, c->expert_width);
+    cols = max_int(cols, widest_compressor(c));
+    return (backend_limits){
+        .max_rows = o->max_rows,
+        .max_cols = cols,
+        .max_pairs = o->max_rows * c->n_expert_used,
+        .max_expert_width = c->expert_width,
+        .n_experts = c->n_expert,
+        .max_attended = c->n_swa + max_int(c->index_top_k, most_rows(o, 128)),
+        .max_index_rows = most_rows(o, 4),
+    };
+}
+
+ds4_status forward_open(forward **out, const model_config *c, const model_weights *w, backend *b,
+                        const forward_options *o, ds4_error *err)
+{
+    *out = NULL;
+    forward *f = calloc(1, sizeof *f);
+    if (!f) return ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
+    *f = (forward){ .c = c, .w = w, .b = b, .o = *o };
+
+    const ds4_status st = b->buf_alloc(b, forward_bytes(c, o), &f->store, err);
+    if (st) {
+        forward_close(f);
+        return st;
+    }
+    uint64_t used;
+    f->ws = lay_out(c, o, f->store, &used);
+    *out = f;
+    return DS4_OK;
+}
+
+void forward_close(forward *f)
+{
+    if (!f) return;
+    if (f->store) f->b->buf_free(f->b, f->store);
+    free(f);
+}
+
+/* ---- one layer -------------------------------------------------------------------- */
+
+/* What the stages of one layer share. */
+typedef struct {
+    const forward       *f;
+    const model_config  *c;
+    const layer_weights *L;
+    queue               *dev;
+    const batch_rows    *rows;
+    workspace            ws;    /* cut to T rows */
+    int                  layer, ratio;
+    rope                 rope;
+} pass;
+
+/* Runs one op and leaves the pass when it fails. */
+#define RUN(op, ...)                                                          \
+    do {                                                                      \
+        const ds4_status st_ = p->dev->ops->op(p->dev, &(__VA_ARGS__));       \
+        if (st_) return st_;                                                  \
+    } while (0)
+
+static round_kind rounding(const pass *p, round_kind kind) { return p->f->o.rounding ? kind : ROUND_NONE; }
+
+static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, const char *name)
+{
+    const model_config *c = p->c;
+    RUN(hc_pre, (hc_pre_args){
+        .mix = { .streams = p->ws.streams, .fn = hc->fn, .base = hc->base, .scale = hc->scale,
+                 .x = p->ws.x, .post = p->ws.post, .comb = p->ws.comb, .eps = c->rms_eps,
+                 .hc_eps = c->hc_eps, .n_streams = c->n_streams, .n_iterations = c->sinkhorn_iterations,
+                 .layer = p->layer, .name = name },
+        .norm = { .x = p->ws.x, .y = p->ws.normed, .weight = norm, .eps = c->rms_eps,
+                  .layer = p->layer, .name = name } });
+    return DS4_OK;
+}
+
+static ds4_status hc_expand(const pass *p, const char *name)
+{
+    RUN(hc_expand, (hc_expand_args){ .y = p->ws.y, .streams = p->ws.streams, .post = p->ws.post,
+                                     .comb = p->ws.comb, .n_streams = p->c->n_streams,
+                                     .layer = p->layer, .name = name });
+    return DS4_OK;
+}
+
+/* The first cols columns of a wide scratch view, packed. */
+static view narrowed(view v, int cols)
+{
+    v.cols = cols;
+    v.stride = (uint64_t)cols * 4u;
+    return v;
+}
+
+static ds4_status compress(const pass *p, const compressor_weights *w, bool index)
+{
+    const model_config *c = p->c;
+    const int width = index ? c->index_dim : c->head_dim;
+    const view value = narrowed(p->ws.value, config_series(p->ratio) * width);
+    const view score = narrowed(p->ws.score, config_series(p->ratio) * width);
+
+    RUN(matmul, (matmul_args){ .w = w->value, .x = p->ws.normed, .y = value, .layer = p->layer,
+                               .name = index ? "indexer_compressor_kv" : "attn_compressor_kv" });
+    RUN(matmul, (matmul_args){ .w = w->gate, .x = p->ws.normed, .y = score, .layer = p->layer,
+                               .name = index ? "indexer_compressor_gate" : "attn_compressor_gate" });
+    RUN(compress, (compress_args){
+        .value = value, .score = score, .ape = w->ape, .norm = w->norm, .rows = p->rows, .index = index,
+        .ratio = p->ratio, .width = width, .eps = c->rms_eps, .rope = p->rope,
+        .kind = rounding(p, index ? ROUND_HADAMARD_FP4 : ROUND_FP8), .n_round = width - c->n_rot,
+        .layer = p->layer });
+    return DS4_OK;
+}
+
+/* Whether any row sees more compressed rows than the indexer lets through. */
+static bool must_select(const pass *p)
+{
+    for (int t = 0; t < p->rows->n; t++)
+        if ((p->rows->pos[t] + 1) / p->ratio > p->c->index_top_k) return true;
+    return false;
+}
+
+static ds4_status select_rows(const pass *p)
+{
+    const model_config *c = p->c;
+    RUN(select_rows, (select_rows_args){
+        .x = p->ws.normed, .latent = p->ws.latent, .q_b = p->L->index_q_b, .proj = p->L->index_proj,
+        .q = p->ws.index_q, .weights = p->ws.index_w, .scores = p->ws.scores, .selected = p->ws.selected,
+        .rows = p->rows, .n_heads = c->index_heads, .ratio = p->ratio,
+        .scale = (float)(1.0 / sqrt((double)c->index_dim * c->index_heads)), .rope = p->rope,
+        .kind = rounding(p, ROUND_HADAMARD_FP4), .layer = p->layer });
+    return DS4_OK;
+}
+
+static ds4_status attention(const pass *p)
+{
+    const model_config *c = p->c;
+    const layer_weights *L = p->L;
+    ds4_status st;
+
+    RUN(q_path, (q_path_args){ .x = p->ws.normed, .q_a = L->q_a, .q_a_norm = L->q_a_norm, .q_b = L->q_b,
+                               .latent = p->ws.latent, .q = p->ws.q, .rows = p->rows, .n_heads = c->n_head,
+                               .eps = c->rms_eps, .rope = p->rope, .layer = p->layer });
+    RUN(kv_path, (kv_path_args){ .x = p->ws.normed, .kv = L->kv, .norm = L->kv_norm, .row = p->ws.row,
+                                 .rows = p->rows, .eps = c->rms_eps, .rope = p->rope,
+                                 .kind = rounding(p, ROUND_FP8), .n_round = c->head_dim - c->n_rot,
+                                 .layer = p->layer });
+    if (p->ratio > 0 && (st = compress(p, &L->compressor, false))) return st;
+    if (p->ratio == 4 && (st = compress(p, &L->index_compressor, true))) return st;
+
+    const bool select = p->ratio == 4 && must_select(p);
+    if (select && (st = select_rows(p))) return st;
+
+    RUN(attend, (attend_args){ .q = p->ws.q, .heads = p->ws.q, .sinks = L->sinks,
+                               .selected = select ? p->ws.selected : (view){ 0 }, .rows = p->rows,
+                               .n_heads = c->n_head, .n_swa = c->n_swa, .ratio = p->ratio,
+                               .scale = (float)(1.0 / sqrt((double)c->head_dim)), .layer = p->layer });
+    RUN(attn_out, (attn_out_args){ .heads = p->ws.q, .a = L->out_a, .b = L->out_b, .low = p->ws.low,
+                                   .y = p->ws.y, .rows = p->rows, .n_heads = c->n_head,
+                                   .n_groups = c->out_groups, .rope = p->rope, .layer = p->layer });
+    return DS4_OK;
+}
+
+static ds4_status ffn(const pass *p)
+{
+    const model_config *c = p->c;
+    const layer_weights *L = p->L;
+    const int l = p->layer;
+
+    RUN(moe_block, (moe_block_args){
+        .x = p->ws.normed, .y = p->ws.y, .gate_inp = L->gate_inp,
+        .router = { .logits = p->ws.router, .bias = L->router_bias, .hash = L->hash, .ids = p->ws.ids,
+                    .weights = p->ws.weights, .rows = p->rows, .scale = c->expert_scale, .layer = l },
+        .experts = { .x = p->ws.normed, .y = p->ws.y, .gate = L->gate_exps, .up = L->up_exps,
+                     .down = L->down_exps, .ids = p->ws.ids, .weights = p->ws.weights, .mid = p->ws.mid,
+                     .n_experts = c->n_expert, .limit = c->clamp_routed[l], .layer = l },
+        .shared = { .x = p->ws.normed, .y = p->ws.shared, .gate = L->gate_shared, .up = L->up_shared,
+                    .down = L->down_shared, .gate_out = p->ws.gate, .up_out = p->ws.up,
+                    .limit = c->clamp_shared[l], .layer = l },
+        .layer = l });
+    return DS4_OK;
+}
+
+static ds4_status one_layer(const pass *p)
+{
+    ds4_status st;
+    if ((st = hc_pre(p, &p->L->hc_attn, p->L->attn_norm, "attn"))) return st;
+    if ((st = attention(p))) return st;
+    if ((st = hc_expand(p, "attn"))) return st;
+
+    if ((st = hc_pre(p, &p->L->hc_ffn, p->L->ffn_norm, "ffn"))) return st;
+    if ((st = ffn(p))) return st;
+    return hc_expand(p, "ffn");
+}
+
+/* ---- the pass ---------------------------------------------------------------------- */
+
+static workspace cut_to(workspace ws, int T, int n_used)
+{
+    view *const per_row[] = { &ws.streams, &ws.x, &ws.normed, &ws.y, &ws.post, &ws.comb, &ws.latent, &ws.q,
+                              &ws.row, &ws.value, &ws.score, &ws.index_q, &ws.index_w, &ws.selected, &ws.low,
+                              &ws.router, &ws.ids, &ws.weights, &ws.gate, &ws.up, &ws.shared };
+    for (size_t i = 0; i < countof(per_row); i++) *per_row[i] = view_rows(*per_row[i], 0, T);
+    ws.mid = view_rows(ws.mid, 0, (int64_t)T * n_used);
+    return ws;
+}
+
+/* Gathers some rows' streams and takes them to the vocabulary, a tile at a time. */
+static ds4_status head(const pass *p, const int32_t *rows, int n, float *out, ds4_error *err)
+{
+    const model_config *c = p->c;
+    const model_weights *w = p->f->w;
+    backend *b = p->f->b;
+    const int tile = (int)p->ws.logits.rows;
+    const size_t stream_floats = (size_t)c->n_streams * c->n_embd;
+    float *staging = malloc(stream_floats * sizeof *staging);
+    if (!staging) return ds4_fail(err, DS4_EMEMORY, "no memory to gather rows for the head");
+    ds4_status st = DS4_OK;
+
+    for (int first = 0; first < n && !st; first += tile) {
+        const int count = min_int(tile, n - first);
+        const view streams = view_rows(p->ws.head_streams, 0, count), x = view_rows(p->ws.head_x, 0, count);
+        const view logits = view_rows(p->ws.logits, 0, count);
+        for (int i = 0; i < count && !st; i++) {
+            st = b->download(b, staging, view_rows(p->ws.streams, rows[first + i], 1), err);
+            if (!st) st = b->upload(b, view_rows(streams, i, 1), staging, err);
+        }
+        if (st) break;
+        st = p->dev->ops->head(p->dev, &(head_args){
+            .mix = { .streams = streams, .fn = w->hc_head.fn, .base = w->hc_head.base,
+                     .scale = w->hc_head.scale, .x = x, .eps = c->rms_eps, .hc_eps = c->hc_eps,
+                     .n_streams = c->n_streams, .head = true, .layer = -1, .name = "head" },
+            .norm = { .x = x, .y = x, .weight = w->output_norm, .eps = c->rms_eps, .layer = -1, .name = "output_norm" },
+            .output = { .w = w->output, .x = x, .y = logits, .layer = -1, .name = "output" } });
+        if (st) *err = p->dev->error;
+        else st = b->download(b, out + (size_t)first * c->n_vocab, logits, err);
+    }
+    free(staging);
+    return st;
+}
+
+static ds4_status run_layers(pass *p)
+{
+    const model_config *c = p->c;
+    RUN(embed_rows, (embed_rows_args){ .table = p->f->w->embed, .streams = p->ws.streams, .rows = p->rows,
+                                       .n_streams = c->n_streams });
+    for (int l = 0; l < c->n_layer; l++) {
+        p->layer = l;
+        p->L = &p->f->w->layer[l];
+        p->ratio = c->ratio[l];
+        p->rope = (rope){ p->ratio > 0 ? c->rope_scaled : c->rope_plain, c->n_rot };
+        const ds4_status st = one_layer(p);
+        if (st) return st;
+    }
+    return DS4_OK;
+}
+
+ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits_rows, int n_logits,
+                       float *logits, ds4_error *err)
+{
+    pass p = { .f = f, .c = f->c, .dev = &f->b->queue, .rows = rows,
+               .ws = cut_to(f->ws, rows->n, f->c->n_expert_used) };
+    ds4_status st = run_layers(&p);
+    if (st) {
+        if (err) *err = p.dev->error;
+        return st;
+    }
+    ds4_error local;
+    st = n_logits > 0 ? head(&p, logits_rows, n_logits, logits, err ? err : &local) : DS4_OK;
+    return st ? st : f->b->wait(f->b, err);
+}

@@ -1,0 +1,33 @@
+/* forward: the pass from token ids to logits, for prefill and decode, one
+ * session or many, any backend [docs/model.md 1].
+ *
+ * Owns the workspace of a step, taken from the backend at open. Engine thread. */
+#ifndef MODEL_FORWARD_H
+#define MODEL_FORWARD_H
+
+#include "model/config.h"
+#include "model/kv.h"
+#include "model/weights.h"
+
+typedef struct forward forward;
+
+typedef struct {
+    int  max_rows;              /* T of the largest step              */
+    int  max_tokens;            /* of one session                     */
+    bool rounding;              /* the trained FP8/FP4 steps [4.12]   */
+} forward_options;
+
+ds4_status forward_open(forward **out, const model_config *c, const model_weights *w, backend *b,
+                        const forward_options *o, ds4_error *err);
+void       forward_close(forward *f);
+
+uint64_t       forward_bytes(const model_config *c, const forward_options *o);  /* of the workspace */
+backend_limits forward_limits(const model_config *c, const forward_options *o);
+
+/* Runs all rows. logits_rows lists, ascending, the n_logits rows whose logits are
+ * wanted; they are written to host memory, [n_logits][V]. The rows' sessions must
+ * have been begun (kv_begin); nothing is committed here. */
+ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits_rows, int n_logits,
+                       float *logits, ds4_error *err);
+
+#endif

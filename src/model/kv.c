@@ -1,0 +1,406 @@
+#include "model/kv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/status.h"
+
+/* Index of a ratio among those that compress. */
+static int kind_of(int ratio)       { return ratio == 4 ? 0 : 1; }
+static int block_rows_of(int ratio) { return KV_BLOCK_TOKENS / ratio; }
+
+struct kv_pool {
+    const model_config *c;      /* borrowed */
+    kv_options options;
+    backend   *backend;         /* borrowed */
+    int        blocks_per_session;
+    int        n_blocks;        /* per ratio */
+    int32_t   *free_blocks[2];  /* stacks */
+    int        n_free[2];
+    buf       *store;           /* compressed and indexer rows of all layers */
+    view       rows[CONFIG_MAX_LAYERS], index_rows[CONFIG_MAX_LAYERS];
+};
+
+/* ---- sizes ------------------------------------------------------------------- */
+
+static uint64_t row_bytes(const kv_options *o, int width)
+{
+    return (uint64_t)width * (o->row_type == QUANT_F16 ? 2u : 4u);
+}
+
+static int blocks_for(int tokens) { return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; }
+
+/* A window and a step; a session that is shorter than that needs less. */
+static int ring_rows(const model_config *c, const kv_options *o, int capacity)
+{
+    return min_int(c->n_swa + o->max_step, max_int(capacity, 1));
+}
+
+static int state_rows(int ratio) { return config_kept_tokens(ratio) + KV_STATE_SLACK; }
+
+/* One compressor's two copies of values and scores. */
+static uint64_t state_bytes(int ratio, int width)
+{
+    return 4ull * (uint64_t)state_rows(ratio) * (uint64_t)(config_series(ratio) * width) * sizeof(float);
+}
+
+static uint64_t session_bytes(const model_config *c, const kv_options *o, int capacity)
+{
+    uint64_t n = 0;
+    for (int l = 0; l < c->n_layer; l++) {
+        n += (uint64_t)ring_rows(c, o, capacity) * row_bytes(o, c->head_dim);
+        if (c->ratio[l] > 0) n += state_bytes(c->ratio[l], c->head_dim);
+        if (c->ratio[l] == 4) n += state_bytes(c->ratio[l], c->index_dim);
+    }
+    return n;
+}
+
+static uint64_t pool_bytes(const model_config *c, const kv_options *o)
+{
+    const uint64_t blocks = (uint64_t)o->max_sessions * (uint64_t)blocks_for(o->max_tokens);
+    uint64_t n = 0;
+    for (int l = 0; l < c->n_layer; l++) {
+        if (c->ratio[l] == 0) continue;
+        const uint64_t rows = blocks * (uint64_t)block_rows_of(c->ratio[l]);
+        n += rows * row_bytes(o, c->head_dim);
+        if (c->ratio[l] == 4) n += rows * row_bytes(o, c->index_dim);
+    }
+    return n;
+}
+
+uint64_t kv_bytes(const model_config *c, const kv_options *o)
+{
+    return pool_bytes(c, o) + (uint64_t)o->max_sessions * session_bytes(c, o, o->max_tokens);
+}
+
+/* ---- pool ---------------------------------------------------------------------- */
+
+/* Cuts the next n rows out of a buffer. */
+static view take_rows(buf *store, uint64_t *used, int64_t n, int cols, quant_type type)
+{
+    const view v = { .buf = store, .offset = *used, .rows = n, .cols = cols, .type = type,
+                     .stride = (uint64_t)cols * (type == QUANT_F16 ? 2u : 4u) };
+    *used += (uint64_t)n * v.stride;
+    return v;
+}
+
+ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *o, backend *b, ds4_error *err)
+{
+    *out = NULL;
+    kv_pool *p = calloc(1, sizeof *p);
+    if (!p) return ds4_fail(err, DS4_EMEMORY, "no memory for the KV pool");
+    p->c = c;
+    p->options = *o;
+    p->backend = b;
+    p->blocks_per_session = blocks_for(o->max_tokens);
+    p->n_blocks = o->max_sessions * p->blocks_per_session;
+
+    for (int i = 0; i < 2; i++) {
+        p->free_blocks[i] = malloc((size_t)p->n_blocks * sizeof **p->free_blocks);
+        if (!p->free_blocks[i]) {
+            kv_pool_close(p);
+            return ds4_fail(err, DS4_EMEMORY, "no memory for %d KV blocks", p->n_blocks);
+        }
+        for (int j = 0; j < p->n_blocks; j++) p->free_blocks[i][j] = p->n_blocks - 1 - j;
+        p->n_free[i] = p->n_blocks;
+    }
+    const ds4_status st = b->buf_alloc(b, pool_bytes(c, o), &p->store, err);
+    if (st) {
+        kv_pool_close(p);
+        return st;
+    }
+    uint64_t used = 0;
+    for (int l = 0; l < c->n_layer; l++) {
+        if (c->ratio[l] == 0) continue;
+        const int64_t rows = (int64_t)p->n_blocks * block_rows_of(c->ratio[l]);
+        p->rows[l] = take_rows(p->store, &used, rows, c->head_dim, o->row_type);
+        if (c->ratio[l] == 4) p->index_rows[l] = take_rows(p->store, &used, rows, c->index_dim, o->row_type);
+    }
+    *out = p;
+    return DS4_OK;
+}
+
+void kv_pool_close(kv_pool *p)
+{
+    if (!p) return;
+    if (p->store) p->backend->buf_free(p->backend, p->store);
+    free(p->free_blocks[0]);
+    free(p->free_blocks[1]);
+    free(p);
+}
+
+static void give_blocks_back(kv *k, int kind, int keep)
+{
+    while (k->n_blocks[kind] > keep)
+        k->pool->free_blocks[kind][k->pool->n_free[kind]++] = k->blocks[kind][--k->n_blocks[kind]];
+}
+
+/* Blocks for a timeline of this length, in both kinds or in none. */
+static ds4_status take_blocks(kv *k, int length, ds4_error *err)
+{
+    const int want = blocks_for(length);
+    for (int kind = 0; kind < 2; kind++)
+        if (want - k->n_blocks[kind] > k->pool->n_free[kind])
+            return ds4_fail(err, DS4_EFULL, "the KV pool is full: %d tokens would need %d more blocks, %d are free",
+                            length, want - k->n_blocks[kind], k->pool->n_free[kind]);
+    for (int kind = 0; kind < 2; kind++)
+        while (k->n_blocks[kind] < want)
+            k->blocks[kind][k->n_blocks[kind]++] = k->pool->free_blocks[kind][--k->pool->n_free[kind]];
+    return DS4_OK;
+}
+
+/* ---- session --------------------------------------------------------------------- */
+
+static compressor_state take_state(kv *k, uint64_t *used, int ratio, int width)
+{
+    compressor_state s;
+    for (int copy = 0; copy < 2; copy++) {
+        s.value[copy] = take_rows(k->store, used, state_rows(ratio), config_series(ratio) * width, QUANT_F32);
+        s.score[copy] = take_rows(k->store, used, state_rows(ratio), config_series(ratio) * width, QUANT_F32);
+    }
+    return s;
+}
+
+static void lay_out(kv *k)
+{
+    const model_config *c = k->pool->c;
+    uint64_t used = 0;
+    for (int l = 0; l < c->n_layer; l++) {
+        kv_layer *L = &k->memory.layer[l];
+        const int ratio = c->ratio[l];
+        L->ratio = ratio;
+        L->ring = take_rows(k->store, &used, ring_rows(c, &k->pool->options, k->capacity), c->head_dim,
+                            k->pool->options.row_type);
+        if (ratio == 0) continue;
+        L->pool = k->pool->rows[l];
+        L->blocks = k->blocks[kind_of(ratio)];
+        L->block_rows = block_rows_of(ratio);
+        L->main = take_state(k, &used, ratio, c->head_dim);
+        if (ratio != 4) continue;
+        L->index_pool = k->pool->index_rows[l];
+        L->index = take_state(k, &used, ratio, c->index_dim);
+    }
+}
+
+ds4_status kv_open(kv **out, kv_pool *p, int capacity, ds4_error *err)
+{
+    *out = NULL;
+    if (capacity < 1 || capacity > p->options.max_tokens)
+        return ds4_fail(err, DS4_EARG, "a session of %d tokens; this engine was opened for up to %d", capacity,
+                        p->options.max_tokens);
+    kv *k = calloc(1, sizeof *k);
+    if (!k) return ds4_fail(err, DS4_EMEMORY, "no memory for a session");
+    k->pool = p;
+    k->capacity = capacity;
+    k->memory.layer = calloc((size_t)p->c->n_layer, sizeof *k->memory.layer);
+    for (int i = 0; i < 2; i++) k->blocks[i] = malloc((size_t)p->blocks_per_session * sizeof **k->blocks);
+    ds4_status st = k->memory.layer && k->blocks[0] && k->blocks[1]
+                        ? DS4_OK : ds4_fail(err, DS4_EMEMORY, "no memory for a session");
+    if (!st) st = p->backend->buf_alloc(p->backend, session_bytes(p->c, &p->options, capacity), &k->store, err);
+    if (st) {
+        kv_close(k);
+        return st;
+    }
+    lay_out(k);
+    *out = k;
+    return DS4_OK;
+}
+
+void kv_close(kv *k)
+{
+    if (!k) return;
+    for (int kind = 0; kind < 2; kind++) give_blocks_back(k, kind, 0);
+    if (k->store) k->pool->backend->buf_free(k->pool->backend, k->store);
+    free(k->memory.layer);
+    free(k->blocks[0]);
+    free(k->blocks[1]);
+    free(k);
+}
+
+/* Nothing needs to be wiped: no row or state of an earlier timeline is read before
+ * this one has written it. */
+void kv_clear(kv *k)
+{
+    for (int kind = 0; kind < 2; kind++) give_blocks_back(k, kind, 0);
+    k->length = 0;
+}
+
+uint64_t kv_bytes_used(const kv *k)
+{
+    const model_config *c = k->pool->c;
+    const kv_options *o = &k->pool->options;
+    uint64_t n = session_bytes(c, o, k->capacity);
+    for (int l = 0; l < c->n_layer; l++) {
+        if (c->ratio[l] == 0) continue;
+        const uint64_t rows = (uint64_t)(k->length / c->ratio[l]);
+        n += rows * row_bytes(o, c->head_dim);
+        if (c->ratio[l] == 4) n += rows * row_bytes(o, c->index_dim);
+    }
+    return n;
+}
+
+ds4_status kv_begin(kv *k, int n, ds4_error *err)
+{
+    if (n > k->pool->options.max_step)
+        return ds4_fail(err, DS4_EARG, "%d tokens in one step; this engine was opened for up to %d", n,
+                        k->pool->options.max_step);
+    if (n > k->capacity - k->length)
+        return ds4_fail(err, DS4_EFULL, "the context is full: %d of %d tokens are used and %d more were to come",
+                        k->length, k->capacity, n);
+    const ds4_status st = take_blocks(k, k->length + n, err);
+    if (st) return st;
+    k->memory.ahead = n <= KV_STATE_SLACK ? k->memory.now : 1 - k->memory.now;
+    return DS4_OK;
+}
+
+void kv_commit(kv *k, int n)
+{
+    k->length += n;
+    k->memory.now = k->memory.ahead;
+}
+
+/* ---- points ------------------------------------------------------------------------ */
+
+/* Calls f for every row that a point holds, in a fixed order. */
+typedef void point_row(void *ctx, view v, int64_t row);
+
+static void each_state_row(const kv *k, const compressor_state *s, int ratio, int length, point_row *f, void *ctx)
+{
+    for (int pos = max_int(0, length - config_kept_tokens(ratio)); pos < length; pos++) {
+        const view value = s->value[k->memory.now], score = s->score[k->memory.now];
+        f(ctx, value, pos % value.rows);
+        f(ctx, score, pos % score.rows);
+    }
+}
+
+static void each_point_row(const kv *k, int length, point_row *f, void *ctx)
+{
+    const model_config *c = k->pool->c;
+    for (int l = 0; l < c->n_layer; l++) {
+        const kv_layer *L = &k->memory.layer[l];
+        for (int pos = max_int(0, length - c->n_swa); pos < length; pos++) f(ctx, L->ring, pos % L->ring.rows);
+        if (L->ratio > 0) each_state_row(k, &L->main, L->ratio, length, f, ctx);
+        if (L->ratio == 4) each_state_row(k, &L->index, L->ratio, length, f, ctx);
+    }
+}
+
+static void count_row(void *ctx, view v, int64_t row)
+{
+    (void)row;
+    *(uint64_t *)ctx += v.stride;
+}
+
+uint64_t kv_point_bytes(const kv *k, int length)
+{
+    uint64_t n = 0;
+    each_point_row(k, length, count_row, &n);
+    return n;
+}
+
+typedef struct {
+    const kv      *k;
+    uint8_t       *out;
+    const uint8_t *in;
+} point_cursor;
+
+static void take_row(void *ctx, view v, int64_t row)
+{
+    point_cursor *p = ctx;
+    backend *b = p->k->pool->backend;
+    b->download(b, p->out, view_rows(v, row, 1), NULL);
+    p->out += v.stride;
+}
+
+static void put_row(void *ctx, view v, int64_t row)
+{
+    point_cursor *p = ctx;
+    backend *b = p->k->pool->backend;
+    b->upload(b, view_rows(v, row, 1), p->in, NULL);
+    p->in += v.stride;
+}
+
+void kv_point_take(const kv *k, uint8_t *out)
+{
+    each_point_row(k, k->length, take_row, &(point_cursor){ .k = k, .out = out });
+}
+
+void kv_point_restore(kv *k, int length, const uint8_t *point)
+{
+    each_point_row(k, length, put_row, &(point_cursor){ .k = k, .in = point });
+    k->length = length;
+    for (int kind = 0; kind < 2; kind++) give_blocks_back(k, kind, blocks_for(length));
+}
+
+/* ---- rows --------------------------------------------------------------------------- */
+
+int kv_compressed_rows(const kv *k, int layer)
+{
+    const int ratio = k->memory.layer[layer].ratio;
+    return ratio ? k->length / ratio : 0;
+}
+
+static view compressed_row(const kv *k, int layer, bool index, int row)
+{
+    const kv_layer *L = &k->memory.layer[layer];
+    return view_rows(index ? L->index_pool : L->pool,
+                     (int64_t)L->blocks[row / L->block_rows] * L->block_rows + row % L->block_rows, 1);
+}
+
+static view frontier_row(const kv *k, int layer, bool index, bool score, int pos)
+{
+    const kv_layer *L = &k->memory.layer[layer];
+    const compressor_state *s = index ? &L->index : &L->main;
+    const view v = score ? s->score[k->memory.now] : s->value[k->memory.now];
+    return view_rows(v, pos % v.rows, 1);
+}
+
+static view ring_row(const kv *k, int layer, int pos)
+{
+    const view v = k->memory.layer[layer].ring;
+    return view_rows(v, pos % v.rows, 1);
+}
+
+static void read_view(const kv *k, view v, void *out)
+{
+    k->pool->backend->download(k->pool->backend, out, v, NULL);
+}
+
+static void write_view(const kv *k, view v, const void *in)
+{
+    k->pool->backend->upload(k->pool->backend, v, in, NULL);
+}
+
+void kv_read_ring(const kv *k, int layer, int pos, void *out) { read_view(k, ring_row(k, layer, pos), out); }
+
+void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out)
+{
+    read_view(k, compressed_row(k, layer, index, row), out);
+}
+
+void kv_read_frontier(const kv *k, int layer, bool index, bool score, int pos, float *out)
+{
+    read_view(k, frontier_row(k, layer, index, score, pos), out);
+}
+
+ds4_status kv_grow(kv *k, int length, ds4_error *err)
+{
+    kv_clear(k);
+    if (length > k->capacity)
+        return ds4_fail(err, DS4_EFULL, "%d tokens do not fit a session of %d", length, k->capacity);
+    const ds4_status st = take_blocks(k, length, err);
+    if (!st) k->length = length;
+    return st;
+}
+
+void kv_write_ring(kv *k, int layer, int pos, const void *row) { write_view(k, ring_row(k, layer, pos), row); }
+
+void kv_write_compressed(kv *k, int layer, bool index, int row, const void *data)
+{
+    write_view(k, compressed_row(k, layer, index, row), data);
+}
+
+void kv_write_frontier(kv *k, int layer, bool index, bool score, int pos, const float *row)
+{
+    write_view(k, frontier_row(k, layer, index, score, pos), row);
+}

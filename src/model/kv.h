@@ -1,0 +1,80 @@
+/* kv: the attention memory of one session [docs/model.md 4.13].
+ *
+ * Owns the ring of window rows, the compressed rows and the compressor states of
+ * every layer. Knows positions and rows; knows nothing of tokens, text or files.
+ * Engine thread only.
+ *
+ * Transactions: a step writes rows at positions >= length. kv_commit moves the
+ * length; without it the next step simply writes them again. For that the ring
+ * is a step longer than the window, and compressor states exist twice: short
+ * runs use the slack in one copy, longer ones write the other. */
+#ifndef MODEL_KV_H
+#define MODEL_KV_H
+
+#include "kernels/backend.h"
+#include "model/config.h"
+
+/* Compressed rows of all sessions come from one pool per ratio, in blocks that
+ * cover KV_BLOCK_TOKENS tokens. Layers of one ratio grow in step, so a session
+ * needs one table of blocks per ratio. */
+#define KV_BLOCK_TOKENS 1024
+#define KV_STATE_SLACK  16      /* tokens a step may add within one copy of the states */
+
+typedef struct kv_pool kv_pool;
+
+typedef struct {
+    int        max_sessions;
+    int        max_tokens;      /* of one session                           */
+    int        max_step;        /* most tokens one step adds to a session   */
+    quant_type row_type;        /* QUANT_F16 or QUANT_F32                   */
+} kv_options;
+
+ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *o, backend *b, ds4_error *err);
+void       kv_pool_close(kv_pool *p);
+
+/* Memory of max_sessions sessions of max_tokens each, all of it in use. */
+uint64_t   kv_bytes(const model_config *c, const kv_options *o);
+
+typedef struct kv {
+    kv_memory           memory; /* as the ops see it                        */
+    kv_pool            *pool;   /* borrowed                                 */
+    int                 length; /* committed tokens                         */
+    int                 capacity;
+    int32_t            *blocks[2];          /* [max blocks] for ratio 4 and 128 */
+    int                 n_blocks[2];
+    buf                *store;  /* rings and states of all layers           */
+} kv;
+
+ds4_status kv_open(kv **out, kv_pool *p, int capacity, ds4_error *err);
+void       kv_close(kv *k);                     /* gives its blocks back */
+void       kv_clear(kv *k);                     /* length 0, blocks given back */
+uint64_t   kv_bytes_used(const kv *k);
+
+/* Prepares for a step of n tokens: blocks for its rows, the states' copy to
+ * write. DS4_EFULL: capacity or pool; nothing has changed then. */
+ds4_status kv_begin(kv *k, int n, ds4_error *err);
+/* The first n tokens of that step are now part of the timeline; fewer than the
+ * step had only when it was no longer than KV_STATE_SLACK. */
+void       kv_commit(kv *k, int n);
+
+/* A point to come back to: everything at the present length that is not append
+ * only, as one block of bytes. restore needs a point taken from this kv (or one
+ * filled by kv_point_load) and a length whose compressed rows are still there. */
+uint64_t   kv_point_bytes(const kv *k, int length);
+void       kv_point_take(const kv *k, uint8_t *out);
+void       kv_point_restore(kv *k, int length, const uint8_t *point);
+
+/* Row-wise access as floats, for checkpoints. Ring rows must be among the last
+ * n_swa, compressed rows below length / ratio, frontier tokens among those the
+ * compressor keeps. */
+int  kv_compressed_rows(const kv *k, int layer);
+void kv_read_ring(const kv *k, int layer, int pos, void *out);              /* in the row type */
+void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out);
+void kv_read_frontier(const kv *k, int layer, bool index, bool score, int pos, float *out);
+/* For filling an empty kv: kv_grow to the length first, then every row. */
+ds4_status kv_grow(kv *k, int length, ds4_error *err);
+void kv_write_ring(kv *k, int layer, int pos, const void *row);
+void kv_write_compressed(kv *k, int layer, bool index, int row, const void *data);
+void kv_write_frontier(kv *k, int layer, bool index, bool score, int pos, const float *row);
+
+#endif
