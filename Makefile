@@ -51,8 +51,9 @@ MAIN_ds4-gguf := app/gguf.c
 APP_SRC  := $(filter-out app/cli.c app/gguf.c,$(wildcard app/*.c))
 APP_OBJ  := $(APP_SRC:%.c=$(B)/%.o)
 
-TEST_SRC := $(wildcard tests/unit/*.c tests/kernels/*.c tests/tiny/*.c tests/golden/*.c tests/fault/*.c)
+TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
+FAULTS   := $(filter $(B)/tests/fault/%,$(TESTS))
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS  := $(FUZZ_SRC:%.c=$(B)/%)
 REPLAYS  := $(FUZZ_SRC:%.c=$(B)/%_replay)
@@ -94,6 +95,14 @@ $(PROGRAMS): %: build/release/bin/%
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+
+# tests/fault/alloc.c stands between these programs and the allocator, where
+# the linker can do that.
+$(FAULTS): $(B)/tests/fault/alloc.o
+ifneq ($(shell uname -s),Darwin)
+$(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup,-Wl,--wrap=$(f))
+endif
+
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
 	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
@@ -118,7 +127,7 @@ layers:
 	@tools/layers.sh
 
 deps:
-	tools/deps.sh
+	tools/deps.sh test
 demo:
 	@tools/deps.sh
 	@$(MAKE) --no-print-directory programs

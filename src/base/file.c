@@ -172,7 +172,8 @@ static ds4_status target_of(file_replace *f, const char *path, mode_t *mode, ds4
 
     *mode = exists ? s.st_mode & 0777 : 0;
     f->path = exists ? realpath(path, NULL) : strdup(path);
-    if (!f->path) return refused(err, path, "resolving its name");
+    if (!f->path && exists) return refused(err, path, "resolving its name");
+    if (!f->path) return ds4_fail(err, DS4_EMEMORY, "%s: not enough memory", path);
     return DS4_OK;
 }
 
