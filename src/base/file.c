@@ -19,6 +19,7 @@
 static ds4_status refused(ds4_error *err, const char *path, const char *what)
 {
     const int e = errno;
+    if (!*path) path = "\"\"";
     if (e == ENOENT || e == ENOTDIR)
         return ds4_fail(err, DS4_ENOTFOUND, "%s: no such file or directory", path);
     if (e == ENOMEM)
@@ -166,6 +167,7 @@ static ds4_status target_of(file_replace *f, const char *path, mode_t *mode, ds4
 {
     struct stat s;
     const bool exists = stat(path, &s) == 0;
+    if (!*path) return refused(err, path, "opening it");
     if (exists && !f->overwrite) return exists_already(path, err);
     if (exists && !S_ISREG(s.st_mode))
         return ds4_fail(err, DS4_EARG, "%s: is not a regular file", path);
