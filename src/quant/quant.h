@@ -2,8 +2,9 @@
  *
  * One row per type in a table; every function here is scalar and meant to be
  * read, since it is the definition that all backends are held to. Rows are
- * independent and a whole number of blocks. Knows no files and no tensor
- * names. Any thread; nothing is mutable after the first use of a search table. */
+ * independent and a whole number of blocks, laid out as in blocks.h; 4-byte
+ * alignment is always enough. Knows no files and no tensor names. Any thread;
+ * nothing is mutable after the first use of a search table. */
 #ifndef QUANT_QUANT_H
 #define QUANT_QUANT_H
 
@@ -31,14 +32,19 @@ typedef struct {
     int         block_bytes;
     quant_type  dot_type;       /* activation type of dot: F32, Q8_0, Q8_1 or Q8_K  */
 
-    /* n is a multiple of block_len everywhere. NULL where the type has none. */
+    /* n is a multiple of block_len everywhere. NULL where the type has none:
+     * plain integers, F64 and a few types of which only the size is known. */
     void  (*to_float)(float *dst, const void *src, int64_t n);
+    /* src is one whole row (some types look at its mean square) of finite
+     * numbers. quant_encode_row checks that, and what comes out. */
     void  (*from_float)(void *dst, const float *src, int64_t n);
     /* importance: one weight >= 0 per column; NULL selects from_float's rule.
      * A type that can not do without has from_float == NULL. */
     void  (*from_float_weighted)(void *dst, const float *src, const float *importance, int64_t n);
     /* sum_i w[i]*x[i], x stored as dot_type (spec quant.md 11): the block sums
-     * are exact integers, blocks are added in order in float. */
+     * are exact integers, blocks are added in order in float. F32, F16 and
+     * BF16 have no such sums and add in double. NULL for activations only
+     * (Q8_1, Q8_K) and where to_float is NULL. */
     float (*dot)(const void *w, const void *x, int64_t n);
 } quant_info;
 
@@ -51,5 +57,12 @@ quant_type quant_by_name(const char *name);
 /* Bytes of a row of n elements; false when n is not a whole number of blocks
  * or the product overflows. */
 bool quant_row_bytes(quant_type type, uint64_t n, uint64_t *bytes);
+
+/* Encodes one row and answers for it: DS4_EFORMAT with the column when a source
+ * value is not finite or a scale leaves its range, DS4_EARG for a bad
+ * importance or a missing one, DS4_EUNSUPPORTED for types without an encoder.
+ * dst is written only partly or wrongly when it fails. */
+ds4_status quant_encode_row(quant_type type, void *dst, const float *src, const float *importance,
+                            int64_t n, ds4_error *err);
 
 #endif
