@@ -15,7 +15,8 @@ filter=${2-}
 passed=0 failed=0 skipped=0
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export DS4_BIN=$PWD/$build/bin
+case $build in /*) ;; *) build=$PWD/$build ;; esac
+export DS4_BIN=$build/bin
 export TMPDIR=$scratch
 
 # A test that hangs is a failure and not a night.
