@@ -13,6 +13,7 @@ PREFIX  ?= /usr/local
 B       := build/$(VARIANT)
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
+SYSTEM  := $(shell uname -s)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 CFLAGS_release := -O2 -g
@@ -27,6 +28,12 @@ CFLAGS   = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wv
            -Iinclude -Isrc $(CFLAGS_$(VARIANT)) $(EXTRA_CFLAGS)
 LDFLAGS  = -pthread $(CFLAGS_$(VARIANT)) $(EXTRA_LDFLAGS)
 LIBS     = -lm -ljson-c
+
+ifeq ($(SYSTEM),Darwin)         # json-c comes from Homebrew, which no compiler searches
+BREW    := $(shell brew --prefix 2>/dev/null)
+CFLAGS  += -I$(BREW)/include
+LDFLAGS += -L$(BREW)/lib
+endif
 
 ifeq ($(VARIANT),fuzz)
 CC := clang
@@ -99,7 +106,7 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 # tests/fault/alloc.c stands between these programs and the allocator, where
 # the linker can do that.
 $(FAULTS): $(B)/tests/fault/alloc.o
-ifneq ($(shell uname -s),Darwin)
+ifneq ($(SYSTEM),Darwin)
 $(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup,-Wl,--wrap=$(f))
 endif
 
@@ -110,14 +117,15 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
 tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf
-test: programs
+test:
 	@tools/deps.sh --check test
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) --no-print-directory programs tests
 	@tools/run_tests.sh $(B)
 asan tsan:
 	@$(MAKE) --no-print-directory VARIANT=$@ tests
 	@tools/run_tests.sh build/$@
 fuzz:
+	@tools/deps.sh --check fuzz
 	@$(MAKE) --no-print-directory VARIANT=fuzz fuzzers
 	@tools/run_fuzz.sh build/fuzz $(FUZZ_SECONDS)
 .PHONY: fuzzers
