@@ -37,6 +37,7 @@ typedef struct {
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */
     int         max_batch_rows;  /* most rows of one step: the prefill chunk                   */
+    int         rewind_points;   /* most that a session keeps (ds4_session_mark); 0: none      */
     ds4_kv_type kv_type;         /* how attention rows are stored                              */
     bool        no_rounding;     /* leave out the trained FP8/FP4 roundings (docs/model.md);
                                     KV rows are then F32 whatever kv_type says                 */
@@ -54,14 +55,16 @@ typedef struct {
     void       *trace_ctx;
 } ds4_engine_options;
 
-/* "auto", 1 session of 32768 tokens, chunks of 512 rows, F16 KV, all instruction sets. */
+/* "auto", 1 session of 32768 tokens, chunks of 512 rows, 8 rewind points, F16 KV, all
+ * instruction sets. */
 ds4_engine_options ds4_engine_defaults(void);
 
 /* What an engine opened with these options will need; reads only the header. */
 typedef struct {
     uint64_t weight_bytes;       /* mapped from the file, each shared byte once           */
     uint64_t file_bytes;
-    uint64_t kv_bytes;           /* attention memory of all sessions at full length       */
+    uint64_t kv_bytes;           /* attention memory of all sessions at full length, with
+                                    their rewind points                                   */
     uint64_t scratch_bytes;      /* activations of one step                               */
     uint64_t table_bytes;        /* vocabulary, rope and other tables                     */
     uint64_t total_bytes;        /* sum of weights, KV, scratch and tables                */
@@ -119,7 +122,9 @@ uint64_t   ds4_session_kv_bytes(const ds4_session *s);
 const float *ds4_session_logits(const ds4_session *s);
 
 /* Compressor state is lossy, so a timeline goes back only to a kept point.
- * mark keeps the present position (with logits if there are any). rewind goes
+ * mark keeps the present position (with logits if there are any); when the engine's
+ * number of points is reached, it gives up the one closest to its neighbours, but
+ * never the newest three. rewind goes
  * to the largest kept point that is <= want, or to 0, drops the points beyond
  * it and returns the new length; the caller computes the rest again. */
 ds4_status ds4_session_mark(ds4_session *s, ds4_error *err);

@@ -35,6 +35,7 @@ struct forward {
     forward_options      o;
     buf                 *store;
     workspace            ws;
+    float               *staging;   /* [S*D] host row between two device rows */
 };
 
 /* ---- workspace ------------------------------------------------------------------ */
@@ -118,7 +119,9 @@ ds4_status forward_open(forward **out, const model_config *c, const model_weight
     if (!f) return ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
     *f = (forward){ .c = c, .w = w, .b = b, .o = *o };
 
-    const ds4_status st = b->buf_alloc(b, forward_bytes(c, o), &f->store, err);
+    f->staging = malloc((size_t)c->n_streams * (size_t)c->n_embd * sizeof *f->staging);
+    const ds4_status st = f->staging ? b->buf_alloc(b, forward_bytes(c, o), &f->store, err)
+                                     : ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
     if (st) {
         forward_close(f);
         return st;
@@ -133,6 +136,7 @@ void forward_close(forward *f)
 {
     if (!f) return;
     if (f->store) f->b->buf_free(f->b, f->store);
+    free(f->staging);
     free(f);
 }
 
@@ -307,9 +311,6 @@ static ds4_status head(const pass *p, const int32_t *rows, int n, float *out, ds
     const model_weights *w = p->f->w;
     backend *b = p->f->b;
     const int tile = (int)p->ws.logits.rows;
-    const size_t stream_floats = (size_t)c->n_streams * c->n_embd;
-    float *staging = malloc(stream_floats * sizeof *staging);
-    if (!staging) return ds4_fail(err, DS4_EMEMORY, "no memory to gather rows for the head");
     ds4_status st = DS4_OK;
 
     for (int first = 0; first < n && !st; first += tile) {
@@ -317,8 +318,8 @@ static ds4_status head(const pass *p, const int32_t *rows, int n, float *out, ds
         const view streams = view_rows(p->ws.head_streams, 0, count), x = view_rows(p->ws.head_x, 0, count);
         const view logits = view_rows(p->ws.logits, 0, count);
         for (int i = 0; i < count && !st; i++) {
-            st = b->download(b, staging, view_rows(p->ws.streams, rows[first + i], 1), err);
-            if (!st) st = b->upload(b, view_rows(streams, i, 1), staging, err);
+            st = b->download(b, p->f->staging, view_rows(p->ws.streams, rows[first + i], 1), err);
+            if (!st) st = b->upload(b, view_rows(streams, i, 1), p->f->staging, err);
         }
         if (st) break;
         st = p->dev->ops->head(p->dev, &(head_args){
@@ -330,7 +331,6 @@ static ds4_status head(const pass *p, const int32_t *rows, int n, float *out, ds
         if (st) *err = p->dev->error;
         else st = b->download(b, out + (size_t)first * c->n_vocab, logits, err);
     }
-    free(staging);
     return st;
 }
 

@@ -1,0 +1,328 @@
+#include "engine/engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "text/tokenizer.h"
+
+ds4_engine_options ds4_engine_defaults(void)
+{
+    return (ds4_engine_options){ .backend = "auto", .max_sessions = 1, .max_tokens = 32768,
+                                 .max_batch_rows = 512, .rewind_points = 8, .kv_type = DS4_KV_F16,
+                                 .isa_mask = ~0u };
+}
+
+kv_options engine_kv_options(const ds4_engine_options *o)
+{
+    return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens,
+                         .max_step = min_int(o->max_batch_rows, o->max_tokens),
+                         .row_type = o->kv_type == DS4_KV_F32 || o->no_rounding ? QUANT_F32 : QUANT_F16 };
+}
+
+forward_options engine_forward_options(const ds4_engine_options *o)
+{
+    return (forward_options){ .max_rows = o->max_batch_rows, .max_tokens = o->max_tokens,
+                              .rounding = !o->no_rounding };
+}
+
+static backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c)
+{
+    const forward_options f = engine_forward_options(o);
+    return (backend_options){ .name = o->backend ? o->backend : "auto", .n_threads = o->n_threads,
+                              .isa_mask = o->isa_mask, .exact = o->exact, .limits = forward_limits(c, &f),
+                              .line = o->trace, .line_ctx = o->trace_ctx };
+}
+
+static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
+{
+    if (!o->model_path) return ds4_fail(err, DS4_EARG, "no model path was given");
+    if (o->backend && !backend_exists(o->backend))
+        return ds4_fail(err, DS4_EUNSUPPORTED,
+                        "backend \"%s\" is not built into this program; there are cpu, check:cpu and trace:cpu",
+                        o->backend);
+    if (o->max_sessions < 1 || o->max_sessions > 4096)
+        return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);
+    if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
+        return ds4_fail(err, DS4_EARG, "a context of %d tokens; it must be 1 to %d", o->max_tokens, 1 << 24);
+    if (o->max_batch_rows < 1 || o->max_batch_rows > 1 << 16)
+        return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d", o->max_batch_rows, 1 << 16);
+    if (o->rewind_points < 0 || o->rewind_points > 4096)
+        return ds4_fail(err, DS4_EARG, "%d rewind points; there may be 0 to 4096", o->rewind_points);
+    if (o->n_threads < 0 || o->n_threads > 1024)
+        return ds4_fail(err, DS4_EARG, "%d threads; there may be 1 to 1024", o->n_threads);
+    return DS4_OK;
+}
+
+/* ---- plan -------------------------------------------------------------------------- */
+
+/* Bytes of one rewind point at most: window rows, frontiers, logits. */
+static uint64_t point_bytes(const model_config *c, const kv_options *o)
+{
+    uint64_t n = (uint64_t)c->n_vocab * sizeof(float);
+    for (int l = 0; l < c->n_layer; l++) {
+        n += (uint64_t)min_int(c->n_swa, o->max_tokens) * (uint64_t)c->head_dim * (o->row_type == QUANT_F16 ? 2u : 4u);
+        if (c->ratio[l] == 0) continue;
+        const int widths = c->head_dim + (c->ratio[l] == 4 ? c->index_dim : 0);
+        n += 2ull * (uint64_t)config_kept_tokens(c->ratio[l]) * (uint64_t)(config_series(c->ratio[l]) * widths) * sizeof(float);
+    }
+    return n;
+}
+
+/* Vocabulary tables hold each string, its place and its merges: about four times
+ * the strings as they stand in the file. */
+static uint64_t table_bytes(const gguf *g)
+{
+    uint64_t n = 0;
+    static const char *const keys[] = { "tokenizer.ggml.tokens", "tokenizer.ggml.merges" };
+    for (size_t i = 0; i < countof(keys); i++) {
+        const gguf_value *v = gguf_find(g, keys[i]);
+        if (v) n += v->bytes;
+    }
+    return 4 * n;
+}
+
+static uint64_t session_side(const ds4_engine_options *o, const model_config *c)
+{
+    const kv_options k = engine_kv_options(o);
+    return kv_bytes(c, &k) + (uint64_t)o->max_sessions * (uint64_t)o->rewind_points * point_bytes(c, &k)
+         + (uint64_t)o->max_sessions * ((uint64_t)o->max_tokens + (uint64_t)c->n_vocab) * 4u;
+}
+
+static uint64_t scratch_side(const ds4_engine_options *o, const model_config *c)
+{
+    const forward_options f = engine_forward_options(o);
+    const backend_options b = engine_backend_options(o, c);
+    return forward_bytes(c, &f) + backend_scratch_bytes(&b);
+}
+
+/* Everything but the weights, which the system can drop and read again. */
+static uint64_t must_fit(const ds4_engine_options *o, const model_config *c, const gguf *g)
+{
+    return session_side(o, c) + scratch_side(o, c) + table_bytes(g);
+}
+
+static int tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, uint64_t budget)
+{
+    int lo = 0, hi = 1 << 24;                       /* lo fits, hi + 1 does not */
+    while (lo < hi) {
+        ds4_engine_options t = *o;
+        t.max_tokens = lo + (hi - lo + 1) / 2;
+        if (must_fit(&t, c, g) <= budget) lo = t.max_tokens;
+        else hi = t.max_tokens - 1;
+    }
+    return lo;
+}
+
+static void fill_plan(ds4_plan *p, const ds4_engine_options *o, const model_config *c, const gguf *g)
+{
+    const uint64_t available = memory_available();
+    *p = (ds4_plan){
+        .weight_bytes = gguf_tensor_bytes(g),
+        .file_bytes = gguf_file_bytes(g),
+        .kv_bytes = session_side(o, c),
+        .scratch_bytes = scratch_side(o, c),
+        .table_bytes = table_bytes(g),
+        .available_bytes = available,
+    };
+    p->total_bytes = p->weight_bytes + p->kv_bytes + p->scratch_bytes + p->table_bytes;
+
+    uint64_t budget = o->memory_limit ? o->memory_limit : available ? available : UINT64_MAX;
+    if (budget > p->weight_bytes) budget -= p->weight_bytes;    /* else they stream from the file */
+    p->max_tokens_that_fit = tokens_that_fit(o, c, g, budget);
+}
+
+static ds4_status check_plan(const ds4_plan *p, const ds4_engine_options *o, const log_sink *log, ds4_error *err)
+{
+    const uint64_t limit = o->memory_limit ? o->memory_limit : p->available_bytes;
+    const double gib = 1024.0 * 1024.0 * 1024.0;
+    if (limit == 0) return DS4_OK;
+    if (p->total_bytes - p->weight_bytes > limit)
+        return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens needs %.2f GiB besides the weights, %.2f GiB are there; "
+                        "the largest context that fits is %d tokens", o->max_tokens,
+                        (double)(p->total_bytes - p->weight_bytes) / gib, (double)limit / gib, p->max_tokens_that_fit);
+    if (p->total_bytes > limit)
+        log_line(log, LOG_WARNING, "weights, KV and scratch need %.2f GiB, %.2f GiB are there: weights will be read "
+                 "from disk again and again", (double)p->total_bytes / gib, (double)limit / gib);
+    return DS4_OK;
+}
+
+static void warn_line(void *ctx, const char *line) { log_line(ctx, LOG_WARNING, "%s", line); }
+
+static ds4_status open_file(gguf **g, model_config *c, const ds4_engine_options *o, log_sink *log, ds4_error *err)
+{
+    const gguf_options go = { .warn = warn_line, .warn_ctx = log };
+    ds4_status st = gguf_open(g, o->model_path, &go, err);
+    if (st) return st;
+    if ((st = config_read(c, *g, err))) {
+        gguf_close(*g);
+        *g = NULL;
+    }
+    return st;
+}
+
+ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error *err)
+{
+    memset(out, 0, sizeof *out);
+    ds4_status st = check_options(o, err);
+    if (st) return st;
+
+    gguf *g = NULL;
+    log_sink silent = { 0 };
+    model_config *c = malloc(sizeof *c);
+    if (!c) return ds4_fail(err, DS4_EMEMORY, "no memory to read the model's shape");
+    if (!(st = open_file(&g, c, o, &silent, err))) fill_plan(out, o, c, g);
+    gguf_close(g);
+    free(c);
+    return st;
+}
+
+/* ---- open ----------------------------------------------------------------------------- */
+
+static void copy_name(ds4_engine *e)
+{
+    slice name;
+    if (gguf_get_string(e->file, "general.name", &name, NULL) || name.len == 0) {
+        const char *path = gguf_shard_path(e->file, 0), *base = strrchr(path, '/');
+        name = slice_of(base ? base + 1 : path);
+    }
+    snprintf(e->shape.name, sizeof e->shape.name, "%.*s", (int)min_size(name.len, sizeof e->shape.name - 1), name.data);
+}
+
+static float default_of(const gguf *g, const char *key)
+{
+    double v;
+    return gguf_get_float(g, key, &v, NULL) ? NAN : (float)v;
+}
+
+static void fill_shape(ds4_engine *e)
+{
+    const model_config *c = &e->config;
+    e->shape = (ds4_shape){
+        .n_layer = c->n_layer, .n_embd = c->n_embd, .n_head = c->n_head, .head_dim = c->head_dim,
+        .n_expert = c->n_expert, .n_expert_used = c->n_expert_used, .n_vocab = c->n_vocab, .n_swa = c->n_swa,
+        .n_ctx_train = c->n_ctx_train, .max_tokens = e->o.max_tokens, .max_batch_rows = e->o.max_batch_rows,
+        .expert_bits = weights_expert_bits(&e->weights),
+        .default_temperature = default_of(e->file, "general.sampling.temp"),
+        .default_top_p = default_of(e->file, "general.sampling.top_p"),
+    };
+    snprintf(e->shape.backend, sizeof e->shape.backend, "%s", e->backend->name);
+    copy_name(e);
+}
+
+/* Reads one byte of every page, so that the first tokens do not wait for the disk. */
+static ds4_status warm_weights(ds4_engine *e, ds4_error *err)
+{
+    const uint64_t total = gguf_file_bytes(e->file), page = 4096, step = 64ull << 20;
+    uint64_t done = 0;
+    volatile uint8_t sink = 0;
+    for (int i = 0; i < gguf_n_shards(e->file); i++) {
+        uint64_t size;
+        const uint8_t *data = gguf_mapping(e->file, i, &size);
+        for (uint64_t at = 0; at < size; at += page) {
+            sink ^= data[at];
+            if (at % step == 0 && e->o.progress && !e->o.progress(e->o.progress_ctx, "warming", done + at, total))
+                return ds4_fail(err, DS4_ECANCELLED, "loading was cancelled");
+        }
+        done += size;
+    }
+    if (e->o.progress) e->o.progress(e->o.progress_ctx, "warming", total, total);
+    return DS4_OK;
+}
+
+static ds4_status check_vocab(const ds4_engine *e, ds4_error *err)
+{
+    if (vocab_size(e->vocab) > e->config.n_vocab)
+        return ds4_fail(err, DS4_EFORMAT, "the vocabulary has %d tokens but the model has rows for %d",
+                        vocab_size(e->vocab), e->config.n_vocab);
+    return DS4_OK;
+}
+
+static ds4_status open_parts(ds4_engine *e, ds4_error *err)
+{
+    ds4_status st;
+    ds4_plan plan;
+    if ((st = open_file(&e->file, &e->config, &e->o, &e->log, err))) return st;
+    fill_plan(&plan, &e->o, &e->config, e->file);
+    if ((st = check_plan(&plan, &e->o, &e->log, err))) return st;
+    if ((st = vocab_open(&e->vocab, e->file, err))) return st;
+    if ((st = check_vocab(e, err))) return st;
+
+    e->backend_o = engine_backend_options(&e->o, &e->config);
+    if ((st = backend_open(&e->backend, &e->backend_o, err))) return st;
+    if ((st = weights_open(&e->weights, &e->config, e->file, e->backend, err))) return st;
+    const kv_options k = engine_kv_options(&e->o);
+    if ((st = kv_pool_open(&e->pool, &e->config, &k, e->backend, err))) return st;
+    const forward_options f = engine_forward_options(&e->o);
+    if ((st = forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err))) return st;
+    if ((st = ds4_batch_new(&e->feed, e, err))) return st;
+    fill_shape(e);
+    return e->o.warm_weights ? warm_weights(e, err) : DS4_OK;
+}
+
+ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_error *err)
+{
+    *out = NULL;
+    ds4_status st = check_options(o, err);
+    if (st) return st;
+    ds4_engine *e = calloc(1, sizeof *e);
+    if (!e) return ds4_fail(err, DS4_EMEMORY, "no memory for the engine");
+    e->o = *o;
+    e->log = (log_sink){ o->log, o->log_ctx };
+    if (pthread_mutex_init(&e->metrics_lock, NULL)) {
+        free(e);
+        return ds4_fail(err, DS4_EMEMORY, "no memory for the engine's lock");
+    }
+    if ((st = open_parts(e, err))) {
+        ds4_engine_close(e);
+        return st;
+    }
+    e->o.model_path = NULL;
+    *out = e;
+    return DS4_OK;
+}
+
+void ds4_engine_close(ds4_engine *e)
+{
+    if (!e) return;
+    ds4_batch_free(e->feed);
+    forward_close(e->forward);
+    kv_pool_close(e->pool);
+    if (e->weights.backend) weights_close(&e->weights);
+    if (e->backend) e->backend->close(e->backend);
+    vocab_close(e->vocab);
+    gguf_close(e->file);
+    pthread_mutex_destroy(&e->metrics_lock);
+    free(e);
+}
+
+/* ---- questions -------------------------------------------------------------------------- */
+
+void ds4_engine_shape(const ds4_engine *e, ds4_shape *out) { *out = e->shape; }
+
+void ds4_engine_metrics(const ds4_engine *e, ds4_metrics *out)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)&e->metrics_lock;
+    pthread_mutex_lock(lock);
+    *out = e->metrics;
+    pthread_mutex_unlock(lock);
+}
+
+const vocab *ds4_engine_vocab(const ds4_engine *e) { return e->vocab; }
+
+ds4_status ds4_tokenize(const ds4_engine *e, const char *utf8, size_t n, bool parse_control,
+                        ds4_token *out, size_t cap, size_t *n_out, ds4_error *err)
+{
+    token_list list;
+    token_list_init(&list, cap);
+    const ds4_status st = tokenizer_encode(e->vocab, (slice){ utf8, n }, parse_control, &list, err);
+    *n_out = list.wanted;
+    if (!st && list.n > 0) memcpy(out, list.ids, list.n * sizeof *out);
+    token_list_free(&list);
+    return st;
+}

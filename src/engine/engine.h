@@ -1,0 +1,56 @@
+/* engine: what the files of this module share. The contract is ds4.h. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <pthread.h>
+
+#include "base/log.h"
+#include "ds4.h"
+#include "gguf/gguf.h"
+#include "model/forward.h"
+#include "text/vocab.h"
+
+struct ds4_engine {
+    ds4_engine_options o;       /* model_path is not kept */
+    backend_options    backend_o;
+    gguf              *file;
+    vocab             *vocab;
+    model_config       config;
+    backend           *backend;
+    model_weights      weights;
+    kv_pool           *pool;
+    forward           *forward;
+    ds4_batch         *feed;    /* for ds4_session_feed */
+    ds4_shape          shape;
+    log_sink           log;
+    int                n_sessions;
+    pthread_mutex_t    metrics_lock;        /* guards metrics only */
+    ds4_metrics        metrics;
+};
+
+/* A position to come back to. */
+typedef struct {
+    int      length;
+    bool     has_logits;
+    uint8_t *state;             /* owned: kv_point_bytes, then logits [V] */
+    uint64_t state_bytes;
+} rewind_point;
+
+struct ds4_session {
+    ds4_engine   *engine;
+    kv           *kv;
+    ds4_token    *tokens;       /* [capacity] */
+    float        *logits;       /* [V]        */
+    bool          has_logits;
+    rewind_point *points;       /* [engine->o.rewind_points], ascending */
+    int           n_points;
+    int           in_batch;     /* rows waiting in a batch; the session can not be in two */
+};
+
+kv_options      engine_kv_options(const ds4_engine_options *o);
+forward_options engine_forward_options(const ds4_engine_options *o);
+
+/* The session's tokens after a step of n; keeps logits (NULL: none). */
+void session_advance(ds4_session *s, const ds4_token *t, int n, const float *logits);
+
+#endif

@@ -1,0 +1,172 @@
+/* sampler: logits to a token.
+ *
+ * Order: mask and bias, penalties, temperature, top_k, top_p, min_p, draw. */
+#include "ds4.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/random.h"
+#include "base/status.h"
+
+typedef struct {
+    ds4_token token;
+    float     logit;            /* after bias and penalties; later its weight */
+} candidate;
+
+struct ds4_sampler {
+    ds4_sampling   params;
+    ds4_logit_bias *bias;       /* owned copy               */
+    random_stream  random;
+    int            n_vocab;
+    candidate     *candidates;  /* [n_vocab]                */
+    int32_t       *seen;        /* [n_vocab] times accepted */
+};
+
+ds4_sampling ds4_sampling_defaults(void)
+{
+    return (ds4_sampling){ .temperature = 1.0f, .top_p = 1.0f, .min_p = 0.05f, .repetition_penalty = 1.0f };
+}
+
+static ds4_status check(const ds4_sampling *p, int n_vocab, ds4_error *err)
+{
+    if (!(p->temperature >= 0) || !isfinite(p->temperature)) return ds4_fail(err, DS4_EARG, "temperature %g; it must be 0 or more", p->temperature);
+    if (p->top_k < 0) return ds4_fail(err, DS4_EARG, "top_k %d; it must be 0 (off) or more", p->top_k);
+    if (!(p->top_p > 0 && p->top_p <= 1)) return ds4_fail(err, DS4_EARG, "top_p %g; it must be above 0 and at most 1", p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1)) return ds4_fail(err, DS4_EARG, "min_p %g; it must be 0 to 1", p->min_p);
+    if (!(p->repetition_penalty > 0) || !isfinite(p->repetition_penalty))
+        return ds4_fail(err, DS4_EARG, "repetition_penalty %g; it must be positive", p->repetition_penalty);
+    if (!isfinite(p->frequency_penalty) || !isfinite(p->presence_penalty))
+        return ds4_fail(err, DS4_EARG, "a penalty is not a finite number");
+    for (int i = 0; i < p->n_bias; i++)
+        if (p->bias[i].token < 0 || p->bias[i].token >= n_vocab)
+            return ds4_fail(err, DS4_EARG, "logit bias for token %d of %d", p->bias[i].token, n_vocab);
+    return DS4_OK;
+}
+
+ds4_status ds4_sampler_new(ds4_sampler **out, const ds4_sampling *params, int n_vocab, ds4_error *err)
+{
+    *out = NULL;
+    const ds4_status st = check(params, n_vocab, err);
+    if (st) return st;
+    ds4_sampler *s = calloc(1, sizeof *s);
+    if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for a sampler");
+    s->params = *params;
+    s->n_vocab = n_vocab;
+    s->candidates = malloc((size_t)n_vocab * sizeof *s->candidates);
+    s->seen = calloc((size_t)n_vocab, sizeof *s->seen);
+    s->bias = malloc((size_t)(params->n_bias + 1) * sizeof *s->bias);
+    if (!s->candidates || !s->seen || !s->bias) {
+        ds4_sampler_free(s);
+        return ds4_fail(err, DS4_EMEMORY, "no memory for a sampler over %d tokens", n_vocab);
+    }
+    if (params->n_bias > 0) memcpy(s->bias, params->bias, (size_t)params->n_bias * sizeof *s->bias);
+    random_seed(&s->random, params->seed);
+    *out = s;
+    return DS4_OK;
+}
+
+void ds4_sampler_free(ds4_sampler *s)
+{
+    if (!s) return;
+    free(s->candidates);
+    free(s->seen);
+    free(s->bias);
+    free(s);
+}
+
+void ds4_sampler_accept(ds4_sampler *s, ds4_token t)
+{
+    if (t >= 0 && t < s->n_vocab && s->seen[t] < INT32_MAX) s->seen[t]++;
+}
+
+/* The allowed tokens with bias and penalties applied. NaN never becomes one. */
+static int gather(ds4_sampler *s, const float *logits)
+{
+    const ds4_sampling *p = &s->params;
+    const uint32_t *mask = p->mask ? p->mask(p->mask_ctx) : NULL;
+    int n = 0;
+
+    for (int t = 0; t < s->n_vocab; t++) {
+        if (mask && !(mask[t / 32] >> (t % 32) & 1)) continue;
+        if (isnan(logits[t])) continue;
+        s->candidates[n++] = (candidate){ t, logits[t] };
+    }
+    for (int i = 0; i < p->n_bias; i++)
+        for (int j = 0; j < n; j++)
+            if (s->candidates[j].token == s->bias[i].token) s->candidates[j].logit += s->bias[i].bias;
+    for (int i = 0; i < n; i++) {
+        candidate *c = &s->candidates[i];
+        const int seen = s->seen[c->token];
+        if (seen == 0) continue;
+        c->logit = c->logit > 0 ? c->logit / p->repetition_penalty : c->logit * p->repetition_penalty;
+        c->logit -= p->frequency_penalty * (float)seen + p->presence_penalty;
+    }
+    return n;
+}
+
+static ds4_token best_of(const candidate *c, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (c[i].logit > c[best].logit) best = i;    /* ids ascend, so ties keep the lowest */
+    return n > 0 ? c[best].token : -1;
+}
+
+static int by_logit(const void *a, const void *b)
+{
+    const candidate *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
+    return x->token < y->token ? -1 : 1;
+}
+
+/* Turns the sorted logits into weights exp((l - max) / temperature); returns their sum. */
+static double soften(candidate *c, int n, float temperature)
+{
+    const float top = c[0].logit;
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) {
+        c[i].logit = top == c[i].logit ? 1.0f : expf((c[i].logit - top) / temperature);
+        sum += c[i].logit;
+    }
+    return sum;
+}
+
+/* How many of the sorted weights top_p and min_p leave; at least one. */
+static int truncate_tail(const candidate *c, int n, double sum, float top_p, float min_p)
+{
+    double reached = 0.0;
+    for (int i = 0; i < n; i++) {
+        if (i > 0 && c[i].logit < min_p * c[0].logit) return i;
+        reached += c[i].logit;
+        if (top_p < 1 && reached >= top_p * sum) return i + 1;
+    }
+    return n;
+}
+
+static ds4_token draw(ds4_sampler *s, const candidate *c, int n)
+{
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) sum += c[i].logit;
+    double left = random_double(&s->random) * sum;
+    for (int i = 0; i < n - 1; i++) {
+        left -= c[i].logit;
+        if (left < 0) return c[i].token;
+    }
+    return c[n - 1].token;
+}
+
+ds4_token ds4_sample(ds4_sampler *s, const float *logits)
+{
+    const ds4_sampling *p = &s->params;
+    int n = gather(s, logits);
+    if (n == 0) return -1;
+    if (p->temperature == 0 || p->top_k == 1) return best_of(s->candidates, n);
+
+    qsort(s->candidates, (size_t)n, sizeof *s->candidates, by_logit);
+    if (p->top_k > 0 && p->top_k < n) n = p->top_k;
+    const double sum = soften(s->candidates, n, p->temperature);
+    n = truncate_tail(s->candidates, n, sum, p->top_p, p->min_p);
+    return draw(s, s->candidates, n);
+}
