@@ -104,7 +104,7 @@ void hc_mix(int n, int d, int iters, const float *raw, const float *streams, con
     }
 }
 
-/* From dx, dpost, dmix: draw[n][24] and dstreams; adds to dbase[24], dscale[3]. */
+/* From dx, dpost, dmix: draw[n][24]; adds to dstreams[n][S*D], dbase[24], dscale[3]. */
 void hc_mix_back(int n, int d, int iters, const float *raw, const float *streams, const float *base,
                  const float *scale, const float *r, const float *pre, const float *post,
                  const float *dx, const float *dpost, const float *dmix,
@@ -133,7 +133,7 @@ void hc_mix_back(int n, int d, int iters, const float *raw, const float *streams
                 float *da = du + a * d;
                 for (int i = 0; i < d; i++) {
                     dp += y[i] * ua[i];
-                    da[i] = p * y[i];
+                    da[i] += p * y[i];
                 }
                 const float sp = p - HC_EPS, so = post[t * S + a] * 0.5f;
                 dz[a] = dp * sp * (1 - sp);
