@@ -23,7 +23,7 @@ typedef struct stream stream;
 #define STREAM_MAX_STOP_BYTES 1024
 
 typedef struct {
-    bool         show_control;  /* spell control tokens; else they give nothing      */
+    bool         show_control;  /* spell hidden tokens (vocab_hidden) too            */
     bool         raw;           /* pass invalid bytes through instead of U+FFFD      */
     const slice *stops;         /* copied; each valid UTF-8 and not empty            */
     int          n_stops;
@@ -33,8 +33,8 @@ typedef struct {
 ds4_status stream_open(stream **out, const vocab *v, const stream_options *options, ds4_error *err);
 void       stream_close(stream *s);                 /* NULL is fine */
 
-/* Appends to out what may be shown now. A control token first flushes pending
- * bytes; when hidden it also ends a half-seen stop string. After a stop nothing
+/* Appends to out what may be shown now. A hidden token first flushes pending
+ * bytes; when it is not shown it also ends a half-seen stop string. After a stop nothing
  * comes out any more. DS4_EARG: no such token; DS4_EFULL, DS4_EMEMORY: out. */
 ds4_status stream_push(stream *s, int32_t token, bytes *out, ds4_error *err);
 

@@ -13,21 +13,8 @@
 #include "base/bytes.h"
 #include "base/slice.h"
 #include "ds4_status.h"
+#include "text/token_list.h"
 #include "text/vocab.h"
-
-/* A growable list that never holds more than max tokens. What comes after is
- * counted and dropped, so a caller learns how much room it would have needed. */
-typedef struct {
-    int32_t *ids;           /* owned; [n]                                         */
-    size_t   n, cap, max;
-    size_t   wanted;        /* tokens offered: n, or more when the list was full  */
-    bool     failed;        /* no memory; later pushes only count                 */
-} token_list;
-
-void token_list_init(token_list *l, size_t max);
-void token_list_free(token_list *l);
-void token_list_clear(token_list *l);               /* keeps the memory, forgets failure */
-bool token_list_push(token_list *l, int32_t id);    /* false: full, or no memory         */
 
 /* Appends the tokens of `text` to out. parse_added: tokens of type control or user
  * that stand in the text become their ids (leftmost, then longest); text that came
@@ -35,8 +22,8 @@ bool token_list_push(token_list *l, int32_t id);    /* false: full, or no memory
  * (out->wanted tells); DS4_EMEMORY. */
 ds4_status tokenizer_encode(const vocab *v, slice text, bool parse_added, token_list *out, ds4_error *err);
 
-/* Appends the bytes of n tokens; control tokens give their text or nothing.
- * DS4_EARG: an id is out of range; DS4_EFULL: out's limit. */
+/* Appends the bytes of n tokens; those a user does not see (vocab_hidden) only when
+ * show_control. DS4_EARG: an id is out of range; DS4_EFULL: out's limit. */
 ds4_status tokenizer_decode(const vocab *v, const int32_t *ids, size_t n, bool show_control,
                             bytes *out, ds4_error *err);
 

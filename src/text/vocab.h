@@ -8,6 +8,7 @@
 #ifndef TEXT_VOCAB_H
 #define TEXT_VOCAB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/slice.h"
@@ -51,7 +52,7 @@ ds4_status vocab_from_arrays(vocab **out, const vocab_source *source, ds4_error 
 void vocab_close(vocab *v);                         /* NULL is fine */
 
 int32_t    vocab_size(const vocab *v);              /* ids are [0, vocab_size) */
-size_t     vocab_memory_bytes(const vocab *v);
+size_t     vocab_memory_bytes(const vocab *v);      /* all it has allocated    */
 const special_tokens *vocab_special(const vocab *v);
 
 /* The token with these bytes (text of an added token, raw bytes of a base token);
@@ -64,8 +65,14 @@ const char *vocab_bytes(const vocab *v, int32_t id, size_t *n);
 size_t      vocab_longest(const vocab *v);          /* bytes of the longest token       */
 token_type  vocab_type(const vocab *v, int32_t id); /* TOKEN_UNUSED when out of range   */
 
-/* Tables for the tokenizer. */
+/* Tokens a user does not get to see: those of type control and the protocol tokens
+ * above, whatever their type. Not DSML, which is a marker inside of text. */
+bool       vocab_hidden(const vocab *v, int32_t id);
+
+/* For the tokenizer: the merges, the matcher, and the token that the merges make of
+ * this piece where it is proven to be just one (-1: unknown). */
 const struct bpe   *vocab_bpe(const vocab *v);
 const struct added *vocab_added(const vocab *v);
+int32_t             vocab_whole(const vocab *v, slice piece);
 
 #endif
