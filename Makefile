@@ -57,6 +57,8 @@ MAIN_ds4      := app/cli.c
 MAIN_ds4-gguf := app/gguf.c
 APP_SRC  := $(filter-out app/cli.c app/gguf.c,$(wildcard app/*.c))
 APP_OBJ  := $(APP_SRC:%.c=$(B)/%.o)
+CLI_SRC  := $(wildcard app/cli/*.c)
+CLI_OBJ  := $(CLI_SRC:%.c=$(B)/%.o)
 
 TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
@@ -90,7 +92,7 @@ $(LIB): $(OBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(B)/bin/ds4: $(B)/app/cli.o $(APP_OBJ) $(LIB)
+$(B)/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
 $(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
@@ -102,6 +104,14 @@ $(PROGRAMS): %: build/release/bin/%
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+
+$(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
+
+# Names the first tensor of a run that leaves its golden values.
+$(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+$(B)/tools/%.o: EXTRA_CFLAGS += -Itests
 
 # tests/fault/alloc.c stands between these programs and the allocator, where
 # the linker can do that.

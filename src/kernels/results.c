@@ -93,7 +93,7 @@ void results_index_scores(const index_scores_args *a, result_visit *v)
     AT(a->layer, "");
     for (int i = 0; i < (int)a->scores.rows; i++) {
         const int visible = (a->rows->pos[a->first + i] + 1) / a->ratio;
-        if (visible > 0) v->fn(v->ctx, "scores", view_cols(view_rows(a->scores, i, 1), 0, visible));
+        v->fn(v->ctx, "scores", view_cols(view_rows(a->scores, i, 1), 0, visible));
     }
 }
 
