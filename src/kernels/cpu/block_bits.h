@@ -1,0 +1,64 @@
+/* block_bits: packed scales and signs of the block formats, four at a time in
+ * one word; what all instruction sets share. Layouts are told in src/quant. */
+#ifndef KERNELS_CPU_BLOCK_BITS_H
+#define KERNELS_CPU_BLOCK_BITS_H
+
+#include <stdint.h>
+#include <string.h>
+#include "quant/blocks.h"
+
+static inline uint32_t word_at(const void *bytes, int i)
+{
+    uint32_t w;
+    memcpy(&w, (const uint8_t *)bytes + 4 * i, sizeof w);
+    return w;
+}
+
+/* Q4_K, Q5_K: out[0..7] the scales, out[8..15] the offsets, 0..63. */
+static inline void unpack_6bit(uint8_t out[16], const uint8_t packed[12])
+{
+    const uint32_t a = word_at(packed, 0), b = word_at(packed, 1), c = word_at(packed, 2);
+    const uint32_t word[4] = {
+        a & 0x3f3f3f3f, (c & 0x0f0f0f0f)      | (a >> 2 & 0x30303030),
+        b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030),
+    };
+    memcpy(out, word, sizeof word);
+}
+
+/* Q3_K: the sixteen scales as stored, 0..63; the value used is 32 less. */
+static inline void unpack_q3_k_scales(uint8_t out[16], const uint8_t packed[12])
+{
+    const uint32_t a = word_at(packed, 0), b = word_at(packed, 1), c = word_at(packed, 2);
+    const uint32_t word[4] = {
+        (a & 0x0f0f0f0f)      | (c << 4 & 0x30303030), (b & 0x0f0f0f0f)      | (c << 2 & 0x30303030),
+        (a >> 4 & 0x0f0f0f0f) | (c & 0x30303030),      (b >> 4 & 0x0f0f0f0f) | (c >> 2 & 0x30303030),
+    };
+    memcpy(out, word, sizeof word);
+}
+
+/* IQ4_XS: the scale of a group of 32, -32..31. */
+static inline int iq4_xs_scale(const block_iq4_xs *b, int g)
+{
+    const int low = b->scales_low[g / 2] >> g % 2 * 4 & 15, high = b->scales_high >> 2 * g & 3;
+    return (low | high << 4) - 32;
+}
+
+/* Four 7-bit sign indices (bits 7k of s) to four sign masks, one a byte: bit 7
+ * makes the number of ones even, so it is the parity of the other seven. */
+static inline uint32_t sign_masks(uint32_t s)
+{
+    const uint32_t m = (s & 0x7f) | (s & 0x3f80) << 1 | (s & 0x1fc000) << 2 | (s & 0xfe00000) << 3;
+    uint32_t odd = m ^ (m >> 4 & 0x0f0f0f0f);
+    odd ^= odd >> 2 & 0x03030303;
+    odd ^= odd >> 1 & 0x01010101;
+    return m | (odd & 0x01010101) << 7;
+}
+
+/* 1/d and a/d for encoders: 0 where the quotient is not finite. */
+static inline float quotient_or_0(float a, float d)
+{
+    const float r = a / d;
+    return r - r == 0.0f ? r : 0.0f;
+}
+
+#endif
