@@ -144,6 +144,13 @@ fuzzers: $(FUZZERS)
 layers:
 	@tools/layers.sh
 
+# Inner loops alone, GB/s per type and instruction set.
+.PHONY: bench-kernels
+$(B)/tests/bench/bench_kernels: $(B)/tests/bench/bench_kernels.o $(LIB)
+	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+bench-kernels: $(B)/tests/bench/bench_kernels
+	@$<
+
 deps:
 	tools/deps.sh test
 demo:
