@@ -297,8 +297,17 @@ static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
 
 /* ---- router --------------------------------------------------------------- */
 
-/* The k best by key, ties to the lower index, in ascending order of index. Any
- * NaN counts as the smallest. */
+static void sort_ids(int32_t *ids, int k)
+{
+    for (int i = 1; i < k; i++)
+        for (int j = i; j > 0 && ids[j] < ids[j - 1]; j--) {
+            const int32_t t = ids[j];
+            ids[j] = ids[j - 1];
+            ids[j - 1] = t;
+        }
+}
+
+/* The k best by key, ties to the lower index. Any NaN counts as the smallest. */
 static void choose_experts(const float *logits, const float *bias, int n, int k, int32_t *ids)
 {
     float best[MAX_USED];
@@ -316,12 +325,6 @@ static void choose_experts(const float *logits, const float *bias, int n, int k,
         best[at] = key;
         ids[at] = e;
     }
-    for (int i = 1; i < k; i++)
-        for (int j = i; j > 0 && ids[j] < ids[j - 1]; j--) {
-            const int32_t t = ids[j];
-            ids[j] = ids[j - 1];
-            ids[j - 1] = t;
-        }
 }
 
 static void router_row(void *ctx, int t, int thread)
@@ -338,6 +341,7 @@ static void router_row(void *ctx, int t, int thread)
     else
         choose_experts(logits, view_present(a->bias) ? view_f32(a->bias, 0) : NULL,
                        a->logits.cols, k, ids);
+    sort_ids(ids, k);
 
     for (int i = 0; i < k; i++) sum += w[i] = formula_sqrt_softplus(logits[ids[i]]);
     sum = fmaxf(sum, 6.103515625e-05f);             /* 2^-14 [4.14] */
