@@ -330,7 +330,7 @@ token_type vocab_type(const vocab *v, int32_t id)
 bool vocab_hidden(const vocab *v, int32_t id)
 {
     const special_tokens *s = &v->special;
-    if (id == s->dsml) return false;
+    if (!in_range(v, id) || id == s->dsml) return false;
     return vocab_type(v, id) == TOKEN_CONTROL || id == s->bos || id == s->eos || id == s->user
         || id == s->assistant || id == s->think || id == s->end_think || id == s->reminder;
 }
