@@ -253,7 +253,10 @@ TEST(the_next_turn_continues_what_stands)
 
     chat_prompt q = expect_prompt(v, &whole, p.text.data, NULL);
     EXPECT_INT(p.n_segments, q.n_segments);
-    EXPECT(p.n_segments == q.n_segments && memcmp(p.segments, q.segments, p.n_segments * sizeof *p.segments) == 0);
+    for (size_t i = 0; i < p.n_segments && i < q.n_segments; i++) {
+        EXPECT_INT(p.segments[i].control, q.segments[i].control);
+        EXPECT_INT(p.segments[i].len, q.segments[i].len);
+    }
     chat_prompt_free(&p);
     chat_prompt_free(&q);
 
@@ -457,6 +460,38 @@ TEST(effort_as_clients_spell_it)
         const bool known = chat_effort_parse(slice_of(cases[i].text), &level);
         EXPECT_INT(known ? (int)level : -1, cases[i].level);
     }
+}
+
+/* The profile of a file with one string key and one tensor. */
+static effort_profile profile_of_file(const char *key, const char *value, const char *tensor)
+{
+    static const float row[32];
+    const uint64_t ne[4] = { 32, 1, 1, 1 };
+    const char *path = test_scratch("profile.gguf");
+    ds4_error err = { .message = "" };
+    gguf_writer *w;
+    gguf *g = NULL;
+    effort_profile profile = EFFORT_PROFILE_PREVIEW;
+    EXPECT_OK(gguf_writer_open(&w, path, true, &err), err);
+    gguf_put_string(w, key, value, strlen(value));
+    gguf_put_tensor(w, tensor, QUANT_F32, 1, ne, -1);
+    EXPECT_OK(gguf_writer_begin_data(w, &err), err);
+    EXPECT_OK(gguf_writer_data(w, 0, row, sizeof row, &err), err);
+    EXPECT_OK(gguf_writer_commit(w, &err), err);
+    EXPECT_OK(gguf_open(&g, path, NULL, &err), err);
+    if (g) profile = chat_profile_of(g);
+    gguf_close(g);
+    return profile;
+}
+
+TEST(a_model_file_names_its_profile)
+{
+    EXPECT_INT(profile_of_file("general.name", "DeepSeek V4 Flash", "output_norm.weight"), EFFORT_PROFILE_PREVIEW);
+    EXPECT_INT(profile_of_file("general.name", "DeepSeek-V4-Flash-0731", "output_norm.weight"), EFFORT_PROFILE_0731);
+    EXPECT_INT(profile_of_file("general.version", "0731", "output_norm.weight"), EFFORT_PROFILE_0731);
+    EXPECT_INT(profile_of_file("general.description", "0731", "output_norm.weight"), EFFORT_PROFILE_PREVIEW);
+    EXPECT_INT(profile_of_file("general.name", "x", "blk.43.markov_w1.weight"), EFFORT_PROFILE_0731);
+    EXPECT_INT(profile_of_file("deepseek4.dspark.block_size", "5", "output_norm.weight"), EFFORT_PROFILE_0731);
 }
 
 TEST(requests_without_sense_are_refused)

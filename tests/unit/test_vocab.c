@@ -231,3 +231,87 @@ TEST(a_giant_token_is_refused)
     text_take_token(&s, (slice){ giant, 70000 }, TOKEN_NORMAL);
     expect_source(&s, "vocabulary: token 277 has 70000 bytes; 65536 are the most");
 }
+
+/* ---- from a model file ---------------------------------------------------- */
+
+/* What a file says; NULL or negative: the key is left out. */
+typedef struct {
+    const char *model, *pre;
+    int         bos;
+    bool        no_types, short_types, no_merges, float_types;
+} file_keys;
+
+static void put_keys(gguf_writer *w, const text_source *s, const file_keys *k)
+{
+    static const float floats[300];
+    gguf_put_string(w, "general.architecture", "deepseek4", 9);
+    if (k->model) gguf_put_string(w, "tokenizer.ggml.model", k->model, strlen(k->model));
+    if (k->pre) gguf_put_string(w, "tokenizer.ggml.pre", k->pre, strlen(k->pre));
+    gguf_put_string_array(w, "tokenizer.ggml.tokens", s->tokens, s->n);
+    if (k->float_types) gguf_put_f32_array(w, "tokenizer.ggml.token_type", floats, s->n);
+    else if (!k->no_types) gguf_put_i32_array(w, "tokenizer.ggml.token_type", s->types, s->n - k->short_types);
+    if (!k->no_merges) gguf_put_string_array(w, "tokenizer.ggml.merges", s->merges, s->n_merges);
+    if (k->bos >= 0) gguf_put_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)k->bos);
+}
+
+static ds4_status open_file(vocab **out, const file_keys *k, ds4_error *err)
+{
+    ds4_status st;
+    gguf_writer *w = NULL;
+    gguf *g = NULL;
+    text_source s = text_tiny_source();
+    *out = NULL;
+    if (!(st = gguf_writer_open(&w, test_scratch("vocab.gguf"), true, err))) {
+        put_keys(w, &s, k);
+        st = gguf_writer_begin_data(w, err);
+        if (!st) st = gguf_writer_commit(w, err);
+        else gguf_writer_abort(w);
+    }
+    if (!st) st = gguf_open(&g, test_scratch("vocab.gguf"), NULL, err);
+    if (!st) st = vocab_open(out, g, err);
+    gguf_close(g);                      /* a vocabulary keeps nothing of its file */
+    text_source_free(&s);
+    return st;
+}
+
+TEST(a_model_file_gives_its_vocabulary)
+{
+    static const char *const names[] = { "joyai-llm", "deepseek-v3" };
+    for (size_t i = 0; i < countof(names); i++) {
+        const file_keys k = { .model = "gpt2", .pre = names[i], .bos = 272 };
+        ds4_error err;
+        vocab *v;
+        REQUIRE_OK(open_file(&v, &k, &err), err);
+        EXPECT_INT(vocab_size(v), 277);
+        EXPECT_INT(vocab_special(v)->bos, 272);
+        EXPECT(is_token(v, vocab_find(v, "hello", 5), "hello"));
+        vocab_close(v);
+    }
+}
+
+TEST(model_files_with_broken_keys_are_refused)
+{
+    static const struct { file_keys keys; ds4_status status; const char *message; } cases[] = {
+        { { .model = "llama", .pre = "joyai-llm", .bos = -1 }, DS4_EUNSUPPORTED,
+          "tokenizer.ggml.model: \"llama\" is not gpt2 (byte-level BPE)" },
+        { { .model = "gpt2", .pre = "qwen2", .bos = -1 }, DS4_EUNSUPPORTED,
+          "tokenizer.ggml.pre: \"qwen2\" is neither joyai-llm nor deepseek-v3" },
+        { { .model = "gpt2", .bos = -1 }, DS4_EFORMAT, NULL },
+        { { .pre = "joyai-llm", .bos = -1 }, DS4_EFORMAT, NULL },
+        { { .model = "gpt2", .pre = "joyai-llm", .bos = -1, .no_types = true }, DS4_EFORMAT, NULL },
+        { { .model = "gpt2", .pre = "joyai-llm", .bos = -1, .no_merges = true }, DS4_EFORMAT, NULL },
+        { { .model = "gpt2", .pre = "joyai-llm", .bos = -1, .short_types = true }, DS4_EFORMAT,
+          "tokenizer.ggml.token_type: 276 entries for 277 tokens" },
+        { { .model = "gpt2", .pre = "joyai-llm", .bos = -1, .float_types = true }, DS4_EFORMAT,
+          "tokenizer.ggml.token_type: not an array of integers" },
+        { { .model = "gpt2", .pre = "joyai-llm", .bos = 3 }, DS4_EFORMAT,
+          "tokenizer.ggml.bos_token_id: 3, but the vocabulary has that token at 272" },
+    };
+    for (size_t i = 0; i < countof(cases); i++) {
+        ds4_error err = { .message = "" };
+        vocab *v;
+        EXPECT_INT(open_file(&v, &cases[i].keys, &err), cases[i].status);
+        EXPECT(v == NULL && err.message[0]);
+        if (cases[i].message) EXPECT_TEXT(err.message, cases[i].message);
+    }
+}
