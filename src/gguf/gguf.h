@@ -1,9 +1,10 @@
 /* gguf: reading model files by mapping, writing them in one pass.
  *
  * Every offset, count and product is checked before it is believed; after
- * gguf_open a tensor's data is safe to touch. Split files are opened as one.
- * Knows names, types and bytes, and no meaning. A reader is immutable once
- * open, so any thread may use it; a writer belongs to one thread. */
+ * gguf_open a tensor's data is safe to touch. Split files are opened as one,
+ * whichever shard is named; keys are those of the first shard. Knows names,
+ * types and bytes, and no meaning. A reader is immutable once open, so any
+ * thread may use it; a writer belongs to one thread. */
 #ifndef GGUF_GGUF_H
 #define GGUF_GGUF_H
 
@@ -21,7 +22,8 @@ typedef enum {
     GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
 } gguf_kind;
 
-/* A value inside the mapping; good until gguf_close. */
+/* A value inside the mapping; good until gguf_close. Strings under general. and
+ * tokenizer. are valid UTF-8 as soon as the file is open. */
 typedef struct {
     slice          key;
     gguf_kind      kind;
@@ -36,7 +38,7 @@ typedef struct {
     quant_type     type;
     int            n_dims;      /* 1..4                                     */
     uint64_t       ne[4];       /* ne[0] is the row; missing dimensions 1   */
-    const uint8_t *data;        /* into the mapping                         */
+    const uint8_t *data;        /* into the mapping, aligned as the file says (32) */
     uint64_t       bytes;
     uint64_t       offset;      /* from the start of its file               */
     int            shard;       /* 0 for a file that is not split           */
@@ -48,6 +50,8 @@ typedef struct {
     void *warn_ctx;
 } gguf_options;
 
+/* options may be NULL. DS4_ENOTFOUND names the file or shard that is missing,
+ * DS4_EFORMAT the byte and the field; DS4_EUNSUPPORTED: version 1, big-endian. */
 ds4_status gguf_open(gguf **out, const char *path, const gguf_options *options, ds4_error *err);
 /* Reads a file held in memory (tests, fuzzing). The bytes must outlive the reader. */
 ds4_status gguf_open_memory(gguf **out, const void *data, size_t n, const gguf_options *options, ds4_error *err);
@@ -77,12 +81,13 @@ ds4_status gguf_get_float(const gguf *g, const char *key, double *out, ds4_error
 ds4_status gguf_get_bool(const gguf *g, const char *key, bool *out, ds4_error *err);
 ds4_status gguf_get_string(const gguf *g, const char *key, slice *out, ds4_error *err);
 
-/* Arrays: *count elements; values are read one by one. The value must be an array
- * of the kind (integers or floats are liberal as above). */
+/* Arrays: v->count elements, at most 2^24, read one by one; false: past the end,
+ * or not of the kind (integers or floats are liberal as above). */
 ds4_status gguf_get_array(const gguf *g, const char *key, const gguf_value **out, ds4_error *err);
-bool       gguf_array_int(const gguf_value *v, uint64_t i, int64_t *out);     /* false: not an integer array */
+bool       gguf_array_int(const gguf_value *v, uint64_t i, int64_t *out); 
 bool       gguf_array_float(const gguf_value *v, uint64_t i, double *out);
-/* Strings have no index: walk them with a cursor that starts at 0. */
+/* Strings have no index: walk them with a cursor that starts at 0. False: no
+ * more, no string array, or an element that is not valid UTF-8. */
 bool       gguf_array_string(const gguf_value *v, uint64_t *cursor, slice *out);
 
 /* ---- writing ---------------------------------------------------------- */
@@ -95,7 +100,10 @@ typedef struct gguf_writer gguf_writer;
 ds4_status gguf_writer_open(gguf_writer **out, const char *path, bool overwrite, ds4_error *err);
 void       gguf_writer_abort(gguf_writer *w);      /* NULL-safe; removes what was written */
 
-/* An error in any of these is kept and returned by gguf_writer_begin_data. */
+/* An error in any of these is kept and returned by gguf_writer_begin_data:
+ * DS4_EARG for bad or repeated names and impossible shapes. Put
+ * general.architecture first, readers expect it there. general.alignment sets
+ * the alignment of the data. */
 void gguf_put_u32(gguf_writer *w, const char *key, uint32_t v);
 void gguf_put_u64(gguf_writer *w, const char *key, uint64_t v);
 void gguf_put_i32(gguf_writer *w, const char *key, int32_t v);
@@ -116,7 +124,8 @@ int gguf_put_tensor(gguf_writer *w, const char *name, quant_type type, int n_dim
                     const uint64_t *ne, int alias_of);
 
 ds4_status gguf_writer_begin_data(gguf_writer *w, ds4_error *err);
-/* The next bytes of tensor i; tensors in order, each complete before the next. */
+/* The next bytes of tensor i; tensors in order, each complete before the next.
+ * After an error only gguf_writer_abort is left. */
 ds4_status gguf_writer_data(gguf_writer *w, int i, const void *data, size_t n, ds4_error *err);
 ds4_status gguf_writer_commit(gguf_writer *w, ds4_error *err);      /* frees w in any case */
 
