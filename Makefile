@@ -74,14 +74,20 @@ all: programs
 programs: $(PROGRAMS)
 	@echo "ds4 $(COMMIT): $(ARCH), CPU kernels: ref $(ISAS); built: $(PROGRAMS)"
 
+# make V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -MMD -MP -c $< -o $@
 
 define isa_rule
 $(B)/%_$(1).o: %_$(1).c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -MMD -MP -c $$< -o $$@
+	$$(call say,CC,$$@)
+	$$(Q)$$(CC) $$(CFLAGS) $$(FLAGS_$(1)) -MMD -MP -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
@@ -90,27 +96,32 @@ $(B)/app/version.o: EXTRA_CFLAGS += -DDS4_COMMIT='"$(COMMIT)"' -DDS4_FLAGS='"$(V
 
 $(LIB): $(OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(B)/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
 $(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(PROGRAMS): %: build/release/bin/%
-	ln -sf $< $@
+	@ln -sf $< $@
 
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(B)/tools/%.o: EXTRA_CFLAGS += -Itests
 
 # tests/fault/alloc.c stands between these programs and the allocator, where
@@ -121,9 +132,11 @@ $(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strd
 endif
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
 tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf
@@ -147,7 +160,8 @@ layers:
 # Inner loops alone, GB/s per type and instruction set.
 .PHONY: bench-kernels
 $(B)/tests/bench/bench_kernels: $(B)/tests/bench/bench_kernels.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 bench-kernels: $(B)/tests/bench/bench_kernels
 	@$<
 
