@@ -100,8 +100,8 @@ static void weights(float w[N], const float *x, const float *importance, float s
 }
 
 /* The scale d for x ~ d * level, by least squares over a list of inverse scales:
- * the largest element first at the upper end level (113 and above), then around
- * the lower end level -127. 0 where x is as good as zero. */
+ * the largest element first at 127, beyond the upper levels, then around the
+ * lowest level, -127. 0 where x is as good as zero. */
 static float search_scale(const float *x, const float *w)
 {
     const float v = signed_max(x, N);
@@ -141,8 +141,7 @@ static void iq4_nl_encode(void *dst, const float *src, const float *importance, 
         weights(w, x, importance ? importance + i * N : NULL, 2.0f * mean_square(x, N));
         const float d = search_scale(x, w);
         b[i].d = float_to_half(d);
-        if (d == 0.0f) memset(b[i].codes, 0, sizeof b[i].codes);
-        else pack(b[i].codes, x, d);
+        pack(b[i].codes, x, d);         /* without a scale: the level nearest to 0 */
     }
 }
 

@@ -318,23 +318,30 @@ static bool choose_scales(choice *c, int groups, const plan *p)
     return true;
 }
 
-/* Weight of an element: by importance, raised where it is large against the
- * block; else its square and a floor. */
-static void weights(float *w, const float *x, const float *importance, float s2, float floor, int n)
+/* How elements of a block are weighted. */
+typedef struct {
+    float s2;           /* importance: times sqrt(s2 + x^2), more where x is large */
+    float floor;        /* without: floor + x^2                                    */
+    float zero;         /* without, where that is 0                                */
+} weighting;
+
+static void weights(float *w, const float *x, const float *importance, weighting k, int n)
 {
-    for (int e = 0; e < n; e++)
-        w[e] = importance ? importance[e] * sqrtf(s2 + x[e] * x[e]) : floor + x[e] * x[e];
+    for (int e = 0; e < n; e++) {
+        const float plain = k.floor + x[e] * x[e];
+        w[e] = importance ? importance[e] * sqrtf(k.s2 + x[e] * x[e]) : plain > 0.0f ? plain : k.zero;
+    }
 }
 
-/* Groups and scales of one block; s2 and floor as above. False: it is zero. */
-static bool choose(choice *c, const float *x, const float *importance, float s2, float floor,
+/* Groups and scales of one block. False: it is zero. */
+static bool choose(choice *c, const float *x, const float *importance, weighting k,
                    const quant_grid *g, const plan *p)
 {
     const int groups = QK / p->group;
     target t;
     for (int i = 0; i < groups; i++) {
         const int at = i * p->group;
-        weights(t.w, x + at, importance ? importance + at : NULL, s2, floor, p->group);
+        weights(t.w, x + at, importance ? importance + at : NULL, k, p->group);
         choose_group(&c->group[i], &t, x + at, g, p);
     }
     return choose_scales(c, groups, p);
@@ -346,17 +353,18 @@ static void iq2_xxs_block(block_iq2_xxs *b, const float *x, const float *importa
 {
     static const plan p = { .group = 32, .even_signs = true, .fitted = true, .tiny = 1e-15f,
                             .tries = 6, .step = 0.1f, .again = AGAIN_ALL, .d_factor = 1.0f };
+    const weighting k = { .s2 = mean_square(x, QK) };
     choice c;
     memset(b, 0, sizeof *b);
-    if (!choose(&c, x, importance, mean_square(x, QK), 0.0f, grid_iq2_xxs(), &p)) return;
+    if (!choose(&c, x, importance, k, grid_iq2_xxs(), &p)) return;
 
     b->d = c.d;
     for (int g = 0; g < 8; g++) {
-        const group_choice *k = &c.group[g];
+        const group_choice *now = &c.group[g];
         uint32_t rest = (uint32_t)c.stored[g] << 28;
-        for (int i = 0; i < 4; i++) rest |= (uint32_t)(k->sign[i] & 127) << 7 * i;
-        b->groups[4 * g] = (uint16_t)(k->entry[0] | k->entry[1] << 8);
-        b->groups[4 * g + 1] = (uint16_t)(k->entry[2] | k->entry[3] << 8);
+        for (int i = 0; i < 4; i++) rest |= (uint32_t)(now->sign[i] & 127) << 7 * i;
+        b->groups[4 * g] = (uint16_t)(now->entry[0] | now->entry[1] << 8);
+        b->groups[4 * g + 1] = (uint16_t)(now->entry[2] | now->entry[3] << 8);
         b->groups[4 * g + 2] = (uint16_t)(rest & 0xffff);
         b->groups[4 * g + 3] = (uint16_t)(rest >> 16);
     }
@@ -366,15 +374,16 @@ static void iq2_xs_block(block_iq2_xs *b, const float *x, const float *importanc
 {
     static const plan p = { .group = 16, .even_signs = true, .tiny = 1e-15f,
                             .tries = 9, .step = 0.1f, .again = AGAIN_OFF_GRID, .d_factor = 1.0f };
+    const weighting k = { .s2 = mean_square(x, QK) };
     choice c;
     memset(b, 0, sizeof *b);
-    if (!choose(&c, x, importance, mean_square(x, QK), 0.0f, grid_iq2_xs(), &p)) return;
+    if (!choose(&c, x, importance, k, grid_iq2_xs(), &p)) return;
 
     b->d = c.d;
     for (int g = 0; g < 16; g++) {
-        const group_choice *k = &c.group[g];
+        const group_choice *now = &c.group[g];
         for (int i = 0; i < 2; i++)
-            b->parts[2 * g + i] = (uint16_t)(k->entry[i] | (k->sign[i] & 127) << 9);
+            b->parts[2 * g + i] = (uint16_t)(now->entry[i] | (now->sign[i] & 127) << 9);
         b->scales[g / 2] |= (uint8_t)(c.stored[g] << g % 2 * 4);
     }
 }
@@ -384,17 +393,18 @@ static void iq2_s_block(block_iq2_s *b, const float *x, const float *importance)
     static const plan p = { .group = 16, .tiny = 1e-8f,
                             .tries = 9, .step = 0.1f, .again = AGAIN_OFF_GRID, .d_factor = 0.9875f };
     const float s2 = 2.0f * mean_square(x, QK);
+    const weighting k = { .s2 = s2, .floor = 0.25f * s2 };
     choice c;
     memset(b, 0, sizeof *b);
-    if (!choose(&c, x, importance, s2, 0.25f * s2, grid_iq2_s(), &p)) return;
+    if (!choose(&c, x, importance, k, grid_iq2_s(), &p)) return;
 
     b->d = c.d;
     for (int g = 0; g < 16; g++) {
-        const group_choice *k = &c.group[g];
+        const group_choice *now = &c.group[g];
         for (int i = 2 * g; i < 2 * g + 2; i++) {
-            b->index[i] = (uint8_t)(k->entry[i % 2] & 255);
-            b->high[i / 4] |= (uint8_t)((k->entry[i % 2] >> 8) << i % 4 * 2);
-            b->signs[i] = k->sign[i % 2];
+            b->index[i] = (uint8_t)(now->entry[i % 2] & 255);
+            b->high[i / 4] |= (uint8_t)((now->entry[i % 2] >> 8) << i % 4 * 2);
+            b->signs[i] = now->sign[i % 2];
         }
         b->scales[g / 2] |= (uint8_t)(c.stored[g] << g % 2 * 4);
     }
@@ -404,16 +414,17 @@ static void iq3_xxs_block(block_iq3_xxs *b, const float *x, const float *importa
 {
     static const plan p = { .group = 32, .even_signs = true, .tiny = 1e-8f,
                             .tries = 15, .step = 0.2f, .again = AGAIN_OFF_GRID, .d_factor = 1.0125f };
+    const weighting k = { .s2 = 2.0f * mean_square(x, QK) };
     choice c;
     memset(b, 0, sizeof *b);
-    if (!choose(&c, x, importance, 2.0f * mean_square(x, QK), 0.0f, grid_iq3_xxs(), &p)) return;
+    if (!choose(&c, x, importance, k, grid_iq3_xxs(), &p)) return;
 
     b->d = c.d;
     for (int g = 0; g < 8; g++) {
-        const group_choice *k = &c.group[g];
+        const group_choice *now = &c.group[g];
         uint32_t rest = (uint32_t)c.stored[g] << 28;
-        for (int i = 0; i < 4; i++) rest |= (uint32_t)(k->sign[i] & 127) << 7 * i;
-        for (int i = 0; i < 8; i++) b->index[8 * g + i] = (uint8_t)k->entry[i];
+        for (int i = 0; i < 4; i++) rest |= (uint32_t)(now->sign[i] & 127) << 7 * i;
+        for (int i = 0; i < 8; i++) b->index[8 * g + i] = (uint8_t)now->entry[i];
         b->signs[2 * g] = (uint16_t)(rest & 0xffff);
         b->signs[2 * g + 1] = (uint16_t)(rest >> 16);
     }
@@ -423,18 +434,21 @@ static void iq3_s_block(block_iq3_s *b, const float *x, const float *importance)
 {
     static const plan p = { .group = 32,
                             .tries = 9, .step = 0.2f, .again = AGAIN_ALL_IF_ANY, .d_factor = 1.033f };
+    /* No level decodes to 0 here: an element that is 0 still has a nearest one. */
+    const float mean = mean_square(x, QK);
+    const weighting k = { .s2 = 2.0f * mean, .zero = 1e-3f * mean };
     choice c;
     memset(b, 0, sizeof *b);
-    if (!choose(&c, x, importance, 2.0f * mean_square(x, QK), 0.0f, grid_iq3_s(), &p)) return;
+    if (!choose(&c, x, importance, k, grid_iq3_s(), &p)) return;
 
     b->d = c.d;
     for (int g = 0; g < 8; g++) {
-        const group_choice *k = &c.group[g];
+        const group_choice *now = &c.group[g];
         for (int i = 0; i < 8; i++) {
-            b->index[8 * g + i] = (uint8_t)(k->entry[i] & 255);
-            b->high[g] |= (uint8_t)((k->entry[i] >> 8) << i);
+            b->index[8 * g + i] = (uint8_t)(now->entry[i] & 255);
+            b->high[g] |= (uint8_t)((now->entry[i] >> 8) << i);
         }
-        memcpy(b->signs + 4 * g, k->sign, 4);
+        memcpy(b->signs + 4 * g, now->sign, 4);
         b->scales[g / 2] |= (uint8_t)(c.stored[g] << g % 2 * 4);
     }
 }
