@@ -158,12 +158,17 @@ layers:
 	@tools/layers.sh
 
 # Inner loops alone, GB/s per type and instruction set.
-.PHONY: bench-kernels
-$(B)/tests/bench/bench_kernels: $(B)/tests/bench/bench_kernels.o $(LIB)
+.PHONY: bench-kernels bench-tokenizer
+$(B)/tests/bench/bench_kernels $(B)/tests/bench/bench_tokenizer: %: %.o $(LIB)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 bench-kernels: $(B)/tests/bench/bench_kernels
 	@$<
+
+# MB/s over any text: make bench-tokenizer BENCH_TEXT="FILE..."
+BENCH_TEXT ?= tests/data/text-golden.jsonl src/text/chat.c src/text/unicode_table.c
+bench-tokenizer: $(B)/tests/bench/bench_tokenizer
+	@$< $(BENCH_TEXT)
 
 deps:
 	tools/deps.sh test

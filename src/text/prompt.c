@@ -25,7 +25,7 @@ void chat_prompt_clear(chat_prompt *p)
 {
     bytes_clear(&p->text);
     p->n_segments = 0;
-    p->ambiguous = p->failed = false;
+    p->ambiguous = p->full = p->failed = false;
 }
 
 static chat_segment *add_segment(chat_prompt *p)
@@ -49,7 +49,15 @@ static void append(chat_prompt *p, int32_t control, slice text)
 {
     const size_t begin = p->text.len;
     chat_segment *last = p->n_segments ? &p->segments[p->n_segments - 1] : NULL;
-    if (text.len == 0 || p->failed || !bytes_append(&p->text, text.data, text.len)) return;
+    if (text.len == 0 || p->full || p->failed) return;
+    if (text.len > p->text.max - p->text.len) {
+        p->full = true;
+        return;
+    }
+    if (!bytes_append(&p->text, text.data, text.len)) {
+        p->failed = true;
+        return;
+    }
     if (control < 0 && last && last->control < 0) {
         last->len += text.len;
         return;
@@ -107,7 +115,7 @@ void chat_prompt_guarded(chat_prompt *p, slice text, const char *tag, const char
 
 void chat_prompt_check_spelling(chat_prompt *p, size_t first)
 {
-    if (p->failed || p->text.failed) return;
+    if (p->full || p->failed) return;
     for (size_t i = first; i < p->n_segments && !p->ambiguous; i++) {
         const chat_segment *s = &p->segments[i];
         size_t pos = 0, len = 0;
@@ -118,8 +126,8 @@ void chat_prompt_check_spelling(chat_prompt *p, size_t first)
 
 ds4_status chat_prompt_status(const chat_prompt *p, ds4_error *err)
 {
-    if (p->failed) return ds4_fail(err, DS4_EMEMORY, "no memory for the prompt");
-    if (p->text.failed) return ds4_fail(err, DS4_EFULL, "the prompt is longer than %zu bytes", p->text.max);
+    if (p->failed) return ds4_fail(err, DS4_EMEMORY, "no memory for a prompt");
+    if (p->full) return ds4_fail(err, DS4_EFULL, "the prompt is longer than %zu bytes", p->text.max);
     return DS4_OK;
 }
 

@@ -30,7 +30,8 @@ typedef struct {
     size_t        n_segments, cap;
     bool          ambiguous;    /* a text segment spells an added token, so equal bytes
                                    need not mean equal tokens (set by chat_render*)      */
-    bool          failed;       /* no memory for a segment                               */
+    bool          full;         /* text would have passed its limit                      */
+    bool          failed;       /* no memory                                             */
     chat_start    start;        /* where the answer begins (set by chat_render*)         */
 } chat_prompt;
 

@@ -151,9 +151,13 @@ static void flush_pending(stream *s, bytes *out)
     while (s->n_pending > 0) emit_character(s, out);
 }
 
+/* No append is longer than what may be held, so a buffer that failed with more room
+ * than that had no memory. */
 static ds4_status check_out(const bytes *out, ds4_error *err)
 {
-    return out->failed ? ds4_fail(err, DS4_EFULL, "the answer does not fit %zu bytes", out->max) : DS4_OK;
+    if (!out->failed) return DS4_OK;
+    if (out->max - out->len > STREAM_MAX_STOP_BYTES) return ds4_fail(err, DS4_EMEMORY, "no memory for the answer");
+    return ds4_fail(err, DS4_EFULL, "the answer does not fit %zu bytes", out->max);
 }
 
 ds4_status stream_push(stream *s, int32_t token, bytes *out, ds4_error *err)

@@ -52,9 +52,10 @@ ds4_status tokenizer_decode(const vocab *v, const int32_t *ids, size_t n, bool s
             return ds4_fail(err, DS4_EARG, "token %d is outside the vocabulary of %d", (int)ids[i], (int)vocab_size(v));
         }
         if (!show_control && vocab_hidden(v, ids[i])) continue;
-        if (!bytes_append(out, data, len)) {
+        if (len > out->max - out->len) {
             return ds4_fail(err, DS4_EFULL, "the text of %zu tokens does not fit %zu bytes", n, out->max);
         }
+        if (!bytes_append(out, data, len)) return ds4_fail(err, DS4_EMEMORY, "no memory for the text of %zu tokens", n);
     }
     return DS4_OK;
 }

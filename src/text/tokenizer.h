@@ -23,7 +23,8 @@
 ds4_status tokenizer_encode(const vocab *v, slice text, bool parse_added, token_list *out, ds4_error *err);
 
 /* Appends the bytes of n tokens; those a user does not see (vocab_hidden) only when
- * show_control. DS4_EARG: an id is out of range; DS4_EFULL: out's limit. */
+ * show_control. DS4_EARG: an id is out of range; DS4_EFULL: out's limit;
+ * DS4_EMEMORY. */
 ds4_status tokenizer_decode(const vocab *v, const int32_t *ids, size_t n, bool show_control,
                             bytes *out, ds4_error *err);
 

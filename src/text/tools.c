@@ -81,10 +81,11 @@ static ds4_status check_names(const chat_tool *tools, int n, ds4_error *err)
     return st;
 }
 
-/* Text made aside goes into the prompt; what did not fit there does not fit here. */
+/* JSON is made aside in a buffer without a limit of its own (it is at most six times
+ * its source), so that only the prompt's limit counts. */
 static void give(chat_prompt *p, bytes *written)
 {
-    p->text.failed |= written->failed;
+    p->failed |= written->failed;
     chat_prompt_text(p, (slice){ written->data, written->len });
     bytes_free(written);
 }
@@ -92,7 +93,7 @@ static void give(chat_prompt *p, bytes *written)
 static void write_string(chat_prompt *p, slice text)
 {
     bytes quoted;
-    bytes_init(&quoted, p->text.max);
+    bytes_init(&quoted, SIZE_MAX);
     json_tree_write_string(text, &quoted);
     give(p, &quoted);
 }
@@ -105,7 +106,7 @@ ds4_status schema_write(chat_prompt *p, slice json, const char *field, ds4_error
     const ds4_status st = json_tree_parse(&tree, json, &inner);
     if (st) return ds4_fail(err, st == DS4_EFORMAT ? DS4_EARG : st, "%s: %s", field, inner.message);
 
-    bytes_init(&written, p->text.max);
+    bytes_init(&written, SIZE_MAX);
     json_tree_write(&tree, 1, &written);
     give(p, &written);
     json_tree_free(&tree);
@@ -179,9 +180,9 @@ static void write_value(chat_prompt *p, const json_tree *t, uint32_t node)
         return;
     }
     bytes written;
-    bytes_init(&written, p->text.max);
+    bytes_init(&written, SIZE_MAX);
     json_tree_write(t, node, &written);
-    p->text.failed |= written.failed;
+    p->failed |= written.failed;
     chat_prompt_guarded(p, (slice){ written.data, written.len }, PARAMETER_END, "\\u003c/｜DSML｜parameter>");
     bytes_free(&written);
 }
