@@ -208,7 +208,9 @@ ds4_status bpe_encode(const bpe *b, bpe_work *w, slice piece, token_list *out, d
         encode_by_scan(b, piece, out);
         return DS4_OK;
     }
-    if (piece.len >= NO_NODE) return ds4_fail(err, DS4_EARG, "a word of %zu bytes is too long to tokenize", piece.len);
+    if (piece.len >= NO_NODE) {
+        return ds4_fail(err, DS4_EARG, "a word of %zu bytes is too long to tokenize", piece.len);
+    }
 
     const ds4_status st = work_reserve(w, piece.len, err);
     if (st) return st;

@@ -33,8 +33,9 @@ static const char prefix_2[] =
 
 /* The text that stood behind BOS in training, by profile and granted level. */
 static const char *const effort_prefix[2][4] = {
-    [EFFORT_PROFILE_PREVIEW] = { [EFFORT_UNSET] = "", [EFFORT_LOW] = "", [EFFORT_HIGH] = "",       [EFFORT_MAX] = prefix_1 },
-    [EFFORT_PROFILE_0731]    = { [EFFORT_UNSET] = "", [EFFORT_LOW] = "", [EFFORT_HIGH] = prefix_1, [EFFORT_MAX] = prefix_2 },
+    /*                            unset low  high     max   */
+    [EFFORT_PROFILE_PREVIEW] = { "", "", "",       prefix_1 },
+    [EFFORT_PROFILE_0731]    = { "", "", prefix_1, prefix_2 },
 };
 
 chat_effort chat_effort_granted(const chat_request *r)
@@ -171,7 +172,9 @@ static void join(chat_prompt *p, slice text, const char *between, bool *any)
 
 static ds4_status render_format(renderer *w)
 {
-    chat_prompt_text(w->p, slice_of("## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"));
+    static const char heading[] =
+        "## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n";
+    chat_prompt_text(w->p, slice_of(heading));
     return schema_write(w->p, w->r->format_schema, "schema", w->err);
 }
 
@@ -377,10 +380,12 @@ static ds4_status render_reminder(renderer *w, int i)
     const chat_request *r = w->r;
     const bool between = i == w->leading || r->messages[i - 1].role == CHAT_ASSISTANT;
     if (!between || i + 1 == r->n_messages || side_of(r->messages[i + 1].role) != SIDE_USER) {
-        return ds4_fail(w->err, DS4_EARG, "messages[%d]: latest_reminder is allowed only directly before a user turn", i);
+        return ds4_fail(w->err, DS4_EARG,
+                        "messages[%d]: latest_reminder is allowed only directly before a user turn", i);
     }
     if (w->special->reminder < 0) {
-        return ds4_fail(w->err, DS4_EUNSUPPORTED, "messages[%d]: this model has no token for latest_reminder", i);
+        return ds4_fail(w->err, DS4_EUNSUPPORTED,
+                        "messages[%d]: this model has no token for latest_reminder", i);
     }
     chat_prompt_control(w->p, w->special->reminder);
     chat_prompt_text(w->p, r->messages[i].text);

@@ -90,7 +90,7 @@ static bool read_unicode_escape(reader *r, uint32_t *cp)
     const size_t second = r->pos;
     r->pos += 2;
     const int32_t low = read_hex(r);
-    if (low >= 0xDC00 && low <= 0xDFFF) *cp = 0x10000 + ((uint32_t)(high - 0xD800) << 10) + (uint32_t)(low - 0xDC00);
+    if (low >= 0xDC00 && low <= 0xDFFF) *cp = (uint32_t)(0x10000 + (high - 0xD800) * 0x400 + (low - 0xDC00));
     else r->pos = second;       /* a value of its own, or an error found there */
     return true;
 }

@@ -120,7 +120,8 @@ void chat_prompt_check_spelling(chat_prompt *p, size_t first)
         const chat_segment *s = &p->segments[i];
         size_t pos = 0, len = 0;
         if (s->control >= 0) continue;
-        p->ambiguous = added_find(vocab_added(p->v), (slice){ p->text.data + s->begin, s->len }, &pos, &len) >= 0;
+        const slice text = { p->text.data + s->begin, s->len };
+        p->ambiguous = added_find(vocab_added(p->v), text, &pos, &len) >= 0;
     }
 }
 
@@ -145,7 +146,8 @@ ds4_status chat_tokens(const chat_prompt *p, token_list *out, ds4_error *err)
     }
     if (!st && out->failed) return ds4_fail(err, DS4_EMEMORY, "no memory for %zu tokens", out->wanted);
     if (!st && out->wanted > out->n) {
-        return ds4_fail(err, DS4_EFULL, "the prompt has %zu tokens, and %zu are the most allowed", out->wanted, out->max);
+        return ds4_fail(err, DS4_EFULL, "the prompt has %zu tokens, and %zu are the most allowed",
+                        out->wanted, out->max);
     }
     return st;
 }

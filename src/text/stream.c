@@ -29,7 +29,8 @@ struct stream {
 static ds4_status take_stop(stop *s, slice text, ds4_error *err)
 {
     if (text.len == 0 || text.len > STREAM_MAX_STOP_BYTES || !utf8_valid(text.data, text.len)) {
-        return ds4_fail(err, DS4_EARG, "a stop string must be valid UTF-8 of 1 to %d bytes", STREAM_MAX_STOP_BYTES);
+        return ds4_fail(err, DS4_EARG, "a stop string must be valid UTF-8 of 1 to %d bytes",
+                        STREAM_MAX_STOP_BYTES);
     }
     s->len = (int)text.len;
     s->text = malloc(text.len);
@@ -156,7 +157,9 @@ static void flush_pending(stream *s, bytes *out)
 static ds4_status check_out(const bytes *out, ds4_error *err)
 {
     if (!out->failed) return DS4_OK;
-    if (out->max - out->len > STREAM_MAX_STOP_BYTES) return ds4_fail(err, DS4_EMEMORY, "no memory for the answer");
+    if (out->max - out->len > STREAM_MAX_STOP_BYTES) {
+        return ds4_fail(err, DS4_EMEMORY, "no memory for the answer");
+    }
     return ds4_fail(err, DS4_EFULL, "the answer does not fit %zu bytes", out->max);
 }
 
@@ -165,7 +168,8 @@ ds4_status stream_push(stream *s, int32_t token, bytes *out, ds4_error *err)
     size_t n;
     const char *data = vocab_bytes(s->v, token, &n);
     if (!data) {
-        return ds4_fail(err, DS4_EARG, "token %d is outside the vocabulary of %d", (int)token, (int)vocab_size(s->v));
+        return ds4_fail(err, DS4_EARG, "token %d is outside the vocabulary of %d",
+                        (int)token, (int)vocab_size(s->v));
     }
     const bool hidden = vocab_hidden(s->v, token);
     if (hidden || vocab_type(s->v, token) == TOKEN_CONTROL) flush_pending(s, out);

@@ -37,7 +37,8 @@ ds4_status tokenizer_encode(const vocab *v, slice text, bool parse_added, token_
 
     if (!st && out->failed) st = ds4_fail(err, DS4_EMEMORY, "no memory for %zu tokens", out->wanted);
     if (!st && out->wanted > out->n) {
-        st = ds4_fail(err, DS4_EFULL, "the text has %zu tokens, and %zu are the most allowed", out->wanted, out->max);
+        st = ds4_fail(err, DS4_EFULL, "the text has %zu tokens, and %zu are the most allowed",
+                      out->wanted, out->max);
     }
     return st;
 }
@@ -49,13 +50,16 @@ ds4_status tokenizer_decode(const vocab *v, const int32_t *ids, size_t n, bool s
         size_t len;
         const char *data = vocab_bytes(v, ids[i], &len);
         if (!data) {
-            return ds4_fail(err, DS4_EARG, "token %d is outside the vocabulary of %d", (int)ids[i], (int)vocab_size(v));
+            return ds4_fail(err, DS4_EARG, "token %d is outside the vocabulary of %d",
+                            (int)ids[i], (int)vocab_size(v));
         }
         if (!show_control && vocab_hidden(v, ids[i])) continue;
         if (len > out->max - out->len) {
             return ds4_fail(err, DS4_EFULL, "the text of %zu tokens does not fit %zu bytes", n, out->max);
         }
-        if (!bytes_append(out, data, len)) return ds4_fail(err, DS4_EMEMORY, "no memory for the text of %zu tokens", n);
+        if (!bytes_append(out, data, len)) {
+            return ds4_fail(err, DS4_EMEMORY, "no memory for the text of %zu tokens", n);
+        }
     }
     return DS4_OK;
 }

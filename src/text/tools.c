@@ -65,7 +65,8 @@ static ds4_status check_names(const chat_tool *tools, int n, ds4_error *err)
     ds4_status st = DS4_OK;
     for (int i = 0; i < n; i++) {
         if (!name_allowed(tools[i].name)) {
-            return ds4_fail(err, DS4_EARG, "tools[%d].name: 1 to 128 characters of A-Z a-z 0-9 _ . : / - are expected", i);
+            return ds4_fail(err, DS4_EARG,
+                            "tools[%d].name: 1 to 128 characters of A-Z a-z 0-9 _ . : / - are expected", i);
         }
     }
     slice *names = malloc((size_t)n * sizeof *names);
@@ -74,7 +75,8 @@ static ds4_status check_names(const chat_tool *tools, int n, ds4_error *err)
     qsort(names, (size_t)n, sizeof *names, by_name);
     for (int i = 1; i < n && !st; i++) {
         if (slice_equal(names[i - 1], names[i])) {
-            st = ds4_fail(err, DS4_EARG, "tools: two of them are named \"%.*s\"", (int)names[i].len, names[i].data);
+            st = ds4_fail(err, DS4_EARG, "tools: two of them are named \"%.*s\"",
+                          (int)names[i].len, names[i].data);
         }
     }
     free(names);
@@ -156,7 +158,8 @@ static void write_attribute(chat_prompt *p, slice name)
     size_t done = 0;
     for (size_t i = 0; i < name.len; i++) {
         const char c = name.data[i];
-        const char *entity = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&quot;" : NULL;
+        const char *entity = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;"
+                           : c == '"' ? "&quot;" : NULL;
         if (!entity) continue;
         chat_prompt_text(p, (slice){ name.data + done, i - done });
         chat_prompt_text(p, slice_of(entity));

@@ -64,11 +64,13 @@ static ds4_status take_token(vocab *v, const vocab_source *source, size_t i, cha
         return ds4_fail(err, DS4_EFORMAT, "vocabulary: token %zu is empty", i);
     }
     if (text.len > MAX_TOKEN_BYTES) {
-        return ds4_fail(err, DS4_EFORMAT, "vocabulary: token %zu has %zu bytes; %d are the most", i, text.len, MAX_TOKEN_BYTES);
+        return ds4_fail(err, DS4_EFORMAT, "vocabulary: token %zu has %zu bytes; %d are the most",
+                        i, text.len, MAX_TOKEN_BYTES);
     }
     if (type == TOKEN_NORMAL) {
         if (!unspell(text, out, n)) {
-            return ds4_fail(err, DS4_EFORMAT, "vocabulary: token %zu (\"%.*s\") has a character that spells no byte",
+            return ds4_fail(err, DS4_EFORMAT,
+                            "vocabulary: token %zu (\"%.*s\") has a character that spells no byte",
                             i, (int)min_size(text.len, 64), text.data);
         }
         return DS4_OK;
@@ -85,7 +87,8 @@ static ds4_status take_tokens(vocab *v, const vocab_source *source, ds4_error *e
 {
     uint64_t total = 0;
     if (source->n_tokens == 0 || source->n_tokens > 1u << 24) {
-        return ds4_fail(err, DS4_EFORMAT, "vocabulary: %zu tokens; 1 to 16777216 can be handled", source->n_tokens);
+        return ds4_fail(err, DS4_EFORMAT, "vocabulary: %zu tokens; 1 to 16777216 can be handled",
+                        source->n_tokens);
     }
     for (size_t i = 0; i < source->n_tokens; i++) total += source->tokens[i].len;   /* lengths within a file */
     if (total > INT32_MAX) return ds4_fail(err, DS4_EFORMAT, "vocabulary: its tokens are longer than 2 GiB");
@@ -155,7 +158,8 @@ static ds4_status take_merge(vocab *v, size_t i, slice merge, char *raw, ds4_err
         both  = find_base(v, (slice){ raw, n_left + n_right });
     }
     if (left < 0 || right < 0 || both < 0) {
-        return ds4_fail(err, DS4_EFORMAT, "vocabulary: merge %zu (\"%.*s\") is not of two tokens that make a third",
+        return ds4_fail(err, DS4_EFORMAT,
+                        "vocabulary: merge %zu (\"%.*s\") is not of two tokens that make a third",
                         i, (int)min_size(merge.len, 64), merge.data);
     }
     bpe_add(&v->merges, left, right, both);
@@ -230,8 +234,8 @@ static ds4_status find_special(vocab *v, ds4_error *err)
     for (size_t i = 0; i < countof(required); i++) {
         *required[i].id = added_exact(&v->added, slice_of(required[i].text));
         if (*required[i].id < 0) {
-            return ds4_fail(err, DS4_EFORMAT, "vocabulary: no control or user-defined token %s; this is not a DeepSeek V4 chat vocabulary",
-                            required[i].text);
+            return ds4_fail(err, DS4_EFORMAT, "vocabulary: no control or user-defined token %s; this is not "
+                            "a DeepSeek V4 chat vocabulary", required[i].text);
         }
     }
     s->reminder = added_exact(&v->added, slice_of("<｜latest_reminder｜>"));

@@ -26,7 +26,8 @@ static ds4_status check_kind(const gguf *g, ds4_error *err)
     }
     /* Two names for the same rules. */
     if (!slice_is(pre, "joyai-llm") && !slice_is(pre, "deepseek-v3")) {
-        return ds4_fail(err, DS4_EUNSUPPORTED, "tokenizer.ggml.pre: \"%.*s\" is neither joyai-llm nor deepseek-v3",
+        return ds4_fail(err, DS4_EUNSUPPORTED,
+                        "tokenizer.ggml.pre: \"%.*s\" is neither joyai-llm nor deepseek-v3",
                         (int)pre.len, pre.data);
     }
     return DS4_OK;
@@ -58,13 +59,16 @@ static ds4_status read_types(const gguf *g, size_t n_tokens, int32_t **out, ds4_
     const ds4_status st = needed(gguf_get_array(g, TYPES, &value, err));
     if (st) return st;
     if (value->count != n_tokens) {
-        return ds4_fail(err, DS4_EFORMAT, TYPES ": %llu entries for %zu tokens", (unsigned long long)value->count, n_tokens);
+        return ds4_fail(err, DS4_EFORMAT, TYPES ": %llu entries for %zu tokens",
+                        (unsigned long long)value->count, n_tokens);
     }
     *out = malloc((n_tokens ? n_tokens : 1) * sizeof **out);
     if (!*out) return ds4_fail(err, DS4_EMEMORY, TYPES ": no memory for %zu entries", n_tokens);
     for (size_t i = 0; i < n_tokens; i++) {
         int64_t type;
-        if (!gguf_array_int(value, i, &type)) return ds4_fail(err, DS4_EFORMAT, TYPES ": not an array of integers");
+        if (!gguf_array_int(value, i, &type)) {
+            return ds4_fail(err, DS4_EFORMAT, TYPES ": not an array of integers");
+        }
         (*out)[i] = type >= 0 && type <= INT32_MAX ? (int32_t)type : 0;    /* 0 is refused as unknown */
     }
     return DS4_OK;
@@ -78,7 +82,8 @@ static ds4_status check_id(const gguf *g, const char *key, int32_t id, ds4_error
     if (st == DS4_ENOTFOUND) return DS4_OK;
     if (st) return st;
     if (said != id) {
-        return ds4_fail(err, DS4_EFORMAT, "%s: %lld, but the vocabulary has that token at %d", key, (long long)said, (int)id);
+        return ds4_fail(err, DS4_EFORMAT, "%s: %lld, but the vocabulary has that token at %d",
+                        key, (long long)said, (int)id);
     }
     return DS4_OK;
 }
