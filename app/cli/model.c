@@ -1,0 +1,167 @@
+#include "model.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "gguf/gguf.h"
+#include "signals.h"
+
+exit_code model_exit_code(ds4_status st)
+{
+    switch (st) {
+    case DS4_OK:           return CLI_OK;
+    case DS4_ENOTFOUND:
+    case DS4_EFORMAT:
+    case DS4_EUNSUPPORTED: return CLI_NO_MODEL;
+    case DS4_EARG:         return CLI_USAGE;
+    default:               return exit_code_of(st);
+    }
+}
+
+exit_code model_find(model_path *p, const cli_options *o, console *c)
+{
+    ds4_error err = { 0 };
+    const ds4_status st = model_path_find(p, o->model, o->model_from_env, &err);
+    if (st) console_error(c, "%s", err.message);
+    return model_exit_code(st);
+}
+
+/* ---- callbacks of the engine ------------------------------------------------ */
+
+/* The engine tells phases one after the other; each is a progress line. */
+static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t total)
+{
+    console *c = ctx;
+    if (strcmp(c->progress.phase, phase) != 0 || !c->progress.running) {
+        console_progress_end(c);
+        console_progress_begin(c, phase, PROGRESS_BYTES, total);
+    }
+    console_progress(c, done, total);
+    return !signals_interrupted();
+}
+
+static void on_log(void *ctx, int level, const char *line)
+{
+    console *c = ctx;
+    switch (level) {
+    case LOG_ERROR:
+    case LOG_WARNING: console_warning(c, "%s", line); break;
+    default:          console_detail(c, "%s", line);  break;
+    }
+}
+
+static void on_trace(void *ctx, const char *line)
+{
+    console_note(ctx, "%s", line);
+}
+
+ds4_engine_options model_engine_options(const cli_options *o, const char *path, int ctx, console *c)
+{
+    ds4_engine_options e = ds4_engine_defaults();
+    e.model_path = path;
+    e.backend = o->backend;
+    e.n_threads = o->threads;
+    e.max_sessions = 1;
+    e.max_tokens = ctx;
+    e.max_batch_rows = min_int(o->prefill_chunk, ctx);
+    e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_F16;
+    e.no_rounding = strcmp(o->rounding, "off") == 0;
+    e.exact = o->quality;
+    e.warm_weights = o->warm_weights;
+    e.isa_mask = o->isa_mask;
+    e.progress = on_progress;
+    e.log = on_log;
+    e.trace = on_trace;
+    e.progress_ctx = e.log_ctx = e.trace_ctx = c;
+    return e;
+}
+
+/* ---- opening ---------------------------------------------------------------- */
+
+static void print_plan(const ds4_plan *p, int ctx, console *c)
+{
+    char weights[24], kv[24], scratch[24], total[24], available[24];
+    console_bytes(weights, p->weight_bytes);
+    console_bytes(kv, p->kv_bytes);
+    console_bytes(scratch, p->scratch_bytes + p->table_bytes);
+    console_bytes(total, p->total_bytes);
+    console_bytes(available, p->available_bytes);
+    console_note(c, "memory: weights %s, KV %s for %d tokens, work space %s; %s of %s available",
+                 weights, kv, ctx, scratch, total, available);
+}
+
+effort_profile model_profile(const cli_options *o, const gguf *g)
+{
+    if (strcmp(o->effort_profile, "0731") == 0) return EFFORT_PROFILE_0731;
+    if (strcmp(o->effort_profile, "preview") == 0) return EFFORT_PROFILE_PREVIEW;
+    return chat_profile_of(g);
+}
+
+/* The engine has checked the header already; without it the older profile is taken. */
+static effort_profile profile_of_file(const cli_options *o, const char *path)
+{
+    gguf *g;
+    if (gguf_open(&g, path, NULL, NULL)) return EFFORT_PROFILE_PREVIEW;
+    const effort_profile p = model_profile(o, g);
+    gguf_close(g);
+    return p;
+}
+
+prompt_mode model_prompt_mode(const model *m, const cli_options *o)
+{
+    return (prompt_mode){
+        .mode = (think_mode)o->mode, .profile = m->profile,
+        .ctx = m->engine_options.max_tokens, .think_max_min_ctx = o->think_max_min_ctx,
+    };
+}
+
+static ds4_status plan_and_open(model *m, int ctx, console *c, ds4_error *err)
+{
+    ds4_plan plan;
+    ds4_status st = ds4_engine_plan(&m->engine_options, &plan, err);
+    if (st) return st;
+    print_plan(&plan, ctx, c);
+    st = ds4_engine_open(&m->engine, &m->engine_options, err);
+    console_progress_end(c);
+    return st;
+}
+
+static void report(const model *m, const cli_options *o, int ctx, uint64_t ns, console *c)
+{
+    console_note(c, "%s, %d layers, %d-bit experts, on %s", m->shape.name, m->shape.n_layer,
+                 m->shape.expert_bits, m->shape.backend);
+    console_detail(c, "loaded in %.2f s, chunks of %d rows", (double)ns / 1e9, m->shape.max_batch_rows);
+    if (o->ctx_given && ctx > m->shape.n_ctx_train)
+        console_warning(c, "--ctx %d is longer than the %d tokens this model was made for", ctx, m->shape.n_ctx_train);
+}
+
+exit_code model_open(model *m, const cli_options *o, int ctx, console *c)
+{
+    *m = (model){ 0 };
+    const exit_code missing = model_find(&m->path, o, c);
+    if (missing) return missing;
+    console_note(c, "model %s (%s)", m->path.path, m->path.found_by);
+
+    ds4_error err = { 0 };
+    const uint64_t start = clock_ns();
+    m->engine_options = model_engine_options(o, m->path.path, ctx, c);
+    const ds4_status st = plan_and_open(m, ctx, c, &err);
+    if (st) {
+        if (st != DS4_ECANCELLED) console_error(c, "%s", err.message);
+        model_close(m);
+        return model_exit_code(st);
+    }
+    ds4_engine_shape(m->engine, &m->shape);
+    m->profile = profile_of_file(o, m->path.path);
+    report(m, o, ctx, clock_ns() - start, c);
+    return CLI_OK;
+}
+
+void model_close(model *m)
+{
+    ds4_engine_close(m->engine);
+    m->engine = NULL;
+}

@@ -1,0 +1,41 @@
+/* model: opening the engine for a run: options, the memory plan, progress, and
+ * what a failure means to the caller of the program. */
+#ifndef CLI_MODEL_H
+#define CLI_MODEL_H
+
+#include "exit_code.h"
+#include "model_path.h"
+#include "options.h"
+#include "prompt.h"
+#include "../console.h"
+
+typedef struct {
+    model_path       path;
+    ds4_engine      *engine;
+    ds4_engine_options engine_options;
+    ds4_shape        shape;
+    effort_profile   profile;
+} model;
+
+/* Finds the file and opens the engine with room for ctx tokens; says on the
+ * console which model it is and what memory it takes. On failure nothing is
+ * left open and the reason has been printed. */
+exit_code model_open(model *m, const cli_options *o, int ctx, console *c);
+void      model_close(model *m);
+
+/* Which effort prefixes the file's checkpoint was trained with, unless a flag says. */
+effort_profile model_profile(const cli_options *o, const gguf *g);
+
+/* How prompts for this model are rendered under these flags. */
+prompt_mode model_prompt_mode(const model *m, const cli_options *o);
+
+/* Finds the file only. */
+exit_code model_find(model_path *p, const cli_options *o, console *c);
+
+/* What a failure before the first token means. */
+exit_code model_exit_code(ds4_status st);
+
+/* Options of an engine with these flags. */
+ds4_engine_options model_engine_options(const cli_options *o, const char *path, int ctx, console *c);
+
+#endif

@@ -1,0 +1,80 @@
+#include "stats.h"
+
+#include <stdio.h>
+
+#include "base/json_writer.h"
+
+turn_stats turn_stats_of(const conversation *c, size_t prompt_tokens, const generate_result *r)
+{
+    return (turn_stats){
+        .prompt_tokens = prompt_tokens, .prefilled = c->prefilled, .prefill_ns = c->prefill_ns, .answer = *r,
+        .used = (int)c->line.tokens.n, .capacity = ds4_session_capacity(c->line.session),
+    };
+}
+
+static double seconds(uint64_t ns)
+{
+    return (double)ns / 1e9;
+}
+
+static double rate(double n, uint64_t ns)
+{
+    return ns ? n / seconds(ns) : 0;
+}
+
+void turn_stats_text(const turn_stats *s, char *out, size_t size)
+{
+    snprintf(out, size, "prefill %zu tokens in %.2f s (%.2f t/s), generation %d tokens in %.2f s (%.2f t/s), ctx %d/%d",
+             s->prefilled, seconds(s->prefill_ns), rate((double)s->prefilled, s->prefill_ns),
+             s->answer.tokens, seconds(s->answer.ns), rate(s->answer.tokens, s->answer.ns),
+             s->used, s->capacity);
+}
+
+static void field_int(json_writer *w, const char *key, int64_t v)
+{
+    json_key(w, key);
+    json_int(w, v);
+}
+
+static void field_double(json_writer *w, const char *key, double v)
+{
+    json_key(w, key);
+    json_double(w, v, 6);
+}
+
+static void field_bytes(json_writer *w, const char *key, const bytes *b)
+{
+    json_key(w, key);
+    json_string(w, b->data ? b->data : "", b->len);
+}
+
+bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
+{
+    json_writer w;
+    json_init(&w, out);
+    json_object(&w);
+    field_bytes(&w, "content", &a->text);
+    field_bytes(&w, "reasoning", &a->reasoning);
+    json_key(&w, "finish_reason");
+    json_text(&w, finish_name(s->answer.finish));
+
+    json_key(&w, "usage");
+    json_object(&w);
+    field_int(&w, "prompt_tokens", (int64_t)s->prompt_tokens);
+    field_int(&w, "completion_tokens", s->answer.tokens);
+    field_int(&w, "reasoning_tokens", s->answer.reasoning_tokens);
+    field_int(&w, "total_tokens", (int64_t)s->prompt_tokens + s->answer.tokens);
+    json_object_end(&w);
+
+    json_key(&w, "timings");
+    json_object(&w);
+    field_double(&w, "prefill_seconds", seconds(s->prefill_ns));
+    field_double(&w, "prefill_tokens_per_second", rate((double)s->prefilled, s->prefill_ns));
+    field_double(&w, "generation_seconds", seconds(s->answer.ns));
+    field_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns));
+    json_object_end(&w);
+
+    json_object_end(&w);
+    bytes_char(out, '\n');
+    return !out->failed && !a->text.failed && !a->reasoning.failed;
+}
