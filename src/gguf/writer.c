@@ -340,7 +340,7 @@ static ds4_status write_metadata(gguf_writer *w, bytes *head, bytes *tail, ds4_e
     append_le(head, (uint64_t)w->n_tensors, 8);
     append_le(head, (uint64_t)w->n_keys, 8);
     for (int i = 0; i < w->n_tensors; i++) append_tensor(tail, &w->tensors[i]);
-    if (head->failed || tail->failed || w->keys.failed)
+    if (head->failed || tail->failed)
         return ds4_fail(err, DS4_EMEMORY, "%s: its metadata does not fit in memory", w->file.path);
 
     const int fd = w->file.fd;
@@ -355,6 +355,7 @@ ds4_status gguf_writer_begin_data(gguf_writer *w, ds4_error *err)
 {
     assert(!w->begun);
     if (w->aliased && add_key(w, slice_of(GGUF_ALIASED_KEY), GGUF_BOOL)) append_le(&w->keys, 1, 1);
+    if (w->keys.failed) KEEP(w, DS4_EMEMORY, "%s: its keys do not fit in memory", w->file.path);
     if (w->kept.status) return ds4_fail(err, w->kept.status, "%s", w->kept.message);
 
     ds4_status st;
