@@ -2,6 +2,7 @@
 #ifndef QUANT_FORMATS_H
 #define QUANT_FORMATS_H
 
+#include <math.h>
 #include <stddef.h>
 #include "quant/blocks.h"
 #include "quant/float_formats.h"
@@ -66,6 +67,14 @@ static inline float mean_square(const float *x, int64_t n)
     float sum = 0.0f;
     for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
     return sum / (float)n;
+}
+
+/* Weights of n elements with importance: the column's, raised where the element
+ * is large. s2 is a mean square, times what the format says. */
+static inline void importance_weights(float *w, const float *x, const float *importance, float s2,
+                                      int n)
+{
+    for (int e = 0; e < n; e++) w[e] = importance[e] * sqrtf(s2 + x[e] * x[e]);
 }
 
 /* The element of greatest magnitude with its sign; the first one if several. */

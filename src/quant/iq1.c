@@ -201,8 +201,7 @@ static void iq1_s_block(block_iq1_s *b, const float *x, const float *importance)
     float w[N], most = 0.0f;
 
     for (int g = 0; g < GROUPS; g++) {
-        for (int e = 0; e < N; e++)
-            w[e] = importance[g * N + e] * sqrtf(s2 + x[g * N + e] * x[g * N + e]);
+        importance_weights(w, x + g * N, importance + g * N, s2, N);
         choose_group(&c[g], grid, x + g * N, w);
         if (c[g].scale > most) most = c[g].scale;
     }

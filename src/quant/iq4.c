@@ -95,8 +95,8 @@ static int nearest_code(float t)
 
 static void weights(float w[N], const float *x, const float *importance, float s2)
 {
-    for (int e = 0; e < N; e++)
-        w[e] = importance ? importance[e] * sqrtf(s2 + x[e] * x[e]) : x[e] * x[e];
+    if (importance) importance_weights(w, x, importance, s2, N);
+    else for (int e = 0; e < N; e++) w[e] = x[e] * x[e];
 }
 
 /* The scale d for x ~ d * level, by least squares over a list of inverse scales:

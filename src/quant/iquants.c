@@ -320,16 +320,20 @@ static bool choose_scales(choice *c, int groups, const plan *p)
 
 /* How elements of a block are weighted. */
 typedef struct {
-    float s2;           /* importance: times sqrt(s2 + x^2), more where x is large */
-    float floor;        /* without: floor + x^2                                    */
-    float zero;         /* without, where that is 0                                */
+    float s2;           /* with importance: importance * sqrt(s2 + x^2) */
+    float floor;        /* without: floor + x^2                         */
+    float zero;         /* without, where that is 0                     */
 } weighting;
 
 static void weights(float *w, const float *x, const float *importance, weighting k, int n)
 {
+    if (importance) {
+        importance_weights(w, x, importance, k.s2, n);
+        return;
+    }
     for (int e = 0; e < n; e++) {
-        const float plain = k.floor + x[e] * x[e];
-        w[e] = importance ? importance[e] * sqrtf(k.s2 + x[e] * x[e]) : plain > 0.0f ? plain : k.zero;
+        w[e] = k.floor + x[e] * x[e];
+        if (w[e] == 0.0f) w[e] = k.zero;
     }
 }
 

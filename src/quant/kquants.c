@@ -215,13 +215,6 @@ SIGNED_TYPE(q6_k, 16)
 
 /* ---- choosing codes ---------------------------------------------------------- */
 
-/* Importance of an element: its column's, raised where the element is large
- * against the super-block. */
-static void weights(float *w, const float *x, const float *importance, float s2, int n)
-{
-    for (int e = 0; e < n; e++) w[e] = importance[e] * sqrtf(s2 + x[e] * x[e]);
-}
-
 static float sum_of(const float *x, int n)
 {
     float sum = 0.0f;
@@ -268,7 +261,7 @@ static void choose_affine(choice *c, uint16_t *d, uint16_t *dmin, const float *x
 
     for (int g = 0; g < groups; g++) {
         const int at = g * p->group;
-        if (importance) weights(w, x + at, importance + at, s2, p->group);
+        if (importance) importance_weights(w, x + at, importance + at, s2, p->group);
         else plain_weights(w, x + at, p);
         total[g] = sum_of(w, p->group);
         scale[g] = search_affine(p->group, p->top, x + at, w, importance ? p->weighted : p->plain,
@@ -397,7 +390,7 @@ static void q3_k_block(block_q3_k *b, const float *x, const float *importance)
     for (int g = 0; g < 16; g++) {
         const int at = g * 16;
         if (importance) {
-            weights(w, x + at, importance + at, s2, 16);
+            importance_weights(w, x + at, importance + at, s2, 16);
             total[g] = sum_of(w, 16);
             group[g] = search_symmetric(16, 4, x + at, w, code + at);
         } else {

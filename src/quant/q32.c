@@ -174,13 +174,6 @@ static float q5_1_dot(const void *w, const void *x, int64_t n)
 
 /* ---- encoding -------------------------------------------------------------- */
 
-/* Importance of an element: its column's, raised where the element is large
- * against the row (s2 = mean square of the row). */
-static void weights(float w[N], const float *x, const float *importance, float s2)
-{
-    for (int e = 0; e < N; e++) w[e] = importance[e] * sqrtf(s2 + x[e] * x[e]);
-}
-
 /* Symmetric codes 0..2*half-1 of one block; returns d. The element of greatest
  * magnitude gets code 0, so that the range reaches it exactly. */
 static float encode_symmetric(uint8_t code[N], const float *x, int half)
@@ -205,12 +198,13 @@ static float encode_affine(uint8_t code[N], const float *x, int top, float *m)
     return d;
 }
 
+/* One block; s2 is the mean square of the whole row. */
 static float symmetric_block(uint8_t code[N], const float *x, const float *importance,
                              float s2, int half)
 {
     if (!importance) return encode_symmetric(code, x, half);
     float w[N];
-    weights(w, x, importance, s2);
+    importance_weights(w, x, importance, s2, N);
     return search_symmetric(N, half, x, w, code);
 }
 
@@ -220,7 +214,7 @@ static float affine_block(uint8_t code[N], const float *x, const float *importan
     if (!importance) return encode_affine(code, x, top, m);
     static const affine_grid grid = { -0.9f, 0.05f, 36, 0 };
     float w[N], offset;
-    weights(w, x, importance, s2);
+    importance_weights(w, x, importance, s2, N);
     const float d = search_affine(N, top, x, w, grid, code, &offset);
     *m = -offset;
     return d;

@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/crc32c.h"
+#include "base/pool.h"
 #include "quant/quant.h"
 
 enum { ROWS = 8, COLS = 512, BIG_ROWS = 64, BIG_COLS = 4096 };
@@ -60,6 +61,38 @@ static void close_input(input *in)
 {
     free(in->x);
     free(in->importance);
+}
+
+/* ---- threads ------------------------------------------------------------------- */
+
+enum { ENCODERS = 4 };
+
+typedef struct {
+    input   in;
+    uint8_t coded[ENCODERS][2048];
+} first_use;
+
+static void encode_one(void *ctx, int index, int thread)
+{
+    (void)thread;
+    first_use *u = ctx;
+    quant_get(QUANT_IQ2_XXS)->from_float_weighted(u->coded[index], u->in.x, u->in.importance, COLS);
+    quant_get(QUANT_IQ1_S)->from_float_weighted(u->coded[index] + 1024, u->in.x, u->in.importance, COLS);
+}
+
+/* Stands first: no search table has been built when it starts. */
+TEST(search_tables_are_built_once_for_all_threads)
+{
+    static first_use u;
+    ds4_error err = { 0 };
+    pool *p;
+    REQUIRE_OK(pool_open(&p, ENCODERS, &err), err);
+    if (open_input(&u.in)) {
+        pool_run(p, encode_one, &u, ENCODERS);
+        for (int i = 1; i < ENCODERS; i++) EXPECT_INT(memcmp(u.coded[i], u.coded[0], 2048), 0);
+    }
+    close_input(&u.in);
+    pool_close(p);
 }
 
 /* ---- bytes ------------------------------------------------------------------ */
@@ -394,7 +427,7 @@ TEST(absurd_magnitudes_do_not_break_an_encoder)
     uint8_t coded[1024];
     for (size_t s = 0; s < countof(size); s++) {
         for (int e = 0; e < 256; e++) {
-            x[e] = size[s] * (float)(e % 17 - 8) / 8.0f;
+            x[e] = size[s] * ((float)(e % 17 - 8) / 8.0f);
             importance[e] = (float)(e % 5);
         }
         for (uint32_t t = 0; t < QUANT_COUNT; t++) {
