@@ -7,6 +7,14 @@
 #include <string.h>
 #include "quant/blocks.h"
 
+/* Before a short loop whose index becomes shift counts and shuffle patterns: they
+ * are constants only when it is written out. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 static inline uint32_t word_at(const void *bytes, int i)
 {
     uint32_t w;

@@ -46,14 +46,19 @@ static inline __m256 add_lanes(__m256 acc, float d, __m256i lanes)
     return _mm256_fmadd_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(lanes), acc);
 }
 
-/* Byte e is 0xff where bit e is set. */
-static inline __m256i spread(uint32_t bits)
+/* Byte e is 0xff where bit e is set; the same 32 bits in all eight words. */
+static inline __m256i spread(__m256i bits)
 {
     const __m256i from = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202,
                                             0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
-    const __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), from);
+    const __m256i x = _mm256_shuffle_epi8(bits, from);
     return _mm256_cmpeq_epi8(_mm256_and_si256(x, bit), bit);
+}
+
+static inline __m256i word_to_all(__m256i x, int k)
+{
+    return _mm256_permutevar8x32_epi32(x, _mm256_set1_epi32(k));
 }
 
 /* Bytes negated where the mask is 0xff. */
@@ -104,7 +109,7 @@ static inline __m256i lanes_q4_1(const block_q4_1 *w, const int8_t *a)
 
 static inline __m256i five_bits(const uint8_t codes[16], const uint8_t high[4])
 {
-    return _mm256_or_si256(nibbles(codes), bytes_and(spread(word_at(high, 0)), 16));
+    return _mm256_or_si256(nibbles(codes), bytes_and(spread(_mm256_set1_epi32((int)word_at(high, 0))), 16));
 }
 
 /* As Q4_0; the fifth bits are spread to bytes by one shuffle. */
@@ -177,6 +182,7 @@ static inline __m256i lanes_q2_k(const block_q2_k *w, const block_q8_k *a)
 {
     const __m256i scale = bytes_and(twice(load16(w->scales)), 15);
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int k = 0; k < 8; k++) {
         const __m256i bits = load32(w->codes + k / 4 * 32);
         const __m256i code = bytes_and(_mm256_srli_epi16(bits, k % 4 * 2), 3);
@@ -194,6 +200,7 @@ static inline __m256i lanes_q3_k(const block_q3_k *w, const block_q8_k *a)
     const __m256i scale = _mm256_sub_epi8(twice(load16(stored)), _mm256_set1_epi8(32));
     const __m256i high = load32(w->high);
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int k = 0; k < 8; k++) {
         const __m256i bits = load32(w->codes + k / 4 * 32);
         const __m256i low = bytes_and(_mm256_srli_epi16(bits, k % 4 * 2), 3);
@@ -209,6 +216,7 @@ static inline __m256i lanes_q3_k(const block_q3_k *w, const block_q8_k *a)
 static inline __m256i lanes_q4_k(const block_q4_k *w, const uint8_t scale[16], const block_q8_k *a)
 {
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int g = 0; g < 8; g += 2) {
         const __m256i bits = load32(w->codes + g * 16);
         const __m256i low = bytes_and(bits, 15), high = bytes_and(_mm256_srli_epi16(bits, 4), 15);
@@ -225,6 +233,7 @@ static inline __m256i lanes_q5_k(const block_q5_k *w, const uint8_t scale[16], c
 {
     const __m256i high = load32(w->high);
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int g = 0; g < 8; g++) {
         const __m256i bits = load32(w->codes + g / 2 * 32);
         const __m256i low = bytes_and(_mm256_srli_epi16(bits, g % 2 * 4), 15);
@@ -240,6 +249,7 @@ static inline __m256i lanes_q6_k(const block_q6_k *w, const block_q8_k *a)
 {
     const __m256i scale = twice(load16(w->scales));
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int k = 0; k < 8; k++) {
         const int h = k / 4, q = k % 4;
         const __m256i low = _mm256_srli_epi16(load32(w->low + 64 * h + 32 * (q % 2)), q / 2 * 4);
@@ -252,20 +262,26 @@ static inline __m256i lanes_q6_k(const block_q6_k *w, const block_q8_k *a)
     return sum;
 }
 
-/* Faster: four table words make 32 magnitudes, and their signs are spread from
- * one word of bits. Assumes grid bytes of at most 43. */
+static inline __m256i four_words(const uint64_t *table, const uint8_t index[4])
+{
+    return _mm256_set_epi64x((long long)table[index[3]], (long long)table[index[2]],
+                             (long long)table[index[1]], (long long)table[index[0]]);
+}
+
+/* Faster: four table words make 32 magnitudes, and the signs and scales of all
+ * eight groups are unpacked together. Assumes grid bytes below 128. */
 static inline __m256i lanes_iq2_xxs(const block_iq2_xxs *w, const block_q8_k *a)
 {
+    const uint8_t *bytes = (const uint8_t *)w->groups;
+    const __m256i words = iq2_xxs_sign_words(bytes);
+    const __m256i signs = sign_masks8(words), scales = odd_scales8(words);
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int g = 0; g < 8; g++) {
-        const uint8_t *index = (const uint8_t *)(w->groups + 4 * g);
-        const uint32_t bits = word_at(index, 1);
-        const __m256i grid = _mm256_set_epi64x(
-            (long long)quant_iq2_xxs_grid[index[3]], (long long)quant_iq2_xxs_grid[index[2]],
-            (long long)quant_iq2_xxs_grid[index[1]], (long long)quant_iq2_xxs_grid[index[0]]);
-        const __m256i value = negate_where(grid, spread(sign_masks(bits)));
+        const __m256i grid = four_words(quant_iq2_xxs_grid, bytes + 8 * g);
+        const __m256i value = negate_where(grid, spread(word_to_all(signs, g)));
         const __m256i p = pairs(value, load32(a->codes + g * 32));
-        sum = _mm256_add_epi32(sum, scaled(p, _mm256_set1_epi16((short)(bits >> 28 << 1 | 1))));
+        sum = _mm256_add_epi32(sum, scaled(p, word_to_all(scales, g)));
     }
     return sum;
 }
@@ -275,6 +291,7 @@ static inline __m256i lanes_iq4_xs(const block_iq4_xs *w, const block_q8_k *a)
 {
     const __m256i level = twice(load16(quant_iq4_levels));
     __m256i sum = _mm256_setzero_si256();
+    UNROLL
     for (int g = 0; g < 8; g++) {
         const __m256i value = _mm256_shuffle_epi8(level, nibbles(w->codes + g * 16));
         const __m256i p = pairs(value, load32(a->codes + g * 32));
