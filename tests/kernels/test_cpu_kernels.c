@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/random.h"
@@ -64,25 +66,28 @@ enum { MAX_WIDTH = 16384 };
 
 /* ---- memory with poison around it ------------------------------------------------ */
 
-/* n bytes at an address that is off a vector's alignment; the allocation ends
- * with them, so that a sanitizer sees a read beyond. */
+/* n bytes that end `slack` bytes before a page nobody may touch: without slack a
+ * read or a write beyond them ends the test, under an emulator too. */
 typedef struct {
-    uint8_t *base, *data;
+    uint8_t *data;
     size_t   n;
+    uint8_t *map;
+    size_t   map_bytes;
 } box;
 
 enum { POISON = 0xa5, GUARD = 64 };
 
-static box box_new(size_t n, size_t shift)
+static box box_new(size_t n, size_t slack)
 {
-    box b = { malloc(shift + n), NULL, n };
-    if (!b.base) abort();
-    b.data = b.base + shift;
-    memset(b.base, POISON, shift + n);
-    return b;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t body = (n + slack + page - 1) / page * page;
+    uint8_t *map = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + body, page, PROT_NONE)) abort();
+    memset(map, POISON, body);
+    return (box){ map + body - slack - n, n, map, body + page };
 }
 
-static void box_free(box *b) { free(b->base); }
+static void box_free(box *b) { munmap(b->map, b->map_bytes); }
 
 /* The GUARD bytes after the first n of an output are untouched. */
 static bool guarded(const box *b, size_t n)
@@ -286,11 +291,11 @@ static void compare_dots(const weight_type *t, const box *w, const box *x, int n
     }
 }
 
-/* Weights and activations of one width; the shift keeps an element's alignment. */
+/* Weights and activations of one width. */
 static void boxes_for(const weight_type *t, int n, box *w, box *x)
 {
-    *w = box_new(bytes_of(t->type, n), 2);
-    *x = box_new(bytes_of(quant_get(t->type)->dot_type, n), 4);
+    *w = box_new(bytes_of(t->type, n), 0);
+    *x = box_new(bytes_of(quant_get(t->type)->dot_type, n), 0);
 }
 
 /* Row widths of a type: one block, two, three, then real rows. */
@@ -502,7 +507,7 @@ TEST(dots_do_not_depend_on_addresses)
             put_random_scales(&r, x.data, q->dot_type, 1024);
             const float want = fast.dot[t->type](w.data, x.data, 1024);
             for (size_t shift = 0; shift < 64; shift += 12) {
-                box w2 = box_new(w.n, shift), x2 = box_new(x.n, 64 - shift);
+                box w2 = box_new(w.n, shift), x2 = box_new(x.n, 60 - shift);
                 memcpy(w2.data, w.data, w.n);
                 memcpy(x2.data, x.data, x.n);
                 const float got = fast.dot[t->type](w2.data, x2.data, 1024);
@@ -549,7 +554,7 @@ TEST(float_dots_match_the_definition)
             const int n = float_widths[k % countof(float_widths)];
             random_stream r = stream_of(700 + k);
             cpu_kernels_init(&fast, isa);
-            box x = box_new(sizeof(float) * (size_t)n, 4), w = box_new(bytes_of(type, n), 4);
+            box x = box_new(sizeof(float) * (size_t)n, 0), w = box_new(bytes_of(type, n), 0);
             float *a = (float *)x.data;
             fill_normal(&r, a, n);
             quant_get(type)->from_float(w.data, a, n);
@@ -642,8 +647,8 @@ TEST(axpy_gives_the_bits_of_the_definition)
             random_stream r = stream_of(1000 + k);
             const float a = (float)random_normal(&r);
             cpu_kernels_init(&fast, isa);
-            box x = box_new(used, 4), h = box_new(used / 2, 2);
-            box got = box_new(used + GUARD, 4), want = box_new(used + GUARD, 4);
+            box x = box_new(used, 0), h = box_new(used / 2, 0);
+            box got = box_new(used + GUARD, 0), want = box_new(used + GUARD, 0);
             fill_normal(&r, (float *)x.data, n);
             ref.f32_to_f16((uint16_t *)h.data, (float *)x.data, n);
             fill_normal(&r, (float *)got.data, n);
@@ -725,8 +730,8 @@ TEST(half_rows_stop_at_their_end)
             const size_t wide = sizeof(float) * (size_t)n, narrow = wide / 2;
             random_stream r = stream_of(1100 + (uint64_t)n);
             cpu_kernels_init(&fast, isa);
-            box x = box_new(wide, 4), h = box_new(narrow + GUARD, 2), h2 = box_new(narrow + GUARD, 2);
-            box y = box_new(wide + GUARD, 4), y2 = box_new(wide + GUARD, 4);
+            box x = box_new(wide, 0), h = box_new(narrow + GUARD, 0), h2 = box_new(narrow + GUARD, 0);
+            box y = box_new(wide + GUARD, 0), y2 = box_new(wide + GUARD, 0);
             fill_normal(&r, (float *)x.data, n);
 
             ref.f32_to_f16((uint16_t *)h.data, (float *)x.data, n);
@@ -795,8 +800,8 @@ TEST(quantised_rows_are_those_of_the_definition)
             random_stream r = stream_of(1200 + k);
             cpu_kernels_init(&fast, isa);
 
-            box x = box_new(sizeof(float) * (size_t)n, 4);
-            box got = box_new(bytes_of(type, n) + GUARD, 4), want = box_new(bytes_of(type, n) + GUARD, 4);
+            box x = box_new(sizeof(float) * (size_t)n, 0);
+            box got = box_new(bytes_of(type, n) + GUARD, 0), want = box_new(bytes_of(type, n) + GUARD, 0);
             fill_row(&r, (float *)x.data, n, kind);
             ref.quantise[type](want.data, (float *)x.data, n);
             fast.quantise[type](got.data, (float *)x.data, n);
