@@ -4,7 +4,11 @@
  * cpu_kernels_init fills the table with the scalar definitions (ref.c) and lets
  * every allowed instruction set that this machine has replace what it does
  * better. Pointers never overlap; n is a whole number of blocks of the type;
- * nothing needs alignment beyond its element's. Any thread. */
+ * nothing needs alignment beyond its element's. Any thread.
+ *
+ * All rungs agree to the bit on quantise, axpy and the half conversions (finite
+ * inputs), and on the integers inside a dot product, whatever the codes. They
+ * may differ in the order of float additions: dots, and sum_squares in double. */
 #ifndef KERNELS_CPU_KERNELS_H
 #define KERNELS_CPU_KERNELS_H
 
