@@ -42,6 +42,7 @@ endif
 # Instruction sets: a file name's ending says what it may use.
 ISA_x86_64  := avx2 avx512
 ISA_aarch64 := neon
+ISA_arm64   := neon
 ISAS        := $(ISA_$(ARCH))
 OTHER_ISAS  := $(filter-out $(ISAS),avx2 avx512 neon)
 FLAGS_avx2   := -mavx2 -mfma -mf16c
