@@ -16,7 +16,7 @@ enum {
 typedef struct {
     const uint16_t *packed;     /* entries, see grids.h                                */
     int             distances;  /* a list holds the entries at this many least distances */
-    int8_t         *q;
+    float          *q;
     int32_t        *slot;
     uint16_t       *near;
     int             near_cap, near_used;
@@ -51,7 +51,7 @@ static void list_near(builder *b, const quant_grid *g, int point)
     for (int i = 0; i < g->n; i++) {
         d[i] = 0;
         for (int j = 0; j < g->width; j++) {
-            const int step = (g->q[i * g->width + j] >> 1) - at[j];
+            const int step = grid_level(g, i, j) - at[j];
             d[i] += step * step;
         }
     }
@@ -79,7 +79,7 @@ static void build(quant_grid *g, int n, int width, builder b)
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < width; j++) {
             level[j] = b.packed[i] >> bits * j & ((1 << bits) - 1);
-            b.q[i * width + j] = (int8_t)(2 * level[j] + 1);
+            b.q[i * width + j] = (float)(2 * level[j] + 1);
         }
         b.slot[grid_point(g, level)] = i;
     }
@@ -101,7 +101,7 @@ static void build(quant_grid *g, int n, int width, builder b)
     static void build_##name(void)                                                      \
     {                                                                                   \
         static const uint16_t packed[n] = { GRID_##NAME(ENTRY) };                       \
-        static int8_t q[n * width];                                                     \
+        static float q[n * width];                                                     \
         static int32_t slot[POINTS_##width];                                            \
         static uint16_t near[near_size];                                                \
         build(&built_##name, n, width,                                                  \
@@ -117,10 +117,10 @@ CODEBOOK(iq3_s,   IQ3_S,   512, 4, 3,  28317)
 
 static float snap_error(const quant_grid *g, int entry, const float *x, const float *a, float s)
 {
-    const int8_t *q = g->q + entry * g->width;
+    const float *q = g->q + entry * g->width;
     float error = 0.0f;
     for (int j = 0; j < g->width; j++) {
-        const float d = s * (float)q[j] - x[j];
+        const float d = s * q[j] - x[j];
         error += a[j] * d * d;
     }
     return error;

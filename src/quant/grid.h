@@ -13,7 +13,7 @@ typedef struct {
     int             n;              /* entries                                         */
     int             width;          /* coordinates: 8 or 4                             */
     int             top;            /* largest level: 2 or 7                           */
-    const int8_t   *q;              /* [n][width] coordinates for searching, 2*level+1 */
+    const float    *q;              /* [n][width] coordinates for searching, 2*level+1 */
     const int32_t  *slot;           /* by point number: entry, or ~(start in near)     */
     const uint16_t *near;           /* lists: count, then entries, nearest first       */
 } quant_grid;
@@ -24,6 +24,12 @@ const quant_grid *grid_iq2_s(void);
 const quant_grid *grid_iq1_s(void);
 const quant_grid *grid_iq3_xxs(void);
 const quant_grid *grid_iq3_s(void);
+
+/* Level of coordinate j of an entry. */
+static inline int grid_level(const quant_grid *g, int entry, int j)
+{
+    return (int)g->q[entry * g->width + j] >> 1;
+}
 
 /* The number of a point, its levels the digits of it (base top + 1). */
 int grid_point(const quant_grid *g, const int *level);

@@ -141,7 +141,7 @@ static float entry_error(const quant_grid *g, int entry, const float *x, const f
 {
     float error = 0.0f;
     for (int j = 0; j < 8; j++) {
-        const float d = scale * value_of(g->q[entry * 8 + j] >> 1, shift) - x[j];
+        const float d = scale * value_of(grid_level(g, entry, j), shift) - x[j];
         error += w[j] * d * d;
     }
     return error;
@@ -172,7 +172,7 @@ static void refit(group_choice *c, const quant_grid *g, const float *x, const fl
 {
     float wxv = 0.0f, wvv = 0.0f;
     for (int e = 0; e < N; e++) {
-        const float v = value_of(g->q[c->entry[e / 8] * 8 + e % 8] >> 1, c->shift);
+        const float v = value_of(grid_level(g, c->entry[e / 8], e % 8), c->shift);
         wxv += w[e] * x[e] * v;
         wvv += w[e] * v * v;
     }

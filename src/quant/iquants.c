@@ -204,14 +204,17 @@ static void split_signs(target *t, uint8_t *sign, const float *x, const plan *p)
 }
 
 /* Least-squares scale for the chosen entries: false when it has no answer. */
-static bool fit(const target *t, const quant_grid *g, const group_choice *c, int group,
+static bool fit(const target *t, const quant_grid *g, const group_choice *c, int parts,
                 float *wyq, float *wqq)
 {
     *wyq = *wqq = 0.0f;
-    for (int e = 0; e < group; e++) {
-        const float q = (float)g->q[c->entry[e / g->width] * g->width + e % g->width];
-        *wyq += t->w[e] * t->y[e] * q;
-        *wqq += t->w[e] * q * q;
+    for (int i = 0; i < parts; i++) {
+        const float *q = g->q + c->entry[i] * g->width;
+        const float *w = t->w + i * g->width, *y = t->y + i * g->width;
+        for (int j = 0; j < g->width; j++) {
+            *wyq += w[j] * y[j] * q[j];
+            *wqq += w[j] * q[j] * q[j];
+        }
     }
     return *wqq > 0.0f;
 }
@@ -232,9 +235,9 @@ static bool try_scales(group_choice *c, int *on_grid, const target *t, const qua
     for (int k = -p->tries; k <= p->tries; k++) {
         const float id = ((float)most + (float)k * p->step) / reach, s = 1.0f / id;
         group_choice now = *c;
-        int on[8];
+        int on[8] = { 0 };
         for (int i = 0; i < parts; i++) now.entry[i] = snap_part(t, g, i, s, id, &on[i]);
-        if (!fit(t, g, &now, p->group, &wyq, &wqq) || !(wyq * wyq > best * wqq)) continue;
+        if (!fit(t, g, &now, parts, &wyq, &wqq) || !(wyq * wyq > best * wqq)) continue;
 
         now.scale = wyq / wqq;
         best = now.scale * wyq;
@@ -260,7 +263,7 @@ static void snap_again(group_choice *c, const int *on_grid, bool won, const targ
             c->entry[i] = snap_part(t, g, i, c->scale, id, &unused);
 
     float wyq, wqq;
-    if (fit(t, g, c, p->group, &wyq, &wqq)) c->scale = wyq / wqq;
+    if (fit(t, g, c, parts, &wyq, &wqq)) c->scale = wyq / wqq;
 }
 
 /* Where the candidates start: false for a group that counts as zero. */
