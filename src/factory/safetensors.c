@@ -45,6 +45,7 @@ void stored_shape_text(const stored_tensor *t, char *out, size_t size)
 
 typedef struct {
     safetensors   *s;
+    char          *name_at;         /* free place in s->names      */
     const uint8_t *data;            /* first byte after the header */
     uint64_t       data_bytes;
     ds4_error     *err;
@@ -119,15 +120,14 @@ static ds4_status read_range(const header *h, stored_tensor *t, json_object *ent
     return DS4_OK;
 }
 
-static ds4_status read_entry(const header *h, stored_tensor *t, const char *name, json_object *entry)
+static ds4_status read_entry(header *h, stored_tensor *t, const char *name, json_object *entry)
 {
     ds4_status st;
     const size_t n = strlen(name);
     if (n == 0 || n > MAX_NAME)
         return ds4_fail(h->err, DS4_EFORMAT, "%s: a tensor's name has %zu bytes", h->s->path, n);
-    char *copy = strdup(name);
-    if (!copy) return ds4_fail(h->err, DS4_EMEMORY, "%s: no memory for its header", h->s->path);
-    *t = (stored_tensor){ .name = copy, .path = h->s->path };
+    *t = (stored_tensor){ .name = memcpy(h->name_at, name, n + 1), .path = h->s->path };
+    h->name_at += n + 1;
 
     if (!json_object_is_type(entry, json_type_object)) return bad(h, name, "its entry is not an object");
     if ((st = read_type(h, t, entry))) return st;
@@ -199,7 +199,13 @@ static ds4_status read_header(safetensors *s, const uint8_t *file, uint64_t size
     json_object *root;
     ds4_status st = json_input_parse(&root, (const char *)file + 8, (size_t)n, s->path, err);
     if (st) return st;
-    header h = { .s = s, .data = file + 8 + n, .data_bytes = size - 8 - n, .err = err };
+    /* A name with its NUL is never longer than it was with its quotes. */
+    s->names = malloc((size_t)n + 1);
+    if (!s->names) {
+        json_object_put(root);
+        return ds4_fail(err, DS4_EMEMORY, "%s: no memory for its header", s->path);
+    }
+    header h = { .s = s, .name_at = s->names, .data = file + 8 + n, .data_bytes = size - 8 - n, .err = err };
     st = read_entries(&h, root);
     json_object_put(root);
     return st;
@@ -235,8 +241,8 @@ ds4_status safetensors_open_memory(safetensors *s, const void *data, size_t n, c
 void safetensors_close(safetensors *s)
 {
     if (!s) return;
-    for (int i = 0; i < s->n; i++) free((char *)s->items[i].name);
     free(s->items);
+    free(s->names);
     free(s->path);
     file_map_close(&s->map);
     *s = (safetensors){ .map.fd = -1 };

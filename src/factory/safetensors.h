@@ -39,6 +39,7 @@ typedef struct {
 typedef struct {
     file_map       map;             /* closed with the object                */
     char          *path;
+    char          *names;           /* of all tensors, each with its NUL     */
     stored_tensor *items;           /* [n] sorted by name                    */
     int            n;
 } safetensors;

@@ -7,6 +7,8 @@
 #include "base/checked.h"
 #include "base/status.h"
 
+#define BLOCK_BYTES ((size_t)256 * 1024)
+
 ds4_status token_table_init(token_table *t, int n_tokens, size_t max_merges, ds4_error *err)
 {
     *t = (token_table){ .n_tokens = n_tokens };
@@ -20,21 +22,37 @@ ds4_status token_table_init(token_table *t, int n_tokens, size_t max_merges, ds4
 
 void token_table_free(token_table *t)
 {
-    for (int i = 0; t->tokens && i < t->n_tokens; i++) free((char *)t->tokens[i].data);
-    for (int i = 0; t->merges && i < t->n_merges; i++) free((char *)t->merges[i].data);
+    for (int i = 0; i < t->n_blocks; i++) free(t->blocks[i]);
+    free(t->blocks);
     free(t->tokens);
     free(t->types);
     free(t->merges);
     *t = (token_table){ 0 };
 }
 
+/* n bytes that live as long as the table; strings never move. */
+static char *take(token_table *t, size_t n)
+{
+    if (t->n_blocks == 0 || n > BLOCK_BYTES - t->used) {
+        char **blocks = realloc(t->blocks, ((size_t)t->n_blocks + 1) * sizeof *blocks);
+        if (!blocks) return NULL;
+        t->blocks = blocks;
+        t->blocks[t->n_blocks] = malloc(n > BLOCK_BYTES ? n : BLOCK_BYTES);
+        if (!t->blocks[t->n_blocks]) return NULL;
+        t->n_blocks++;
+        t->used = 0;
+    }
+    char *text = t->blocks[t->n_blocks - 1] + t->used;
+    t->used = n > BLOCK_BYTES ? BLOCK_BYTES : t->used + n;
+    return text;
+}
+
 bool token_table_set(token_table *t, int id, slice text, int type)
 {
     if (t->tokens[id].data) return false;
-    char *copy = malloc(text.len + 1);
+    char *copy = take(t, text.len + 1);     /* never NULL, an empty token is one too */
     if (!copy) return false;
     memcpy(copy, text.data, text.len);
-    copy[text.len] = 0;
     t->tokens[id] = (slice){ copy, text.len };
     t->types[id]  = type;
     return true;
@@ -42,12 +60,11 @@ bool token_table_set(token_table *t, int id, slice text, int type)
 
 bool token_table_merge(token_table *t, slice left, slice right)
 {
-    char *text = malloc(left.len + right.len + 2);
+    char *text = take(t, left.len + 1 + right.len);
     if (!text) return false;
     memcpy(text, left.data, left.len);
     text[left.len] = ' ';
     memcpy(text + left.len + 1, right.data, right.len);
-    text[left.len + 1 + right.len] = 0;
     t->merges[t->n_merges++] = (slice){ text, left.len + 1 + right.len };
     return true;
 }

@@ -21,6 +21,9 @@ typedef struct {
     slice   *merges;        /* [n_merges] */
     int      n_tokens, n_merges;
     int      bos, eos, pad; /* ids        */
+    char   **blocks;        /* [n_blocks] where the strings are */
+    int      n_blocks;
+    size_t   used;          /* bytes of the last block          */
 } token_table;
 
 /* Reads dir/tokenizer.json and, when there, dir/tokenizer_config.json (names of
