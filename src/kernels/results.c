@@ -61,13 +61,18 @@ void results_hc_expand(const hc_expand_args *a, result_visit *v)
     RESULT(streams);
 }
 
+static void ring_rows_of(const batch_rows *rows, int layer, result_visit *v)
+{
+    for (int t = 0; t < rows->n; t++) {
+        const view ring = rows->segment[rows->segment_of[t]].kv->layer[layer].ring;
+        v->fn(v->ctx, "ring", view_rows(ring, rows->pos[t] % ring.rows, 1));
+    }
+}
+
 void results_kv_write(const kv_write_args *a, result_visit *v)
 {
     AT(a->layer, "");
-    for (int t = 0; t < a->rows->n; t++) {
-        const view ring = a->rows->segment[a->rows->segment_of[t]].kv->layer[a->layer].ring;
-        v->fn(v->ctx, "ring", view_rows(ring, a->rows->pos[t] % ring.rows, 1));
-    }
+    ring_rows_of(a->rows, a->layer, v);
 }
 
 void results_compress(const compress_args *a, result_visit *v)
@@ -125,6 +130,9 @@ void results_expert_ffn(const expert_ffn_args *a, result_visit *v)
 void results_hc_pre(const hc_pre_args *a, result_visit *v)
 {
     AT(a->mix.layer, a->mix.name);
+    v->fn(v->ctx, "x", a->mix.x);
+    v->fn(v->ctx, "post", a->mix.post);
+    v->fn(v->ctx, "comb", a->mix.comb);
     v->fn(v->ctx, "normed", a->norm.y);
 }
 
@@ -139,6 +147,7 @@ void results_kv_path(const kv_path_args *a, result_visit *v)
 {
     AT(a->layer, "");
     RESULT(row);
+    ring_rows_of(a->rows, a->layer, v);
 }
 
 void results_select_rows(const select_rows_args *a, result_visit *v)
@@ -151,6 +160,7 @@ void results_select_rows(const select_rows_args *a, result_visit *v)
 void results_attn_out(const attn_out_args *a, result_visit *v)
 {
     AT(a->layer, "");
+    RESULT(heads);
     RESULT(y);
 }
 

@@ -178,13 +178,15 @@ static ds4_status read_layers(model_config *c, const gguf *g, ds4_error *err)
     return st;
 }
 
-/* llama.cpp's files may append the draft layer to the decoder's; what tells is not
- * the announced number but whether its tensor is there. */
-static void leave_out_draft_layer(model_config *c, const gguf *g)
+/* llama.cpp's files may append draft layers to the decoder's; what tells is not the
+ * announced number but whether their tensors are there. */
+static void leave_out_draft_layers(model_config *c, const gguf *g)
 {
-    char name[64];
-    snprintf(name, sizeof name, "blk.%d.nextn.eh_proj.weight", c->n_layer - 1);
-    if (c->n_layer > 1 && gguf_find_tensor(g, name)) c->n_layer--;
+    for (; c->n_layer > 1; c->n_layer--) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%d.nextn.eh_proj.weight", c->n_layer - 1);
+        if (!gguf_find_tensor(g, name)) return;
+    }
 }
 
 /* ---- rope ----------------------------------------------------------------------- */
@@ -196,7 +198,7 @@ static double yarn_pair(const model_config *c, double turns)
     return c->n_rot * log(c->rope_original_ctx / (turns * 2.0 * pi)) / (2.0 * log((double)c->compress_rope_base));
 }
 
-static void fill_rope(model_config *c)
+void config_fill_rope(model_config *c)
 {
     const double lo = fmax(floor(yarn_pair(c, c->rope_beta_fast)), 0.0);
     double hi = fmin(ceil(yarn_pair(c, c->rope_beta_slow)), c->n_rot - 1.0);
@@ -251,10 +253,10 @@ ds4_status config_read(model_config *c, const gguf *g, ds4_error *err)
                         (int)min_size(arch.len, 60), arch.data);
 
     if ((st = read_numbers(c, g, err))) return st;
-    leave_out_draft_layer(c, g);
+    leave_out_draft_layers(c, g);
     if ((st = check_fixed(g, err))) return st;
     if ((st = read_layers(c, g, err))) return st;
     if ((st = check_relations(c, g, err))) return st;
-    fill_rope(c);
+    config_fill_rope(c);
     return DS4_OK;
 }

@@ -42,6 +42,9 @@ typedef struct {
 /* DS4_EFORMAT or DS4_EUNSUPPORTED with a sentence that names the key. */
 ds4_status config_read(model_config *c, const gguf *g, ds4_error *err);
 
+/* The rope tables from the other numbers [4.7]; config_read does it. */
+void config_fill_rope(model_config *c);
+
 /* Tokens that a compressor of this ratio must keep: 2*4 with overlap, else ratio. */
 int config_kept_tokens(int ratio);
 /* Series a compressor of this ratio projects: 2 with overlap, else 1. */

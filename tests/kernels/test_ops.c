@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "kernels/backend.h"
 #include "kernels/shared/formulas.h"
+#include "model/config.h"
 
 static backend *open_cpu(uint32_t isa)
 {
@@ -114,6 +115,51 @@ TEST(fp8_rounding_equals_a_search_over_all_values)
         EXPECT(formula_round_e4m3(x) == nearest_e4m3(x));
         EXPECT(formula_round_e4m3(-x) == -nearest_e4m3(x));
     }
+}
+
+TEST(rope_matches_published_values)
+{
+    model_config *c = calloc(1, sizeof *c);
+    *c = (model_config){ .n_rot = 64, .rope_base = 10000, .compress_rope_base = 160000, .rope_factor = 16,
+                         .rope_beta_fast = 32, .rope_beta_slow = 1, .rope_original_ctx = 65536 };
+    config_fill_rope(c);
+    static const struct { int k; double scaled; } yarn[] = {
+        { 0, 1.0 }, { 1, 0.68765604 }, { 14, 0.0052868561 }, { 15, 0.0036355385 }, { 16, 0.0022656249 },
+        { 17, 0.0013968013 }, { 20, 0.00029697779 }, { 24, 1.9531249e-05 }, { 25, 5.3723129e-06 }, { 31, 5.6805288e-07 } };
+    static const struct { int k; double plain; } base[] = {
+        { 1, 0.74989420 }, { 15, 0.013335215 }, { 16, 0.01 }, { 20, 0.0031622779 }, { 31, 0.00013335215 } };
+    for (size_t i = 0; i < sizeof yarn / sizeof yarn[0]; i++)
+        EXPECT(fabs(c->rope_scaled[yarn[i].k] / yarn[i].scaled - 1) < 2e-7);
+    for (size_t i = 0; i < sizeof base / sizeof base[0]; i++)
+        EXPECT(fabs(c->rope_plain[base[i].k] / base[i].plain - 1) < 2e-7);
+
+    /* x[448+j] = j/64 at position 1000; channels 0,1 30,31 62,63 of the tail */
+    static const int at[6] = { 0, 1, 30, 31, 62, 63 };
+    static const float want[2][6] = {
+        { -0.01291999f, 0.00878717f, -0.18307577f, -0.6487133f, 0.96819067f, 0.98492515f },
+        { -0.01291999f, 0.00878717f, 0.00010997f, 0.6740517f, 0.8292694f, 1.1044378f } };
+    backend *b = open_cpu(0);
+    for (int plain = 0; plain < 2; plain++) {
+        float x[512] = { 0 };
+        for (int j = 0; j < 64; j++) x[448 + j] = (float)j / 64;
+        buf *m;
+        const int32_t pos = 1000, token = 0, seg = 0;
+        const batch_rows rows = { .n = 1, .pos = &pos, .token = &token, .segment_of = &seg };
+        rope_tail_args a = { .x = over(b, &m, x, 1, 512), .n_heads = 1, .rows = &rows,
+                             .rope = { plain ? c->rope_plain : c->rope_scaled, 64 } };
+        EXPECT(!b->ops.rope_tail(&b->queue, &a));
+        float got[6];
+        for (int i = 0; i < 6; i++) got[i] = x[448 + at[i]];
+        EXPECT_NEAR(got, want[plain], 6, 5e-7, "rope at 1000, %s", plain ? "plain" : "scaled");
+        a.inverse = true;                           /* and back */
+        EXPECT(!b->ops.rope_tail(&b->queue, &a));
+        float start[64];
+        for (int j = 0; j < 64; j++) start[j] = (float)j / 64;
+        EXPECT_NEAR(x + 448, start, 64, 2e-7, "rotated back");
+        b->buf_free(b, m);
+    }
+    b->close(b);
+    free(c);
 }
 
 TEST(sinkhorn_matches_published_values)

@@ -118,23 +118,22 @@ static void compress_block(void *ctx, int i, int thread)
     store_row(c->b, a->index ? l->index_pool : l->pool, pool_row(l, block), z, d);
 }
 
-/* Keeps the tokens that a later block still pools: those of the unfinished block
- * and, with overlap, of the one before. */
+/* Keeps the tokens that a later block may still pool: those of the unfinished block
+ * and, with overlap, of the one before. A short step may be committed in part, so
+ * it keeps all of its tokens; the slack of the one copy has room for them. */
 static void keep_tokens(const token_source *src)
 {
     const compress_args *a = src->a;
     const segment *s = src->s;
-    const int end = s->pos + s->n, keep = a->ratio * (a->ratio == 4 ? 2 : 1);
-    const bool same = s->kv->ahead == s->kv->now;
+    const int end = s->pos + s->n, kept = a->ratio * (a->ratio == 4 ? 2 : 1);
+    const bool same = s->kv->ahead == s->kv->now;   /* earlier tokens are where they have to be */
 
-    for (int p = max_int(0, end - keep); p < end; p++) {
-        if (same && p < s->pos) continue;           /* is where it has to be */
+    for (int p = same ? s->pos : max_int(0, end - kept); p < end; p++)
         for (int score = 0; score < 2; score++) {
             const view to = (score ? src->state->score : src->state->value)[s->kv->ahead];
             memcpy(view_f32(to, p % to.rows), token_value(src, p, score),
                    (size_t)to.cols * sizeof(float));
         }
-    }
 }
 
 static void add_bias_row(void *ctx, int t, int thread)
