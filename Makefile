@@ -142,7 +142,7 @@ $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
 tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf
 test:
-	@tools/deps.sh --check test
+	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
 	@tools/run_tests.sh $(B)
 asan tsan:
