@@ -1,4 +1,5 @@
 /* ds4-gguf: makes model files and tells what is in them. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,9 +65,18 @@ static int print(console *c, const bytes *text)
         console_error(c, "no memory for the output");
         return EXIT_MEMORY;
     }
-    const size_t n = fwrite(text->data, 1, text->len, stdout);
-    if (n == text->len && fflush(stdout) == 0) return EXIT_OK;
-    return EXIT_STDOUT_GONE;
+    if (fwrite(text->data, 1, text->len, stdout) == text->len && fflush(stdout) == 0) return EXIT_OK;
+    if (errno == EPIPE) return EXIT_STDOUT_GONE;
+    console_error(c, "standard output: %s", strerror(errno));
+    return EXIT_FAILED;
+}
+
+/* Told before the work instead of after it; the writer looks again. */
+static bool may_write(console *c, const char *path, bool overwrite)
+{
+    if (overwrite || access(path, F_OK) != 0) return true;
+    console_error(c, "%s exists already; --force replaces it", path);
+    return false;
 }
 
 static bool on_progress(void *ctx, const char *tensor, uint64_t done, uint64_t total)
@@ -79,7 +89,8 @@ static bool on_progress(void *ctx, const char *tensor, uint64_t done, uint64_t t
 static void on_log(void *ctx, int level, const char *line)
 {
     if (level <= LOG_WARNING) console_warning(ctx, "%s", line);
-    else console_note(ctx, "%s", line);
+    else if (level <= LOG_INFO) console_note(ctx, "%s", line);
+    else console_detail(ctx, "%s", line);
 }
 
 /* ---- options shared by the commands ------------------------------------ */
@@ -172,6 +183,19 @@ static file_layout layout_of(const char *name)
     return name && !strcmp(name, "llamacpp") ? LAYOUT_LLAMACPP : LAYOUT_DS4;
 }
 
+static int write_converted(console *c, convert_options *run)
+{
+    ds4_error err;
+    run->progress = on_progress;
+    run->progress_ctx = c;
+    console_progress_begin(c, "converting", PROGRESS_BYTES, 0);
+    const ds4_status st = convert_run(run, &err);
+    console_progress_end(c);
+    if (st) return failed(c, st, &err);
+    console_note(c, "wrote %s", run->out);
+    return EXIT_OK;
+}
+
 static int run_convert(console *c, int argc, char **argv)
 {
     common o = { 0 };
@@ -191,18 +215,11 @@ static int run_convert(console *c, int argc, char **argv)
 
     int code = parse(c, table, &o, argc, argv, "usage: ds4-gguf convert DIR OUT.gguf [options]", 2);
     if (code < 0) {
-        ds4_error err;
         run.dir = o.rest.items[0];
         run.out = o.rest.items[1];
         run.layout = layout_of(layout);
         run.log = (log_sink){ on_log, c };
-        run.progress = on_progress;
-        run.progress_ctx = c;
-        console_progress_begin(c, "converting", PROGRESS_BYTES, 0);
-        const ds4_status st = convert_run(&run, &err);
-        console_progress_end(c);
-        code = st ? failed(c, st, &err) : EXIT_OK;
-        if (!st) console_note(c, "wrote %s", run.out);
+        code = may_write(c, run.out, run.overwrite) ? write_converted(c, &run) : EXIT_USAGE;
     }
     option_list_free(&o.rest);
     return code;
@@ -295,6 +312,14 @@ static ds4_status apply_shape(const shape_flags *s, model_shape *shape, ds4_erro
     return apply_ratios(s, shape, err);
 }
 
+/* No file is read here: a shape that contradicts itself came from the flags,
+ * and a path that is not there is the output's. */
+static int synth_failed(console *c, ds4_status st, const ds4_error *err)
+{
+    const int code = failed(c, st, err);
+    return st == DS4_EFORMAT ? EXIT_USAGE : st == DS4_ENOTFOUND ? EXIT_FAILED : code;
+}
+
 /* What would be written. */
 static int print_plan(console *c, const synth_options *run)
 {
@@ -302,7 +327,7 @@ static int print_plan(console *c, const synth_options *run)
     tensor_plan p;
     char size[24];
     const ds4_status st = synth_plan(&p, run, &err);
-    if (st) return failed(c, st, &err);
+    if (st) return synth_failed(c, st, &err);
 
     bytes text;
     bytes_init(&text, MAX_OUTPUT);
@@ -325,12 +350,13 @@ static int write_synth(console *c, synth_options *run)
 {
     ds4_error err;
     if (!run->out) return usage(c, "--out: which file?");
+    if (!may_write(c, run->out, run->overwrite)) return EXIT_USAGE;
     run->progress = on_progress;
     run->progress_ctx = c;
     console_progress_begin(c, "writing", PROGRESS_BYTES, 0);
     const ds4_status st = synth_run(run, &err);
     console_progress_end(c);
-    if (st) return failed(c, st, &err);
+    if (st) return synth_failed(c, st, &err);
     console_note(c, "wrote %s", run->out);
     return EXIT_OK;
 }

@@ -120,7 +120,6 @@ static ds4_status write_tensor(conversion *c, const planned_tensor *t, ds4_error
         st = t->def->class == CLASS_TABLE
                  ? row_encoder_table(&c->encoder, &s, c->config.shape.n_expert, write_block, c, err)
                  : row_encoder_matrix(&c->encoder, &s, t->type, write_block, c, err);
-        source_release(&s);
         if (st) return st;
     }
     return DS4_OK;

@@ -19,6 +19,7 @@ typedef struct {
     json_object *root;
     json_object *rope;              /* rope_scaling, or NULL        */
     const log_sink *notes;
+    int         absent;             /* keys that took their default */
     ds4_error   *err;
 } reader;
 
@@ -91,13 +92,14 @@ static json_object *get(json_object *first, const char *key, json_object *second
     return value || !other ? value : json_input_get(second, other);
 }
 
-static ds4_status take_int(const reader *r, const int_key *k, json_object *value, int *out)
+static ds4_status take_int(reader *r, const int_key *k, json_object *value, int *out)
 {
     int64_t v;
     if (!value && k->otherwise == REQUIRED)
         return ds4_fail(r->err, DS4_EFORMAT, "%s: no %s", r->path, k->key);
     if (!value) {
-        log_line(r->notes, LOG_INFO, "%s: no %s, taking %d", r->path, k->key, k->otherwise);
+        r->absent++;
+        log_line(r->notes, LOG_DEBUG, "%s: no %s, taking %d", r->path, k->key, k->otherwise);
         *out = k->otherwise;
         return DS4_OK;
     }
@@ -107,11 +109,12 @@ static ds4_status take_int(const reader *r, const int_key *k, json_object *value
     return DS4_OK;
 }
 
-static ds4_status take_float(const reader *r, const float_key *k, json_object *value, float *out)
+static ds4_status take_float(reader *r, const float_key *k, json_object *value, float *out)
 {
     double v;
     if (!value) {
-        log_line(r->notes, LOG_INFO, "%s: no %s, taking %g", r->path, k->key, (double)k->otherwise);
+        r->absent++;
+        log_line(r->notes, LOG_DEBUG, "%s: no %s, taking %g", r->path, k->key, (double)k->otherwise);
         *out = k->otherwise;
         return DS4_OK;
     }
@@ -121,7 +124,7 @@ static ds4_status take_float(const reader *r, const float_key *k, json_object *v
     return DS4_OK;
 }
 
-static ds4_status read_numbers(const reader *r, model_shape *s)
+static ds4_status read_numbers(reader *r, model_shape *s)
 {
     ds4_status st;
     for (size_t i = 0; i < countof(int_keys); i++) {
@@ -231,6 +234,8 @@ static ds4_status read_config(release_config *c, const char *dir, const char *pa
     if ((st = read_token_id(&r, "bos_token_id", &c->bos))) goto done;
     if ((st = read_token_id(&r, "eos_token_id", &c->eos))) goto done;
     take_name(&r, dir, c->name, sizeof c->name);
+    if (r.absent)
+        log_line(notes, LOG_INFO, "%s: %d keys are absent and taken as every release has them", path, r.absent);
 
     ds4_error why;
     if ((st = shape_check(&c->shape, &why))) ds4_fail(err, st, "%s: %s", path, why.message);

@@ -3,7 +3,7 @@
  * config.json with the released key names or with those of the release's own
  * inference program; generation_config.json for the sampling defaults. Sizes
  * must be there; constants that all releases share have them as defaults, and
- * each default taken is told to notes. */
+ * how many were taken is told to notes (and which, as details). */
 #ifndef FACTORY_RELEASE_CONFIG_H
 #define FACTORY_RELEASE_CONFIG_H
 

@@ -75,10 +75,11 @@ static ds4_status encode_piece(const job *j, int index, float *x, ds4_error *err
     ds4_status st;
     const uint64_t cols = j->s->n_cols;
     piece_range(j, index, &first, &n);
+    uint8_t *dst = j->e->out + (first - j->first) * j->row_bytes;
+    if (j->s->packed && j->type == quant_get(QUANT_MXFP4)) return source_mxfp4_rows(j->s, first, n, dst, err);
     if ((st = source_rows(j->s, first, n, x, err))) return st;
     if ((st = check_range(j, first, x, n * cols, err))) return st;
 
-    uint8_t *dst = j->e->out + (first - j->first) * j->row_bytes;
     for (uint64_t r = 0; r < n; r++, dst += j->row_bytes, x += cols) {
         if (j->weighted) j->type->from_float_weighted(dst, x, j->e->importance, (int64_t)cols);
         else j->type->from_float(dst, x, (int64_t)cols);
@@ -201,6 +202,7 @@ ds4_status row_encoder_matrix(row_encoder *e, const source *s, quant_type type, 
         j.first  = row;
         j.n_rows = s->n_rows - row < block ? s->n_rows - row : block;
         if ((st = run_pieces(&j, encode_task, err))) return st;
+        source_release(s, j.first, j.n_rows);
         if ((st = sink(ctx, e->out, j.n_rows * j.row_bytes, err))) return st;
     }
     return DS4_OK;
@@ -217,6 +219,7 @@ ds4_status row_encoder_table(row_encoder *e, const source *s, int32_t limit, row
     for (uint64_t row = 0, n; row < s->n_rows; row += n) {
         n = s->n_rows - row < block ? s->n_rows - row : block;
         ds4_status st = source_table_rows(s, row, n, limit, (int32_t *)e->out, err);
+        source_release(s, row, n);
         if (!st) st = sink(ctx, e->out, n * row_bytes, err);
         if (st) return st;
     }

@@ -27,7 +27,8 @@ typedef struct {
 void row_encoder_init(row_encoder *e, pool *threads);
 void row_encoder_free(row_encoder *e);
 
-/* Encodes s whole and hands the bytes on in order; sink's failure ends it. */
+/* Encodes s whole and hands the bytes on in order; sink's failure ends it. FP4
+ * becomes MXFP4 without passing through floats. */
 typedef ds4_status row_sink(void *ctx, const void *data, size_t n, ds4_error *err);
 ds4_status row_encoder_matrix(row_encoder *e, const source *s, quant_type type, row_sink *sink, void *ctx,
                               ds4_error *err);

@@ -126,7 +126,8 @@ static ds4_status read_entry(header *h, stored_tensor *t, const char *name, json
     const size_t n = strlen(name);
     if (n == 0 || n > MAX_NAME)
         return ds4_fail(h->err, DS4_EFORMAT, "%s: a tensor's name has %zu bytes", h->s->path, n);
-    *t = (stored_tensor){ .name = memcpy(h->name_at, name, n + 1), .path = h->s->path };
+    *t = (stored_tensor){ .name = memcpy(h->name_at, name, n + 1), .path = h->s->path,
+                            .mapped = h->s->map.data != NULL };
     h->name_at += n + 1;
 
     if (!json_object_is_type(entry, json_type_object)) return bad(h, name, "its entry is not an object");
@@ -248,10 +249,9 @@ void safetensors_close(safetensors *s)
     *s = (safetensors){ .map.fd = -1 };
 }
 
-void stored_release(const stored_tensor *t)
+void stored_release(const stored_tensor *t, uint64_t first, uint64_t n)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t first = ((uintptr_t)t->data + page - 1) & ~(page - 1);
-    const uintptr_t last  = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
-    if (last > first) madvise((void *)first, last - first, MADV_DONTNEED);
+    const uintptr_t begin = ((uintptr_t)t->data + first) & ~(page - 1), end = (uintptr_t)t->data + first + n;
+    if (t->mapped && n) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }

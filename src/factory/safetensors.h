@@ -11,6 +11,7 @@
 #ifndef FACTORY_SAFETENSORS_H
 #define FACTORY_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/file.h"
@@ -34,6 +35,7 @@ typedef struct {
     uint64_t       dims[STORED_MAX_DIMS];   /* slowest first, as written     */
     const uint8_t *data;            /* into the mapping, not aligned         */
     uint64_t       bytes;
+    bool           mapped;          /* from a file, not from a caller's memory */
 } stored_tensor;
 
 typedef struct {
@@ -52,7 +54,8 @@ void       safetensors_close(safetensors *s);       /* zeroed and half-built one
 /* "[2048, 4096]" for messages. */
 void stored_shape_text(const stored_tensor *t, char *out, size_t size);
 
-/* Lets the system drop the pages under a tensor that has been read. */
-void stored_release(const stored_tensor *t);
+/* Lets the system drop the pages under bytes [first, first + n) that have been
+ * read; they come back from the file when they are read again. */
+void stored_release(const stored_tensor *t, uint64_t first, uint64_t n);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "quant/blocks.h"
 #include "quant/float_formats.h"
 
 #define TILE      128           /* F8_E4M3: rows and columns that share a scale */
@@ -175,6 +176,27 @@ ds4_status source_rows(const source *s, uint64_t first, uint64_t n, float *dst, 
     return DS4_OK;
 }
 
+ds4_status source_mxfp4_rows(const source *s, uint64_t first, uint64_t n, uint8_t *dst, ds4_error *err)
+{
+    const uint64_t groups = s->n_cols / FP4_GROUP;
+    block_mxfp4 *b = (block_mxfp4 *)dst;
+    for (uint64_t i = first * groups; i < (first + n) * groups; i++, b++) {
+        const uint8_t *pairs = s->values->data + i * (FP4_GROUP / 2);
+        b->e = s->scales->data[i];
+        if (b->e == 255)
+            return ds4_fail(err, DS4_EFORMAT, "%s: tensor %s holds a NaN at row %llu, group %llu",
+                            s->scales->path, s->scales->name, (unsigned long long)(i / groups),
+                            (unsigned long long)(i % groups));
+        /* Stored: inputs 2j, 2j+1 in byte j. Block: inputs j, j+16 in byte j. */
+        for (int j = 0; j < 16; j++) {
+            const int shift = 4 * (j & 1);
+            const int low = pairs[j / 2] >> shift & 15, high = pairs[8 + j / 2] >> shift & 15;
+            b->codes[j] = (uint8_t)(low | high << 4);
+        }
+    }
+    return DS4_OK;
+}
+
 static int64_t table_entry(const stored_tensor *t, uint64_t i)
 {
     if (t->type == STORED_I64) {
@@ -201,8 +223,9 @@ ds4_status source_table_rows(const source *s, uint64_t first, uint64_t n, int32_
     return DS4_OK;
 }
 
-void source_release(const source *s)
+void source_release(const source *s, uint64_t first, uint64_t n)
 {
-    stored_release(s->values);
-    if (s->scales) stored_release(s->scales);
+    const uint64_t row_bytes = s->n_rows ? s->values->bytes / s->n_rows : 0;
+    stored_release(s->values, first * row_bytes, n * row_bytes);
+    if (s->scales && first + n == s->n_rows) stored_release(s->scales, 0, s->scales->bytes);
 }

@@ -219,7 +219,8 @@ ds4_status recipe_make(recipe *r, const char *name, file_layout layout, ds4_erro
     const recipe_row *row = NULL;
     for (size_t i = 0; i < countof(recipes) && !row; i++)
         if (!strcmp(recipes[i].name, name)) row = &recipes[i];
-    if (!row) return ds4_fail(err, DS4_EARG, "there is no recipe \"%s\"", name);
+    if (!row) return ds4_fail(err, DS4_EARG, "there is no recipe \"%s\"; there are q2, q4, f32, f16, bf16, q8_0 and "
+                              "quant types such as q5_k or mxfp4", name);
 
     *r = (recipe){ .layout = layout, .file_type = row->file_type };
     snprintf(r->name, sizeof r->name, "%s", row->name);

@@ -431,6 +431,14 @@ TEST(fp4_experts_become_their_exact_values_also_as_mxfp4)
     expect_fp4(g, "f32");
     EXPECT_INT(type_in(mx, "blk.2.ffn_down_exps.weight"), QUANT_MXFP4);
     expect_fp4(mx, "mxfp4");
+
+    /* Repacked, not encoded again: the scale bytes are the checkpoint's. */
+    const gguf_tensor *t = gguf_find_tensor(mx, "blk.2.ffn_down_exps.weight");
+    for (uint64_t i = 0; i < 256 * 256 / 32; i++)
+        if (t->data[t->bytes / 2 + 17 * i] != 110 + i % 20) {
+            test_fail(__FILE__, __LINE__, "scale %llu is %d", (unsigned long long)i, t->data[t->bytes / 2 + 17 * i]);
+            break;
+        }
     gguf_close(g);
     gguf_close(mx);
 }
@@ -564,6 +572,19 @@ TEST(broken_checkpoints_are_refused_by_name_and_leave_no_file)
                 test_fail(__FILE__, __LINE__, "case %zu: \"%s\" does not tell \"%s\"", i, err.message, refusals[i].parts[p]);
         EXPECT(access(out, F_OK) != 0);
     }
+}
+
+TEST(a_repack_refuses_nan_scales_too)
+{
+    ds4_error err = { 0 };
+    made_checkpoint m;
+    const char *dir = test_scratch("nan-scale");
+    made_init(&m);
+    fp4_scale_nan(&m);
+    made_write(&m, dir);
+    made_free(&m);
+    EXPECT_INT(convert(dir, test_scratch("nan-scale.gguf"), "mxfp4", &err), DS4_EFORMAT);
+    EXPECT(strstr(err.message, "layers.2.ffn.experts.1.w2.scale holds a NaN at row 0, group 3") != NULL);
 }
 
 TEST(an_existing_file_stays_unless_told)
