@@ -97,6 +97,8 @@ static void put_tokens(gguf_writer *w, const token_table *t)
     gguf_put_u32(w, "tokenizer.ggml.padding_token_id", (uint32_t)t->pad);
     gguf_put_bool(w, "tokenizer.ggml.add_bos_token", false);    /* the chat layer writes it */
     gguf_put_bool(w, "tokenizer.ggml.add_eos_token", false);
+    if (t->chat_template.data)
+        gguf_put_string(w, "tokenizer.chat_template", t->chat_template.data, t->chat_template.len);
 }
 
 void metadata_put(gguf_writer *w, const file_metadata *m)

@@ -47,15 +47,19 @@ static char *take(token_table *t, size_t n)
     return text;
 }
 
+slice token_table_copy(token_table *t, slice text)
+{
+    char *copy = take(t, text.len + 1);     /* an empty text has a place too */
+    if (copy) memcpy(copy, text.data, text.len);
+    return (slice){ copy, copy ? text.len : 0 };
+}
+
 bool token_table_set(token_table *t, int id, slice text, int type)
 {
     if (t->tokens[id].data) return false;
-    char *copy = take(t, text.len + 1);     /* never NULL, an empty token is one too */
-    if (!copy) return false;
-    memcpy(copy, text.data, text.len);
-    t->tokens[id] = (slice){ copy, text.len };
+    t->tokens[id] = token_table_copy(t, text);
     t->types[id]  = type;
-    return true;
+    return t->tokens[id].data != NULL;
 }
 
 bool token_table_merge(token_table *t, slice left, slice right)

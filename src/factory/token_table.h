@@ -21,13 +21,14 @@ typedef struct {
     slice   *merges;        /* [n_merges] */
     int      n_tokens, n_merges;
     int      bos, eos, pad; /* ids        */
+    slice    chat_template; /* data NULL: none; kept for other readers of the file */
     char   **blocks;        /* [n_blocks] where the strings are */
     int      n_blocks;
     size_t   used;          /* bytes of the last block          */
 } token_table;
 
 /* Reads dir/tokenizer.json and, when there, dir/tokenizer_config.json (names of
- * the bos, eos and pad tokens). bos and eos: ids from config.json, or -1. The
+ * the bos, eos and pad tokens, chat template). bos and eos: ids from config.json, or -1. The
  * vocabulary is filled up to n_tokens with unused tokens "[PAD<id>]". */
 ds4_status token_table_read(token_table *t, const char *dir, int n_tokens, int bos, int eos, ds4_error *err);
 
@@ -43,6 +44,8 @@ void token_table_free(token_table *t);
 
 /* Room for n_tokens empty tokens (all NULL) and up to max_merges merges. */
 ds4_status token_table_init(token_table *t, int n_tokens, size_t max_merges, ds4_error *err);
+/* A copy that lives as long as the table; data NULL: no memory. */
+slice token_table_copy(token_table *t, slice text);
 /* Copies the text. false: no memory, or the id is taken (tokens[id].data tells). */
 bool token_table_set(token_table *t, int id, slice text, int type);
 bool token_table_merge(token_table *t, slice left, slice right);

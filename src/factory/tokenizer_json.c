@@ -140,7 +140,7 @@ done:
     return st;
 }
 
-/* ---- bos, eos, pad ----------------------------------------------------- */
+/* ---- bos, eos, pad, chat template -------------------------------------- */
 
 static int find_token(const token_table *t, slice text)
 {
@@ -166,8 +166,13 @@ static ds4_status read_roles(token_table *t, const char *path, int bos, int eos,
     t->bos = bos >= 0 ? bos : named_token(t, config, "bos_token");
     t->eos = eos >= 0 ? eos : named_token(t, config, "eos_token");
     t->pad = named_token(t, config, "pad_token");
+    json_object *template = json_input_get(config, "chat_template");
+    const bool has_template = json_object_is_type(template, json_type_string);
+    if (has_template) t->chat_template = token_table_copy(t, text_of(template));
     json_object_put(config);
 
+    if (has_template && !t->chat_template.data)
+        return ds4_fail(err, DS4_EMEMORY, "%s: no memory for the chat template", path);
     if (t->bos < 0 || t->bos >= t->n_tokens || t->eos < 0 || t->eos >= t->n_tokens)
         return ds4_fail(err, DS4_EFORMAT, "%s: neither it nor config.json tells the bos and eos tokens", path);
     if (t->pad < 0) t->pad = t->eos;

@@ -639,6 +639,7 @@ TEST(the_inference_programs_key_names_are_read)
 {
     made_checkpoint m;
     const gguf_value *v;
+    slice text;
     ds4_error err;
     const char *dir = test_scratch("other-names");
     made_init(&m);
@@ -650,7 +651,8 @@ TEST(the_inference_programs_key_names_are_read)
                "\"compress_ratios\":[0,4,128,0]}";
     made_write(&m, dir);
     made_free(&m);
-    made_text(dir, "tokenizer_config.json", "{\"bos_token\":\"<bos>\",\"eos_token\":{\"content\":\"<eos>\"}}");
+    made_text(dir, "tokenizer_config.json", "{\"bos_token\":\"<bos>\",\"eos_token\":{\"content\":\"<eos>\"},"
+              "\"chat_template\":\"{{ x }}\"}");
     made_text(dir, "generation_config.json", "{\"temperature\":0.75,\"top_p\":0.5}");
     gguf *g = converted(dir, "f32");
     REQUIRE(g);
@@ -662,6 +664,8 @@ TEST(the_inference_programs_key_names_are_read)
     EXPECT(float_of(g, "general.sampling.temp") == 0.75);
     EXPECT(float_of(g, "general.sampling.top_p") == 0.5);
     EXPECT_INT(int_of(g, "tokenizer.ggml.eos_token_id"), 1);
+    EXPECT_OK(gguf_get_string(g, "tokenizer.chat_template", &text, &err), err);
+    EXPECT(slice_is(text, "{{ x }}"));
     REQUIRE_OK(gguf_get_array(g, "deepseek4.attention.compress_ratios", &v, &err), err);
     EXPECT_INT(v->count, 4);                        /* the drafter's entry stays */
     gguf_close(g);
