@@ -42,10 +42,11 @@ static size_t last_turn(const conversation *c)
     return find_last(&c->line.tokens, 0, user, user);
 }
 
+/* An answer that has not ended; a header alone holds none. */
 static bool is_open(const conversation *c)
 {
     const token_list *l = &c->line.tokens;
-    return l->n && l->ids[l->n - 1] != vocab_special(c->vocab)->eos;
+    return last_turn(c) != SIZE_MAX && l->ids[l->n - 1] != vocab_special(c->vocab)->eos;
 }
 
 answer_section conversation_section(const conversation *c)

@@ -126,7 +126,7 @@ static ds4_status describe_memory(bytes *out, const cli_options *o, const char *
     for (size_t i = 0; i < countof(contexts); i++) {
         char weights[24], kv[24], work[24], total[24];
         ds4_plan p;
-        const ds4_engine_options e = model_engine_options(o, path, contexts[i], c);
+        const ds4_engine_options e = model_engine_options(o, path, (model_room){ .ctx = contexts[i] }, c);
         const ds4_status st = ds4_engine_plan(&e, &p, err);
         if (st) return st;
         console_bytes(weights, p.weight_bytes);

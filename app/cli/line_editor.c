@@ -234,9 +234,11 @@ static void bind_keys(EditLine *el)
         { "\033[3~", "ed-delete-next-char" },
         { "\033[1;5C", "em-next-word" },    { "\033[1;5D", "ed-prev-word" },
     };
-    el_set(el, EL_ADDFN, "ds4-complete", "complete a command or a file name", key_complete);
-    el_set(el, EL_ADDFN, "ds4-paste", "insert a bracketed paste", key_paste);
-    el_set(el, EL_ADDFN, "ds4-newline", "insert a newline", key_newline);
+    /* Wide, since libedit keeps these pointers; of narrow ones it would keep (and
+     * never free) copies. */
+    el_wset(el, EL_ADDFN, L"ds4-complete", L"complete a command or a file name", key_complete);
+    el_wset(el, EL_ADDFN, L"ds4-paste", L"insert a bracketed paste", key_paste);
+    el_wset(el, EL_ADDFN, L"ds4-newline", L"insert a newline", key_newline);
     for (size_t i = 0; i < countof(keys); i++) el_set(el, EL_BIND, keys[i][0], keys[i][1], NULL);
 }
 

@@ -58,15 +58,16 @@ static void on_trace(void *ctx, const char *line)
     console_note(ctx, "%s", line);
 }
 
-ds4_engine_options model_engine_options(const cli_options *o, const char *path, int ctx, console *c)
+ds4_engine_options model_engine_options(const cli_options *o, const char *path, model_room room, console *c)
 {
     ds4_engine_options e = ds4_engine_defaults();
     e.model_path = path;
     e.backend = o->backend;
     e.n_threads = o->threads;
     e.max_sessions = 1;
-    e.max_tokens = ctx;
-    e.max_batch_rows = min_int(o->prefill_chunk, ctx);
+    e.max_tokens = room.ctx;
+    e.max_batch_rows = min_int(o->prefill_chunk, room.ctx);
+    e.rewind_points = room.rewind_points;
     e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_F16;
     e.no_rounding = strcmp(o->rounding, "off") == 0;
     e.exact = o->quality;
@@ -118,19 +119,20 @@ prompt_mode model_prompt_mode(const model *m, const cli_options *o)
     };
 }
 
-static ds4_status plan_and_open(model *m, int ctx, console *c, ds4_error *err)
+static ds4_status plan_and_open(model *m, console *c, ds4_error *err)
 {
     ds4_plan plan;
     ds4_status st = ds4_engine_plan(&m->engine_options, &plan, err);
     if (st) return st;
-    print_plan(&plan, ctx, c);
+    print_plan(&plan, m->engine_options.max_tokens, c);
     st = ds4_engine_open(&m->engine, &m->engine_options, err);
     console_progress_end(c);
     return st;
 }
 
-static void report(const model *m, const cli_options *o, int ctx, uint64_t ns, console *c)
+static void report(const model *m, const cli_options *o, uint64_t ns, console *c)
 {
+    const int ctx = m->engine_options.max_tokens;
     console_note(c, "%s, %d layers, %d-bit experts, on %s", m->shape.name, m->shape.n_layer,
                  m->shape.expert_bits, m->shape.backend);
     console_detail(c, "loaded in %.2f s, chunks of %d rows", (double)ns / 1e9, m->shape.max_batch_rows);
@@ -138,7 +140,7 @@ static void report(const model *m, const cli_options *o, int ctx, uint64_t ns, c
         console_warning(c, "--ctx %d is longer than the %d tokens this model was made for", ctx, m->shape.n_ctx_train);
 }
 
-exit_code model_open(model *m, const cli_options *o, int ctx, console *c)
+exit_code model_open(model *m, const cli_options *o, model_room room, console *c)
 {
     *m = (model){ 0 };
     const exit_code missing = model_find(&m->path, o, c);
@@ -147,8 +149,8 @@ exit_code model_open(model *m, const cli_options *o, int ctx, console *c)
 
     ds4_error err = { 0 };
     const uint64_t start = clock_ns();
-    m->engine_options = model_engine_options(o, m->path.path, ctx, c);
-    const ds4_status st = plan_and_open(m, ctx, c, &err);
+    m->engine_options = model_engine_options(o, m->path.path, room, c);
+    const ds4_status st = plan_and_open(m, c, &err);
     if (st) {
         if (st != DS4_ECANCELLED) console_error(c, "%s", err.message);
         model_close(m);
@@ -156,7 +158,7 @@ exit_code model_open(model *m, const cli_options *o, int ctx, console *c)
     }
     ds4_engine_shape(m->engine, &m->shape);
     m->profile = profile_of_file(o, m->path.path);
-    report(m, o, ctx, clock_ns() - start, c);
+    report(m, o, clock_ns() - start, c);
     return CLI_OK;
 }
 

@@ -17,10 +17,16 @@ typedef struct {
     effort_profile   profile;
 } model;
 
-/* Finds the file and opens the engine with room for ctx tokens; says on the
- * console which model it is and what memory it takes. On failure nothing is
- * left open and the reason has been printed. */
-exit_code model_open(model *m, const cli_options *o, int ctx, console *c);
+/* What a run needs of its engine. */
+typedef struct {
+    int ctx;                    /* tokens                                             */
+    int rewind_points;          /* a conversation keeps some for /undo and /retry     */
+} model_room;
+
+/* Finds the file and opens the engine; says on the console which model it is and
+ * what memory it takes. On failure nothing is left open and the reason has been
+ * printed. */
+exit_code model_open(model *m, const cli_options *o, model_room room, console *c);
 void      model_close(model *m);
 
 /* Which effort prefixes the file's checkpoint was trained with, unless a flag says. */
@@ -36,6 +42,6 @@ exit_code model_find(model_path *p, const cli_options *o, console *c);
 exit_code model_exit_code(ds4_status st);
 
 /* Options of an engine with these flags. */
-ds4_engine_options model_engine_options(const cli_options *o, const char *path, int ctx, console *c);
+ds4_engine_options model_engine_options(const cli_options *o, const char *path, model_room room, console *c);
 
 #endif

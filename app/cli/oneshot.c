@@ -125,7 +125,7 @@ static exit_code open_all(oneshot *r)
 {
     const cli_options *o = r->options;
     ds4_error err = { 0 };
-    const exit_code code = model_open(&r->model, o, o->ctx, r->console);
+    const exit_code code = model_open(&r->model, o, (model_room){ .ctx = o->ctx }, r->console);
     if (code) return code;
 
     ds4_status st = conversation_attach(&r->talk, r->model.engine, o->ctx, r->console, &err);

@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,6 +205,18 @@ bool sampling_in_range(const char *key, double v)
     return true;
 }
 
+/* Through the parser of the flag, so that all three spell numbers alike. */
+ds4_status cli_parse_ctx(const char *text, int *ctx, ds4_error *err)
+{
+    const option table[] = {
+        { .long_name = "ctx", .kind = OPTION_POSITIVE, .target = ctx, .value_name = "N" }, { 0 }
+    };
+    char name[] = "ds4", flag[] = "--ctx", value[32];
+    char *argv[] = { name, flag, value, NULL };
+    snprintf(value, sizeof value, "%s", text);
+    return options_parse(table, 3, argv, NULL, err);
+}
+
 color_choice cli_color(const cli_options *o)
 {
     if (strcmp(o->color, "always") == 0) return COLOR_ALWAYS;
@@ -212,22 +225,14 @@ color_choice cli_color(const cli_options *o)
 
 /* ---- environment ----------------------------------------------------------- */
 
-/* DS4_CTX goes through the parser of --ctx; the sentence then names the variable. */
+/* The sentence of --ctx, about the variable. */
 static ds4_status env_ctx(cli_options *o, ds4_error *err)
 {
     const char *text = getenv("DS4_CTX");
     if (o->ctx_given || !text || !*text) return DS4_OK;
-    const option table[] = {
-        { .long_name = "ctx", .kind = OPTION_POSITIVE, .target = &o->ctx, .value_name = "N" }, { 0 }
-    };
-    char name[] = "ds4", flag[] = "--ctx", value[64];
-    if (strlen(text) >= sizeof value) return ds4_fail(err, DS4_EARG, "DS4_CTX: expected a positive integer");
-    strcpy(value, text);
-    char *argv[] = { name, flag, value, NULL };
     ds4_error inner = { 0 };
-    if (options_parse(table, 3, argv, NULL, &inner) == DS4_OK) return DS4_OK;
-    const char *rest = strchr(inner.message, ':');
-    return ds4_fail(err, DS4_EARG, "DS4_CTX%s", rest ? rest : ": not a number");
+    if (cli_parse_ctx(text, &o->ctx, &inner) == DS4_OK) return DS4_OK;
+    return ds4_fail(err, DS4_EARG, "DS4_CTX%s", inner.message + strlen("--ctx"));
 }
 
 static ds4_status read_environment(cli_options *o, ds4_error *err)

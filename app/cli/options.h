@@ -74,6 +74,9 @@ ds4_status cli_options_parse(cli_options *o, int argc, char **argv, ds4_error *e
 void       cli_options_free(cli_options *o);
 bool       cli_options_help(const char *topic, bytes *out);    /* false: no such topic */
 
+/* A context size as --ctx, DS4_CTX and /ctx take it: "32768", "100k". */
+ds4_status cli_parse_ctx(const char *text, int *ctx, ds4_error *err);
+
 color_choice cli_color(const cli_options *o);
 
 /* "ref", "auto", or a list such as "avx2,avx512" as a mask of what may be used. */

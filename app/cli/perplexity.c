@@ -88,7 +88,7 @@ exit_code perplexity_run(const cli_options *o, console *c)
         console_error(c, "--perplexity-file: needs --ctx 2 or more");
         return CLI_USAGE;
     }
-    exit_code code = model_open(&p.model, o, o->ctx, c);
+    exit_code code = model_open(&p.model, o, (model_room){ .ctx = o->ctx }, c);
     if (code) return code;
 
     ds4_status st = timeline_attach(&p.line, p.model.engine, o->ctx, c, &err);

@@ -46,7 +46,7 @@ exit_code probe_open(probe *p, const cli_options *o, const prompt_source *prompt
 {
     ds4_error err = { 0 };
     *p = (probe){ .options = o, .console = c };
-    exit_code code = model_open(&p->model, o, o->ctx, c);
+    exit_code code = model_open(&p->model, o, (model_room){ .ctx = o->ctx }, c);
     if (code) return code;
 
     ds4_status st = timeline_attach(&p->line, p->model.engine, o->ctx, c, &err);

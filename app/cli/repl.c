@@ -9,6 +9,8 @@
 #include "sampling.h"
 #include "signals.h"
 
+enum { REWIND_POINTS = 16 };        /* two a turn: its beginning, its answer */
+
 #define TWICE_NS 1000000000ull      /* two Ctrl-C within this time leave */
 
 /* ---- answering ------------------------------------------------------------------ */
@@ -99,7 +101,8 @@ bool repl_renew_sampler(repl *r)
 exit_code repl_open(repl *r, int ctx)
 {
     ds4_error err = { 0 };
-    exit_code code = model_open(&r->model, &r->options, ctx, r->console);
+    const model_room room = { .ctx = ctx, .rewind_points = REWIND_POINTS };
+    exit_code code = model_open(&r->model, &r->options, room, r->console);
     if (code) return code;
     const ds4_status st = conversation_attach(&r->talk, r->model.engine, ctx, r->console, &err);
     if (st) {

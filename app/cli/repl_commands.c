@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "base/options.h"
 #include "prompt.h"
 #include "repl.h"
+#include "signals.h"
 
 typedef void command_fn(repl *r, const char *argument);
 
@@ -111,32 +111,33 @@ static void do_load(repl *r, const char *argument)
 
 /* ---- context --------------------------------------------------------------------- */
 
-static void do_ctx(repl *r, const char *argument)
+/* The KV is planned when the engine is opened, so another context is another
+ * engine; the weights are still in memory. */
+static void change_ctx(repl *r, int ctx)
 {
-    char value[32], name[] = "ds4", flag[] = "--ctx";
-    int ctx = 0;
-    const option table[] = { { .long_name = "ctx", .kind = OPTION_POSITIVE, .target = &ctx, .value_name = "N" }, { 0 } };
-    char *argv[] = { name, flag, value, NULL };
-    ds4_error err = { 0 };
-    snprintf(value, sizeof value, "%s", argument);
-    if (options_parse(table, 3, argv, NULL, &err)) {
-        console_print(r->console, "/ctx needs a number of tokens, such as 32768 or 100k.");
-        return;
-    }
-    const size_t used = r->talk.line.tokens.n;
-    if (used + 1 > (size_t)ctx) {
-        console_print(r->console, "The conversation has %zu tokens and does not fit %d; /reset or /undo first.", used, ctx);
-        return;
-    }
     const int before = r->talk.mode.ctx;
     conversation_detach(&r->talk);
     model_close(&r->model);
     if (repl_open(r, ctx) == CLI_OK) {
         r->options.ctx = ctx;
-        console_print(r->console, "Context: %d tokens.", ctx);
-    } else if ((r->code = repl_open(r, before))) {
-        r->leave = true;
+        console_print(r->console, "Context: %d tokens; the conversation is computed again with the next message.", ctx);
+        return;
     }
+    signals_clear();            /* Ctrl-C meant the other context, not the old one */
+    r->code = repl_open(r, before);
+    r->leave = r->code != CLI_OK;
+}
+
+static void do_ctx(repl *r, const char *argument)
+{
+    const size_t used = r->talk.line.tokens.n;
+    int ctx;
+    if (cli_parse_ctx(argument, &ctx, NULL))
+        console_print(r->console, "/ctx needs a number of tokens, such as 32768 or 100k.");
+    else if (used + 1 > (size_t)ctx)
+        console_print(r->console, "The conversation has %zu tokens and does not fit %d; /reset or /undo first.", used, ctx);
+    else
+        change_ctx(r, ctx);
 }
 
 static void do_tokens(repl *r, const char *argument)

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import time
 
-from harness import DS4, Skip, check, ds4, environment, equal, expect_exit, main, model, path_of, scratch, test
+from harness import BIN, DS4, ROOT, Skip, check, ds4, environment, equal, expect_exit, main, model, path_of, scratch, test
 
 NO_MODEL = ("-m", "/nonexistent/model.gguf")
 
@@ -197,7 +197,7 @@ def thinking_is_shown_when_asked():
 
 @test
 def prompt_sources_agree():
-    args = ("-n", "20", "-q")
+    args = ("-n", "6", "-q")
     want = run("-p", "Summarise:\n\none\ntwo", *args).out
     equal(run("-p", "Summarise:", *args, stdin=b"one\ntwo\n").out, want, "-p and a pipe")
     equal(run("--prompt-file", path_of("p.txt", "Summarise:\n\none\ntwo\n"), *args).out, want, "--prompt-file")
@@ -223,22 +223,23 @@ def json_answers():
 
 @test
 def stop_strings_end_the_answer():
-    whole = json.loads(run("-p", "Hello", "-n", "200", "--nothink", "--json").out)["content"]
+    whole = json.loads(run("-p", "Hello", "-n", "60", "--nothink", "--json").out)["content"]
     ascii_runs = [w for w in re.findall(r"[A-Za-z]{2,}", whole)]
     if not ascii_runs:
         raise Skip("this model wrote no word")
     word = ascii_runs[0][-2:]
-    r = json.loads(run("-p", "Hello", "-n", "200", "--nothink", "--json", "--stop", word).out)
+    r = json.loads(run("-p", "Hello", "-n", "60", "--nothink", "--json", "--stop", word).out)
     equal(r["content"], whole[:whole.index(word)], "text before the stop string")
     equal(r["finish_reason"], "stop", "finish_reason")
 
 
 @test
 def thinking_budget_closes_the_reasoning():
-    usage = json.loads(run("-p", "Hello", "-n", "1000", "--json").out)["usage"]
-    check(usage["reasoning_tokens"] <= 1000 - 1000 // 8, "the answer keeps its share", usage)
-    usage = json.loads(run("-p", "Hello", "-n", "1000", "--think-budget", "10", "--json").out)["usage"]
-    check(usage["reasoning_tokens"] <= 10 + 512 + 1, "closed after the budget", usage)
+    usage = json.loads(run("-p", "Hello", "-n", "80", "--json").out)["usage"]
+    check(usage["reasoning_tokens"] <= 80 - 80 // 8, "the answer keeps its share", usage)
+    # After the budget a polite end is waited for, 512 tokens at most.
+    usage = json.loads(run("-p", "Hello", "-n", "3000", "--stop", "e", "--think-budget", "5", "--json").out)["usage"]
+    check(usage["reasoning_tokens"] <= 5 + 512 + 1, "closed after the budget", usage)
 
 
 @test
@@ -261,7 +262,7 @@ def prompt_longer_than_the_context_is_5():
 
 @test
 def chunks_threads_and_kernels_do_not_change_the_text():
-    args = ("-n", "24", "-q", "--temp", "0", "-p", "The quick brown fox jumps over the lazy dog. " * 6)
+    args = ("-n", "12", "-q", "--temp", "0", "-p", "The quick brown fox jumps over the lazy dog. " * 3)
     want = run(*args).out
     equal(run(*args, "--prefill-chunk", "7").out, want, "chunks of 7")
     equal(run(*args, "-t", "1").out, want, "one thread")
@@ -486,6 +487,40 @@ def print_ids_continues_greedily():
 
 
 @test
+def golden_numbers_from_outside():
+    """A checkpoint as it is released, its logits and continuations from another
+    implementation, and nothing but the two programs between them."""
+    golden = os.path.join(ROOT, "tests", "data", "golden", "tiny-a")
+    with open(os.path.join(golden, "golden.json")) as f:
+        want = json.load(f)
+    numbers = floats(os.path.join(golden, "golden.f32"))
+    made, out = path_of("golden.gguf"), path_of("golden.f32")
+    p = subprocess.run([os.path.join(BIN, "ds4-gguf"), "convert", golden, made, "--type", "f32", "--force"],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    equal(p.returncode, 0, "conversion (%r)" % p.stdout[-300:])
+    as_published = ("-m", made, "--ctx", "1024", "--rounding", "off", "--quality", "-q")
+
+    sequences = [s for s in want["sequences"] if len(s["ids"]) <= 300]
+    ids = path_of("golden-ids.json", json.dumps([s["ids"] for s in sequences]))
+    expect_exit(ds4(*as_published, "--token-ids", ids, "--dump-logits", out, "--all-positions"), 0)
+    got, vocab, row, worst = floats(out), 512, 0, 0
+    for s in sequences:
+        at = s["logits"]["offset"]
+        for k, position in enumerate(s["positions"]):
+            a = got[(row + position) * vocab:(row + position + 1) * vocab]
+            b = numbers[at + k * vocab:at + (k + 1) * vocab]
+            worst = max(worst, max(abs(x - y) for x, y in zip(a, b)))
+        row += len(s["ids"])
+    equal(len(got), row * vocab, "[positions][vocabulary]")
+    check(worst < want["tolerance"]["logits_max"], "largest difference", worst)
+
+    prompts = path_of("golden-prompts.json", json.dumps([g["prompt"] for g in want["greedy"]]))
+    r = ds4(*as_published, "--token-ids", prompts, "--print-ids", "-n", "32", "--temp", "0")
+    expect_exit(r, 0)
+    equal([json.loads(line) for line in r.out.splitlines()], [g["tokens"] for g in want["greedy"]], "continuations")
+
+
+@test
 def token_ids_that_are_none():
     for content, words in (("{}", "array"), ("[]", "array"), ("[1, 2", "JSON"), ("[1.5]", "token id"),
                            ("[[1], 2]", "array"), ("[[]]", "empty"), ("[-1]", "outside"), ("[99999999]", "outside"),
@@ -497,7 +532,7 @@ def token_ids_that_are_none():
 
 @test
 def perplexity_of_a_text():
-    text = path_of("text.txt", "It was the best of times, it was the worst of times. " * 12)
+    text = path_of("text.txt", "It was the best of times, it was the worst of times. " * 4)
     r = run("--perplexity-file", text)
     expect_exit(r, 0)
     m = re.fullmatch(r"tokens (\d+)  nll (\d+\.\d+)  ppl (\d+\.\d+)  (\d+\.\d+) t/s\n", r.out.decode())
