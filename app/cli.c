@@ -48,8 +48,9 @@ static exit_code print_help(const char *topic, console *c)
                      "       ... | ds4 [options]        the prompt is piped in\n\n");
     if (topic) bytes_clear(&out);
     const bool known = cli_options_help(topic, &out);
-    const exit_code code = known ? output_finish(output_write(out.data, out.len), c)
-                                 : usage_error(c, "--help: topics are model, prompt, thinking, sampling, output, diagnostics");
+    const exit_code code = known
+        ? output_finish(output_write(out.data, out.len), c)
+        : usage_error(c, "--help: topics are model, prompt, thinking, sampling, output, diagnostics");
     bytes_free(&out);
     return code;
 }

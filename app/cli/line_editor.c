@@ -310,6 +310,7 @@ static line_result read_line(line_editor *e, bytes *line, bool *more)
     int n = 0;
     const char *got = el_gets(e->el, &n);
     *more = false;
+    if (e->interrupted) e->n_input = 0;     /* typed before it, as the terminal's own queue */
     if (e->interrupted) return e->was_empty && !line->len ? LINE_INTERRUPTED_EMPTY : LINE_INTERRUPTED;
     if (!got || n <= 0) return LINE_END;
     if (got[n - 1] == '\n') n--;
@@ -338,6 +339,9 @@ line_result line_editor_read(line_editor *e, char **out)
     e->continued = e->interrupted = false;
     do {
         el_resize(e->el);       /* the window may have changed while nobody looked */
+        /* libedit shows the prompt first; keys of somebody quicker than that would
+         * be echoed twice, and Ctrl-D lost. */
+        el_set(e->el, EL_PREP_TERM, 1);
         paste_mode(e, true);
         result = read_line(e, &line, &more);
         paste_mode(e, false);

@@ -57,8 +57,8 @@ static ds4_status take_named(model_path *out, const char *named, int from_env, d
     snprintf(out->path, sizeof out->path, "%s", named);
     if (access(named, F_OK) == 0) return DS4_OK;
     return ds4_fail(err, DS4_ENOTFOUND,
-                    "%.120s: no such model file (from %s); ./download_model.sh q2-imatrix fetches the published one, 81 GiB",
-                    named, out->found_by);
+                    "%.120s: no such model file (from %s); "
+                    "./download_model.sh q2-imatrix fetches the published one, 81 GiB", named, out->found_by);
 }
 
 ds4_status model_path_find(model_path *out, const char *named, int from_env, ds4_error *err)
@@ -75,5 +75,6 @@ ds4_status model_path_find(model_path *out, const char *named, int from_env, ds4
     }
     return ds4_fail(err, DS4_ENOTFOUND,
                     "no model: neither ./" PUBLISHED " nor the bundled " BUNDLED
-                    " beside this program; ./download_model.sh q2-imatrix fetches the published one (81 GiB), -m FILE names another");
+                    " beside this program; ./download_model.sh q2-imatrix fetches the published one (81 GiB), "
+                    "-m FILE names another");
 }

@@ -142,7 +142,8 @@ static exit_code open_all(oneshot *r)
 static void warn_effort(oneshot *r)
 {
     if (r->options->raw || r->talk.mode.mode != MODE_THINK_MAX || prompt_effort(&r->talk.mode) == EFFORT_MAX) return;
-    console_warning(r->console, "--think-max needs --ctx %d or more; thinking normally", r->talk.mode.think_max_min_ctx);
+    console_warning(r->console, "--think-max needs --ctx %d or more; thinking normally",
+                    r->talk.mode.think_max_min_ctx);
 }
 
 exit_code oneshot_run(const cli_options *o, const prompt_source *prompt, console *c)

@@ -25,7 +25,8 @@ static int model_rows(cli_options *o, option *table)
     ROW(.long_name = "ctx", .short_name = 'c', .kind = OPTION_POSITIVE, .target = &o->ctx, .value_name = "N",
         .seen = &o->ctx_given, .help = "context in tokens, such as 32768 or 100k (default 32768)");
     ROW(.long_name = "backend", .kind = OPTION_TEXT, .target = &o->backend, .value_name = "NAME",
-        .seen = &o->backend_given, .help = "auto, cpu, check:cpu (every op against the definitions) or trace:cpu (a line per op)");
+        .seen = &o->backend_given,
+        .help = "auto, cpu, check:cpu (every op against the definitions) or trace:cpu (a line per op)");
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_POSITIVE, .target = &o->threads, .value_name = "N",
         .help = "host threads (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",
@@ -112,7 +113,8 @@ static int output_rows(cli_options *o, option *table)
         .help = "one JSON object: content, reasoning, finish_reason, usage, timings");
     ROW(.long_name = "color", .kind = OPTION_CHOICE, .target = &o->color, .value_name = "WHEN",
         .choices = "auto|always|never", .help = "auto, always or never (default auto)");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet, .help = "only errors on stderr");
+    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
+        .help = "only errors on stderr");
     ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
         .help = "details of every phase on stderr");
     ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help,
@@ -316,7 +318,8 @@ static ds4_status check_values(cli_options *o, ds4_error *err)
     if (o->logprobs_top_k > 128)
         return ds4_fail(err, DS4_EARG, "--logprobs-top-k: expected a number from 1 to 128, got %d", o->logprobs_top_k);
     if (!isa_mask_parse(o->isa, &o->isa_mask))
-        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, neon, got \"%s\"", o->isa);
+        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, neon, got \"%s\"",
+                        o->isa);
     if (!backend_exists(o->backend))
         return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu",
                         o->backend);
@@ -330,7 +333,8 @@ static ds4_status check_operands(cli_options *o, const option_list *rest, ds4_er
 {
     o->action = o->version ? ACTION_VERSION : o->help ? ACTION_HELP : ACTION_RUN;
     if (o->help && rest->n == 1) o->help_topic = rest->items[0];
-    else if (rest->n) return ds4_fail(err, DS4_EARG, "%s: unexpected argument; a prompt is given with -p", rest->items[0]);
+    else if (rest->n)
+        return ds4_fail(err, DS4_EARG, "%s: unexpected argument; a prompt is given with -p", rest->items[0]);
     return DS4_OK;
 }
 

@@ -36,8 +36,8 @@ static ds4_status check_lengths(const probe *p, ds4_error *err)
     for (size_t i = 0; i < s->n; i++) {
         const size_t n = s->begin[i + 1] - s->begin[i];
         if (n > (size_t)p->options->ctx)
-            return ds4_fail(err, DS4_EFULL, "prompt %zu has %zu tokens and the context %d; start with --ctx %zu or more",
-                            i, n, p->options->ctx, n + 1000);
+            return ds4_fail(err, DS4_EFULL, "prompt %zu has %zu tokens and the context %d; "
+                            "start with --ctx %zu or more", i, n, p->options->ctx, n + 1000);
     }
     return DS4_OK;
 }

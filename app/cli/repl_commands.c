@@ -31,8 +31,8 @@ static void set_mode(repl *r, think_mode mode)
     }
     say_mode(r);
     if (changed)
-        console_print(r->console, "The start of the prompt changed: the conversation (%zu tokens) is computed again with the next message.",
-                      r->talk.line.tokens.n);
+        console_print(r->console, "The start of the prompt changed: the conversation (%zu tokens) is computed "
+                      "again with the next message.", r->talk.line.tokens.n);
 }
 
 static void do_think(repl *r, const char *argument)     { (void)argument; set_mode(r, MODE_THINK); }
@@ -135,7 +135,8 @@ static void do_ctx(repl *r, const char *argument)
     if (cli_parse_ctx(argument, &ctx, NULL))
         console_print(r->console, "/ctx needs a number of tokens, such as 32768 or 100k.");
     else if (used + 1 > (size_t)ctx)
-        console_print(r->console, "The conversation has %zu tokens and does not fit %d; /reset or /undo first.", used, ctx);
+        console_print(r->console, "The conversation has %zu tokens and does not fit %d; /reset or /undo first.",
+                      used, ctx);
     else
         change_ctx(r, ctx);
 }

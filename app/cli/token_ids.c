@@ -53,8 +53,8 @@ static ds4_status append(token_sequences *s, json_object *array, const char *pat
             return ds4_fail(err, DS4_EFORMAT, "%.100s: sequence %zu, position %zu: expected a token id", path, s->n, i);
         const int64_t id = json_object_get_int64(item);
         if (id < 0 || id >= n_vocab)
-            return ds4_fail(err, DS4_EFORMAT, "%.100s: sequence %zu, position %zu: id %lld is outside the vocabulary of %d",
-                            path, s->n, i, (long long)id, n_vocab);
+            return ds4_fail(err, DS4_EFORMAT, "%.100s: sequence %zu, position %zu: id %lld is outside the "
+                            "vocabulary of %d", path, s->n, i, (long long)id, n_vocab);
         s->ids[at++] = (ds4_token)id;
     }
     s->begin[++s->n] = at;
