@@ -92,7 +92,8 @@ $(B)/%_$(1).o: %_$(1).c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
-# The commit is compiled into one file only.
+# The commit is compiled into one file only, again when there is a new one.
+$(B)/app/version.o: $(wildcard .git/logs/HEAD)
 $(B)/app/version.o: EXTRA_CFLAGS += -DDS4_COMMIT='"$(COMMIT)"' -DDS4_FLAGS='"$(VARIANT) $(ARCH) $(ISAS)"'
 
 $(LIB): $(OBJ)
