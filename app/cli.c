@@ -2,11 +2,8 @@
  *
  * stdout carries the answer or the dump, stderr everything else. */
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
-#include "base/status.h"
 #include "cli/answer.h"
 #include "cli/dump_tokens.h"
 #include "cli/exit_code.h"
@@ -88,13 +85,11 @@ static exit_code run_with_prompt(const cli_options *o, const prompt_source *prom
     if (!prompt->present && (o->raw || o->json))
         return usage_error(c, o->raw ? "--raw: needs a prompt: -p, --prompt-file or standard input"
                                      : "--json: needs a prompt: -p, --prompt-file or standard input");
+    if (o->job == JOB_DUMP_TOKENS) return dump_tokens_run(o, prompt, c);
     /* Until here Ctrl-C just ended the program: nothing was open yet. */
     signals_catch_interrupt();
-    switch (o->job) {
-    case JOB_CHAT:        return prompt->present ? oneshot_run(o, prompt, c) : repl_run(o, prompt, c);
-    case JOB_DUMP_TOKENS: return dump_tokens_run(o, prompt, c);
-    default:              return run_probe(o, prompt, c);
-    }
+    if (o->job != JOB_CHAT) return run_probe(o, prompt, c);
+    return prompt->present ? oneshot_run(o, prompt, c) : repl_run(o, prompt, c);
 }
 
 static exit_code run(const cli_options *o, console *c)

@@ -132,6 +132,8 @@ void terminal_append_visible(bytes *out, const char *text, size_t n)
         const int len = utf8_next(text + i, n - i, &cp);
         if ((cp < 0x20 && cp != '\n' && cp != '\t') || cp == 0x7F)
             bytes_printf(out, "^%c", (char)(cp ^ 0x40));
+        else if (cp == UTF8_INVALID)
+            bytes_text(out, "\xEF\xBF\xBD");
         else if (cp >= 0x80 && cp < 0xA0)
             bytes_printf(out, "<U+%04X>", (unsigned)cp);
         else

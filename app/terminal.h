@@ -32,8 +32,8 @@ void terminal_note_paste_mode(int fd, bool on);     /* bracketed paste (xterm, ?
 void terminal_note_editing(bool on);                /* a line editor holds the modes  */
 
 /* Appends text with control characters other than newline and tab made visible
- * ("^[" for escape, "<U+009B>" for the 8-bit ones), so that a model can not
- * drive the terminal. The input ends on a character boundary. */
+ * ("^[" for escape, "<U+009B>" for the 8-bit ones) and what is not UTF-8 replaced,
+ * so that a model or a file name can not drive the terminal. */
 void terminal_append_visible(bytes *out, const char *text, size_t n);
 
 #endif

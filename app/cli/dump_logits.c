@@ -1,7 +1,6 @@
 /* dump_logits: the model's numbers for other programs to compare. */
 #include <string.h>
 
-#include "base/checked.h"
 #include "base/file.h"
 #include "base/json_writer.h"
 #include "base/status.h"

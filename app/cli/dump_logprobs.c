@@ -1,7 +1,6 @@
 /* dump_logprobs: a greedy continuation with the likeliest tokens of every step,
  * to be compared with official log-probabilities (tests/golden). */
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/checked.h"
 #include "base/file.h"

@@ -1,10 +1,6 @@
 #include "dump_tokens.h"
 
-#include <string.h>
-
 #include "answer.h"
-#include "base/json_writer.h"
-#include "base/status.h"
 #include "base/utf8.h"
 #include "gguf/gguf.h"
 #include "model.h"

@@ -1,7 +1,5 @@
 #include "generate.h"
 
-#include <string.h>
-
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/status.h"

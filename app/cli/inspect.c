@@ -5,7 +5,6 @@
 
 #include "answer.h"
 #include "base/checked.h"
-#include "base/status.h"
 #include "gguf/gguf.h"
 #include "model.h"
 #include "model/config.h"

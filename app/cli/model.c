@@ -1,6 +1,5 @@
 #include "model.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -55,7 +54,7 @@ static void on_log(void *ctx, int level, const char *line)
 
 static void on_trace(void *ctx, const char *line)
 {
-    console_note(ctx, "%s", line);
+    console_print(ctx, "%s", line);
 }
 
 ds4_engine_options model_engine_options(const cli_options *o, const char *path, model_room room, console *c)
@@ -153,6 +152,7 @@ exit_code model_open(model *m, const cli_options *o, model_room room, console *c
     const ds4_status st = plan_and_open(m, c, &err);
     if (st) {
         if (st != DS4_ECANCELLED) console_error(c, "%s", err.message);
+        if (st == DS4_EMEMORY) console_note(c, "a smaller --ctx needs less memory");
         model_close(m);
         return model_exit_code(st);
     }

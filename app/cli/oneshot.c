@@ -1,7 +1,6 @@
 #include "oneshot.h"
 
 #include "answer.h"
-#include "base/status.h"
 #include "conversation.h"
 #include "sampling.h"
 #include "signals.h"

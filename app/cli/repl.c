@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/status.h"
 #include "line_editor.h"
 #include "sampling.h"
 #include "signals.h"
