@@ -62,9 +62,10 @@ typedef struct {
     const char *key, *other;
     size_t      offset;             /* float in model_shape */
     float       otherwise;
+    bool        may_be_off;         /* 0 and less switch it off and are kept as 0 */
 } float_key;
 
-#define FLOAT_KEY(field, key, other, otherwise) { key, other, offsetof(model_shape, field), otherwise }
+#define FLOAT_KEY(field, key, other, otherwise) { key, other, offsetof(model_shape, field), otherwise, false }
 
 /* The defaults are the values every release ships (not the inference program's
  * own class defaults, which are placeholders). */
@@ -74,7 +75,7 @@ static const float_key float_keys[] = {
     FLOAT_KEY(norm_eps,           "rms_norm_eps",          "norm_eps",    1e-6f),
     FLOAT_KEY(hc_eps,             "hc_eps",                NULL,          1e-6f),
     FLOAT_KEY(expert_scale,       "routed_scaling_factor", "route_scale", 1.5f),
-    FLOAT_KEY(swiglu_limit,       "swiglu_limit",          NULL,          10),
+    { "swiglu_limit", NULL, offsetof(model_shape, swiglu_limit), 10, true },
 };
 
 /* In rope_scaling under the first name, at top level under the second. */
@@ -118,9 +119,9 @@ static ds4_status take_float(reader *r, const float_key *k, json_object *value, 
         *out = k->otherwise;
         return DS4_OK;
     }
-    if (!json_input_number(value, &v) || !(v > 0) || v > 1e30)
+    if (!json_input_number(value, &v) || !(v > 0 || (k->may_be_off && v <= 0)) || v > 1e30)
         return ds4_fail(r->err, DS4_EFORMAT, "%s: %s is not a positive number", r->path, k->key);
-    *out = (float)v;
+    *out = v > 0 ? (float)v : 0.0f;
     return DS4_OK;
 }
 
