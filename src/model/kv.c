@@ -99,8 +99,9 @@ ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *
     for (int i = 0; i < 2; i++) {
         p->free_blocks[i] = malloc((size_t)p->n_blocks * sizeof **p->free_blocks);
         if (!p->free_blocks[i]) {
+            const int n = p->n_blocks;
             kv_pool_close(p);
-            return ds4_fail(err, DS4_EMEMORY, "no memory for %d KV blocks", p->n_blocks);
+            return ds4_fail(err, DS4_EMEMORY, "no memory for %d KV blocks", n);
         }
         for (int j = 0; j < p->n_blocks; j++) p->free_blocks[i][j] = p->n_blocks - 1 - j;
         p->n_free[i] = p->n_blocks;
