@@ -18,9 +18,10 @@ import sys
 import tempfile
 
 import corpus
+import protocol
 
-CALL = re.compile(rf'<{corpus.DSML}invoke name="([^"]*)">\n(.*?)</{corpus.DSML}invoke>', re.S)
-PARAMETER = re.compile(rf'<{corpus.DSML}parameter name="([^"]*)" string="(true|false)">(.*?)</{corpus.DSML}parameter>', re.S)
+CALL = re.compile(rf'<{protocol.DSML}invoke name="([^"]*)">\n(.*?)</{protocol.DSML}invoke>', re.S)
+PARAMETER = re.compile(rf'<{protocol.DSML}parameter name="([^"]*)" string="(true|false)">(.*?)</{protocol.DSML}parameter>', re.S)
 
 
 def calls(text):
@@ -44,10 +45,10 @@ def parsed(text):
 def answer_of(output, think):
     """what stands behind the reasoning"""
     if think:
-        _, mark, output = output.partition(corpus.ENDTHINK)
+        _, mark, output = output.partition(protocol.ENDTHINK)
         if not mark:
             return ""
-    return output.replace(corpus.EOS, "")
+    return output.replace(protocol.EOS, "")
 
 
 def right(kind, want, got):
@@ -71,7 +72,7 @@ def run_engine(args, prompt):
         print(f"eval.py: exit code {done.returncode}: {done.stderr.decode(errors='replace').strip()}", file=sys.stderr)
         return None
     reasoning, content = result.get("reasoning") or "", result.get("content") or ""
-    return reasoning + corpus.ENDTHINK + content if reasoning else content
+    return reasoning + protocol.ENDTHINK + content if reasoning else content
 
 
 def evaluate(args, ask):
@@ -97,7 +98,7 @@ def evaluate(args, ask):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--ds4", default="./ds4")
-    a.add_argument("--model", default=os.path.join(corpus.HERE, "../../models/tiny/ds4-tiny.gguf"))
+    a.add_argument("--model", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../models/tiny/ds4-tiny.gguf"))
     a.add_argument("--count", type=int, default=100, help="examples per kind and mode")
     a.add_argument("--kinds", type=lambda s: s.split(","), default=corpus.KINDS)
     a.add_argument("--jobs", type=int, default=2, help="engine processes at a time")

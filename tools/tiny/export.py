@@ -28,7 +28,8 @@ def stored_type(name):
 
 def export(run, out):
     os.makedirs(out, exist_ok=True)
-    params = torch.load(os.path.join(run, "state.pt"))["params"]
+    state = torch.load(os.path.join(run, "state.pt"))
+    params = {**state["params"], **state["mean"]}
     tensors = {n: t.detach().to(stored_type(n)) for n, t in model.split_names(params)}
     safetensors_io.write(os.path.join(out, "model.safetensors"), tensors)
     shutil.copy(os.path.join(HERE, "config.json"), out)

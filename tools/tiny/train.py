@@ -21,14 +21,17 @@ import torch.multiprocessing as mp
 
 import corpus
 import model
+import protocol
 import tokenizer
 
 PROCESSES, TOKENS = 2, 1024                # tokens per process and step
 MUON_LR, ADAM_LR = 0.02, 0.004
+LONG = 0.78                                # share of the run after which rows are long
+AVERAGE = 0.995                            # the model that is tested and exported is a running mean
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 EARLY = {"fact": 1.2, "sum": 0.8, "hard": 0.1, "copy": 2.2, "lookup": 2.2, "recall": 0.6, "extract": 1.0, "off-topic": 0.6}
-LATE = {"fact": 1.9, "sum": 1.6, "hard": 0.15, "copy": 0.5, "lookup": 0.6, "recall": 0.5, "extract": 1.2, "off-topic": 0.9}
+LATE = {"fact": 2.4, "sum": 2.2, "hard": 0.15, "copy": 0.4, "lookup": 0.4, "recall": 0.3, "extract": 1.4, "off-topic": 0.7}
 
 
 # ---- data -----------------------------------------------------------------------------
@@ -45,7 +48,7 @@ def make_tokenizer(path, vocab_size):
             for text, _ in c.row(r, kind, LATE, False, 3, full):
                 for part in tokenizer.CONTROLS.split(text)[::2]:
                     texts.append((part, 1))
-        fixed = tokenizer.CONTROLS.split(corpus.PREAMBLE)[::2] + [corpus.POSTAMBLE, corpus.FORMAT]
+        fixed = tokenizer.CONTROLS.split(protocol.PREAMBLE)[::2] + [protocol.POSTAMBLE, protocol.FORMAT]
         texts += [(part, 2000) for part in fixed]
         texts += [(f.answer, 30) for f in c.facts] + [(f"The question is about {f.topic}.", 30) for f in c.facts]
         merges = tokenizer.train_merges(texts, vocab_size - 256 - len(tokenizer.FIRST) - len(tokenizer.LAST))
@@ -74,15 +77,18 @@ class Rows:
     def batch(self, seed, progress):
         """-> ids [B,T+1], weights [B,T+1]; `seed` fixes it, `progress` in 0..1 chooses its make-up"""
         r = random.Random(seed)
-        length, real = 256, False
+        length, real = 256, False                    # real: with the whole tool block of the chat template
         if progress < 0.12:
             length = 128
-        elif progress > 0.62:
-            length, real = r.choice([512, 512, 512, 512, 1024, 1024, 1024, 2048]), True
+        elif progress > LONG:
+            length = r.choice([512] * 5 + [1024] * 10 + [2048])
+            real = length > 512 or r.random() < 0.4
         elif r.random() < 0.12:
             length, real = 512, True
         mix, tool = (EARLY, 0.20) if progress < 0.22 else (LATE, 0.40)
-        if real and progress < 0.62:
+        if progress > LONG:
+            tool = 0.62
+        elif real:
             tool = 0.8
         rows = []
         for _ in range(max(1, TOKENS // length)):
@@ -124,6 +130,7 @@ class Optimiser:
         self.params, self.cfg = params, cfg
         self.m = {n: torch.zeros_like(params[n]).share_memory_() for n in trained}
         self.v = {n: torch.zeros_like(params[n]).share_memory_() for n in trained if not is_muon(n)}
+        self.mean = {n: params[n].detach().clone().share_memory_() for n in trained}
         cost, self.share = [0.0] * PROCESSES, [[] for _ in range(PROCESSES)]
         for n in sorted(trained, key=lambda n: -params[n].numel()):
             k = cost.index(min(cost))
@@ -140,6 +147,7 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, rank, grads, step, lr):
+        keep = min(AVERAGE, step / (step + 10))
         own = {n: sum(g[n] for g in grads) / PROCESSES for n in self.share[rank]}
         norm = math.sqrt(sum(g.square().sum().item() for n, g in own.items() if not is_muon(n)))
         clip = min(1.0, 1.0 / (norm + 1e-6))
@@ -161,6 +169,7 @@ class Optimiser:
                     p.mul_(1 - rate * 0.01)
                 hat = m / (1 - 0.9 ** step)
                 p.sub_(hat / ((self.v[n] / (1 - 0.95 ** step)).sqrt() + 1e-10), alpha=rate)
+            self.mean[n].lerp_(p, 1 - keep)
 
 
 # ---- evaluation ----------------------------------------------------------------------------
@@ -172,7 +181,7 @@ def evaluation_set(tok, count):
         for think in (True, False):
             for e in corpus.examples(kind, think, count):
                 head = tok.encode(e["prompt"])
-                out.append((f"{kind}/{'think' if think else 'direct'}", head + tok.encode(e["target"] + corpus.EOS), len(head)))
+                out.append((f"{kind}/{'think' if think else 'direct'}", head + tok.encode(e["target"] + protocol.EOS), len(head)))
     return out
 
 
@@ -220,7 +229,7 @@ def work(rank, args, cfg, params, opt, grads, shared, barrier):
     torch.set_num_threads(1)
     os.nice(5)
     tok = tokenizer.load(os.path.join(args.out, "tokenizer.json"))
-    data, m = Rows(tok), model.Model(cfg, params)
+    data, m, mean = Rows(tok), model.Model(cfg, params), model.Model(cfg, {**params, **opt.mean})
     items = evaluation_set(tok, args.examples)
     mine = [i for i in range(len(items)) if i % PROCESSES == rank]
     for n, g in grads[rank].items():
@@ -234,16 +243,16 @@ def work(rank, args, cfg, params, opt, grads, shared, barrier):
         progress = used / total
         final = progress >= 1
         if state[3] > 0:
-            hits[mine] = torch.tensor(exact_matches(m, [items[i] for i in mine])).float()
+            hits[mine] = torch.tensor(exact_matches(mean, [items[i] for i in mine])).float()
             barrier.wait()
             if rank == 0:
                 text = (f"step {step}  {used / 60:.1f} min  round {round_no}  {int(state[4]) / 1e6:.2f} M tokens  loss {losses.mean():.4f}  "
                         f"{tokens / max(time.time() - begin, 1):.0f} tok/s\n" + rate_lines(rates(items, hits.tolist())))
                 print(text, flush=True)
                 print(text, file=log, flush=True)
+                state[3] = 0
                 save(args.out, params, opt, state)
                 begin, tokens, since, last = time.time(), 0, 0.0, time.time()
-                state[3] = 0
             barrier.wait()
             if final:
                 return
@@ -287,7 +296,7 @@ def balance(cfg, params, counts):
 
 def save(folder, params, opt, state):
     path = os.path.join(folder, "state.pt")
-    torch.save({"params": params, "m": opt.m, "v": opt.v, "state": state}, path + ".new")
+    torch.save({"params": params, "mean": opt.mean, "m": opt.m, "v": opt.v, "state": state}, path + ".new")
     os.replace(path + ".new", path)
 
 
@@ -320,6 +329,8 @@ def main():
             opt.m[n].copy_(saved["m"][n])
         for n in opt.v:
             opt.v[n].copy_(saved["v"][n])
+        for n in opt.mean:
+            opt.mean[n].copy_(saved["mean"][n])
         state.copy_(saved["state"])
         if args.new_round:
             state[1], state[2] = 0, state[2] + 1
