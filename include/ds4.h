@@ -85,6 +85,8 @@ typedef struct {
     char  name[64];              /* general.name, or the file's name                      */
     char  backend[64];           /* "cpu (avx512, 2 threads)"                             */
     int   expert_bits;           /* rounded bits per weight of the routed experts         */
+    int   effort_profile;        /* which prefixes it was trained with (effort_profile of
+                                    src/text/chat.h)                                      */
     float default_temperature;   /* general.sampling.*, or NAN where the file has none    */
     float default_top_p;
 } ds4_shape;

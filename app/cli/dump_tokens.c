@@ -41,7 +41,7 @@ static ds4_status tokenise(const cli_options *o, const prompt_source *p, const g
     const slice text = { p->text, p->len }, system = { p->system, p->system_len };
     if (!o->dump_tokens) return prompt_tokens_raw(v, text, out, err);
     const prompt_mode mode = {
-        .mode = (think_mode)o->mode, .profile = model_profile(o, g),
+        .mode = (think_mode)o->mode, .profile = model_profile(o, chat_profile_of(g)),
         .ctx = o->ctx, .think_max_min_ctx = o->think_max_min_ctx,
     };
     return prompt_tokens_chat(v, &mode, system, text, out, err);

@@ -5,7 +5,6 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "gguf/gguf.h"
 #include "signals.h"
 
 exit_code model_exit_code(ds4_status st)
@@ -93,21 +92,11 @@ static void print_plan(const ds4_plan *p, int ctx, console *c)
                  weights, kv, ctx, scratch, total, available);
 }
 
-effort_profile model_profile(const cli_options *o, const gguf *g)
+effort_profile model_profile(const cli_options *o, effort_profile of_file)
 {
     if (strcmp(o->effort_profile, "0731") == 0) return EFFORT_PROFILE_0731;
     if (strcmp(o->effort_profile, "preview") == 0) return EFFORT_PROFILE_PREVIEW;
-    return chat_profile_of(g);
-}
-
-/* The engine has checked the header already; without it the older profile is taken. */
-static effort_profile profile_of_file(const cli_options *o, const char *path)
-{
-    gguf *g;
-    if (gguf_open(&g, path, NULL, NULL)) return EFFORT_PROFILE_PREVIEW;
-    const effort_profile p = model_profile(o, g);
-    gguf_close(g);
-    return p;
+    return of_file;
 }
 
 prompt_mode model_prompt_mode(const model *m, const cli_options *o)
@@ -157,7 +146,7 @@ exit_code model_open(model *m, const cli_options *o, model_room room, console *c
         return model_exit_code(st);
     }
     ds4_engine_shape(m->engine, &m->shape);
-    m->profile = profile_of_file(o, m->path.path);
+    m->profile = model_profile(o, (effort_profile)m->shape.effort_profile);
     report(m, o, clock_ns() - start, c);
     return CLI_OK;
 }

@@ -30,7 +30,7 @@ exit_code model_open(model *m, const cli_options *o, model_room room, console *c
 void      model_close(model *m);
 
 /* Which effort prefixes the file's checkpoint was trained with, unless a flag says. */
-effort_profile model_profile(const cli_options *o, const gguf *g);
+effort_profile model_profile(const cli_options *o, effort_profile of_file);
 
 /* How prompts for this model are rendered under these flags. */
 prompt_mode model_prompt_mode(const model *m, const cli_options *o);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "text/chat.h"
 #include "text/tokenizer.h"
 
 ds4_engine_options ds4_engine_defaults(void)
@@ -207,7 +208,7 @@ static void fill_shape(ds4_engine *e)
         .n_layer = c->n_layer, .n_embd = c->n_embd, .n_head = c->n_head, .head_dim = c->head_dim,
         .n_expert = c->n_expert, .n_expert_used = c->n_expert_used, .n_vocab = c->n_vocab, .n_swa = c->n_swa,
         .n_ctx_train = c->n_ctx_train, .max_tokens = e->o.max_tokens, .max_batch_rows = e->o.max_batch_rows,
-        .expert_bits = weights_expert_bits(&e->weights),
+        .expert_bits = weights_expert_bits(&e->weights), .effort_profile = chat_profile_of(e->file),
         .default_temperature = default_of(e->file, "general.sampling.temp"),
         .default_top_p = default_of(e->file, "general.sampling.top_p"),
     };
