@@ -21,25 +21,24 @@ static bool push(conversation *c, ds4_token id)
     return token_list_push(&c->line.tokens, id);
 }
 
-/* Index of the last token that is one of two, at or above `from`; SIZE_MAX: none. */
-static size_t find_last(const token_list *l, size_t from, ds4_token a, ds4_token b)
+/* Index of the first such token at or above `from`; l->n: none. */
+static size_t find(const token_list *l, size_t from, ds4_token id)
 {
-    for (size_t i = l->n; i > from; i--)
-        if (l->ids[i - 1] == a || l->ids[i - 1] == b) return i - 1;
-    return SIZE_MAX;
+    while (from < l->n && l->ids[from] != id) from++;
+    return from;
 }
 
-static size_t find_first(const token_list *l, ds4_token id)
-{
-    size_t i = 0;
-    while (i < l->n && l->ids[i] != id) i++;
-    return i;
-}
-
+/* Where the last turn begins; SIZE_MAX: there is none. A turn's USER stands behind
+ * the header or an EOS; one that the model wrote itself stands elsewhere. */
 static size_t last_turn(const conversation *c)
 {
-    const ds4_token user = vocab_special(c->vocab)->user;
-    return find_last(&c->line.tokens, 0, user, user);
+    const special_tokens *s = vocab_special(c->vocab);
+    const token_list *l = &c->line.tokens;
+    const size_t first = find(l, 0, s->user);
+    if (first == l->n) return SIZE_MAX;
+    size_t i = l->n - 1;
+    while (i > first && !(l->ids[i] == s->user && l->ids[i - 1] == s->eos)) i--;
+    return i;
 }
 
 /* An answer that has not ended; a header alone holds none. */
@@ -52,8 +51,10 @@ static bool is_open(const conversation *c)
 answer_section conversation_section(const conversation *c)
 {
     const special_tokens *s = vocab_special(c->vocab);
-    const size_t i = find_last(&c->line.tokens, 0, s->think, s->end_think);
-    return i != SIZE_MAX && c->line.tokens.ids[i] == s->think ? SECTION_REASONING : SECTION_TEXT;
+    const token_list *l = &c->line.tokens;
+    size_t n = l->n;
+    while (n && l->ids[n - 1] != s->think && l->ids[n - 1] != s->end_think) n--;
+    return n && l->ids[n - 1] == s->think ? SECTION_REASONING : SECTION_TEXT;
 }
 
 /* ---- turns ------------------------------------------------------------------ */
@@ -131,10 +132,12 @@ ds4_status conversation_prefill(conversation *c, ds4_error *err)
 
 bool conversation_undo(conversation *c)
 {
+    token_list *l = &c->line.tokens;
     const size_t turn = last_turn(c);
     if (turn == SIZE_MAX) return false;
-    truncate_to(&c->line.tokens, turn == find_first(&c->line.tokens, vocab_special(c->vocab)->user) && !c->loaded
-                                     ? 0 : turn);
+    /* A header of ours can be written again; a loaded one is all there is. */
+    const bool only_header = turn == find(l, 0, vocab_special(c->vocab)->user) && !c->loaded;
+    truncate_to(l, only_header ? 0 : turn);
     return true;
 }
 
@@ -143,8 +146,8 @@ bool conversation_retry(conversation *c)
     const special_tokens *s = vocab_special(c->vocab);
     const size_t turn = last_turn(c);
     if (turn == SIZE_MAX) return false;
-    const size_t opening = find_last(&c->line.tokens, turn, s->assistant, s->assistant);
-    if (opening == SIZE_MAX) return false;
+    const size_t opening = find(&c->line.tokens, turn, s->assistant);
+    if (opening == c->line.tokens.n) return false;
     truncate_to(&c->line.tokens, opening + 1);
     return push(c, c->mode.mode == MODE_NOTHINK ? s->end_think : s->think);
 }
@@ -160,7 +163,7 @@ static ds4_status replace_header(conversation *c, bool *changed, ds4_error *err)
     token_list_init(&fresh, l->max + 65536);
     ds4_status st = prompt_tokens_chat(c->vocab, &c->mode, c->system, slice_of(""), &fresh, err);
     if (!st) {
-        const size_t old_n = find_first(l, user), new_n = find_first(&fresh, user);
+        const size_t old_n = find(l, 0, user), new_n = find(&fresh, 0, user);
         truncate_to(&fresh, new_n);
         for (size_t i = old_n; i < l->n; i++) token_list_push(&fresh, l->ids[i]);
         *changed = old_n != new_n || memcmp(fresh.ids, l->ids, new_n * sizeof *l->ids) != 0;

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import time
 
-from harness import BIN, DS4, ROOT, SLOW, Skip, check, ds4, environment, equal, expect_exit, main, model, path_of, scratch, test
+from harness import BIN, DS4, ROOT, SLOW, THREADS, Skip, check, ds4, environment, equal, expect_exit, main, model, path_of, scratch, test
 
 NO_MODEL = ("-m", "/nonexistent/model.gguf")
 
@@ -20,7 +20,7 @@ def needs_program():
 
 def run(*args, **more):
     """With the test model, a small context and a fixed seed."""
-    return ds4("-m", model(), "--ctx", "4096", "--seed", "1", *args, **more)
+    return ds4("-m", model(), "--ctx", "4096", "--seed", "1", *THREADS, *args, **more)
 
 
 # ---- flags --------------------------------------------------------------------

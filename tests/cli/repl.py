@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 
-from harness import DS4, PATIENCE, SLOW, Skip, check, environment, equal, main, model, path_of, scratch, test
+from harness import DS4, PATIENCE, SLOW, THREADS, Skip, check, environment, equal, main, model, path_of, scratch, test
 
 PROMPT = b"ds4> "
 BOLD_PROMPT = b"ds4>\033[0m "
@@ -23,7 +23,7 @@ class Terminal:
 
     def __init__(self, *args, rows=24, columns=80, command=None, **env):
         env = environment(**{"NO_COLOR": "1", "DS4_HISTORY": "", **env})
-        argv = command or [DS4, "-m", model(), "--ctx", "4096", "--seed", "1", "-n", "20", *args]
+        argv = command or [DS4, "-m", model(), "--ctx", "4096", "--seed", "1", "-n", "20", *THREADS, *args]
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(scratch())
