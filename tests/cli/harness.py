@@ -107,8 +107,8 @@ def find_model():
         raise Skip("no model: neither DS4_MODEL nor ds4-gguf to make one")
     made = path_of("synth.gguf")
     if not os.path.exists(made):
-        p = subprocess.run([gguf, "synth", "--shape", "tiny", "--layers", "5", "--hidden", "128", "--out", made], stdout=subprocess.PIPE,
-                           stderr=subprocess.STDOUT, timeout=PATIENCE)
+        p = subprocess.run([gguf, "synth", "--shape", "tiny", "--layers", "5", "--hidden", "128", "--out", made],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
         if p.returncode:
             raise Skip("ds4-gguf synth failed: " + p.stdout.decode("utf-8", "replace")[-200:])
     return made

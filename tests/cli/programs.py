@@ -6,9 +6,9 @@ import re
 import signal
 import struct
 import subprocess
-import time
 
-from harness import BIN, DS4, ROOT, SLOW, THREADS, Skip, check, ds4, environment, equal, expect_exit, main, model, path_of, scratch, test
+from harness import (BIN, DS4, ROOT, SLOW, THREADS, Skip, check, ds4, environment, equal, expect_exit, main, model,
+                     path_of, test)
 
 NO_MODEL = ("-m", "/nonexistent/model.gguf")
 
@@ -399,8 +399,8 @@ def dump_tokens_of_a_chat():
     equal(chat, raw, "tokens of the template")
     check(len(chat) > len(plain), "longer than the text")
     without = ids_of(run("--dump-tokens=chat", "-p", "Hi", "--system", "", "--nothink"))
-    equal(without, ids_of(run("--dump-tokens", "-p", "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>")),
-          "tokens without system message and thinking")
+    raw = ids_of(run("--dump-tokens", "-p", "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>"))
+    equal(without, raw, "tokens without system message and thinking")
 
 
 def ids_of(result):

@@ -338,8 +338,8 @@ def tab_completes_commands_and_files():
         t.say(".\t")
         t.say("/read %s/s\t" % folder)
         with open(history) as f:
-            equal(f.read().splitlines(), ["/tokens ", "/think", "/read %s/alpha.txt" % folder, "/read %s/sub/" % folder],
-                  "history")
+            equal(f.read().splitlines(),
+                  ["/tokens ", "/think", "/read %s/alpha.txt" % folder, "/read %s/sub/" % folder], "history")
 
 
 @test
@@ -546,7 +546,8 @@ def resizing_at_the_prompt():
         t.send("!\r")
         t.wait(b"/set KEY VALUE")
         with open(history) as f:
-            equal(f.read(), "/set a line that is longer than the window will be in a moment, and it goes on!\n", "history")
+            equal(f.read(), "/set a line that is longer than the window will be in a moment, and it goes on!\n",
+                  "history")
 
 
 @test
