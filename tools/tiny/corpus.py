@@ -127,13 +127,13 @@ def prompt(system, turns, think):
 
 
 def examples(kind, think, count, seed=1):
-    """held-out examples: {"prompt", "target" (all that follows, without EOS), "answer"}"""
+    """held-out examples: {"prompt", "target" (all that follows, without EOS), "answer", "tools" (how many)}"""
     r, c = random.Random(f"{kind} {seed}"), Corpus(held=True)
     w, out = c.w, []
     facts = [(f, q) for f in c.facts for q in (f.new if kind == "fact-new" else f.held)]
     r.shuffle(facts)
     for i in range(count):
-        system, turns = DEFAULT_SYSTEM, []
+        system, turns, tools = DEFAULT_SYSTEM, [], []
         if kind in ("fact", "fact-new"):
             turns = [facts[i % len(facts)][0].turn(facts[i % len(facts)][1])]
         elif kind == "sum":
@@ -164,6 +164,6 @@ def examples(kind, think, count, seed=1):
                 if kind == "tool-result":
                     turns.append(result_turn(r, w))
         _, reasoning, answer = turns[-1]
-        out.append({"prompt": prompt(system, turns, think), "answer": answer,
+        out.append({"prompt": prompt(system, turns, think), "answer": answer, "tools": len(tools),
                     "target": (reasoning + ENDTHINK if think else "") + answer})
     return out

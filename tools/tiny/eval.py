@@ -76,23 +76,25 @@ def run_engine(args, prompt):
 
 
 def evaluate(args, ask):
-    """-> {kind: {mode: rate in %}}, number of failed runs; `ask` maps a prompt to generated text"""
-    table, failed = {}, 0
+    """-> {kind: {mode: rate in %}}, number of failed runs; `ask` maps a prompt to generated text.
+    Tool calls are counted once more by the number of tools offered."""
+    hits, failed = {}, 0
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for kind in args.kinds:
             for mode, think in (("think", True), ("direct", False)):
                 examples = corpus.examples(kind, think, args.count)
                 outputs = list(pool.map(ask, [e["prompt"] for e in examples]))
-                hits, shown = 0, 0
+                shown = 0
                 for e, output in zip(examples, outputs):
                     failed += output is None
                     ok = output is not None and right(kind, e["answer"], answer_of(output, think))
-                    hits += ok
+                    for row in [kind] + [f"{kind}, {e['tools']} offered"] * (kind == "tool"):
+                        hits.setdefault(row, {}).setdefault(mode, []).append(ok)
                     if not ok and shown < args.show:
                         shown += 1
                         print(f"--- {kind}, {mode}\n{e['prompt'][-160:]}\nwant {e['target']!r}\ngot  {output!r}", file=sys.stderr)
-                table.setdefault(kind, {})[mode] = round(100.0 * hits / len(examples), 1)
-    return table, failed
+    return {row: {mode: round(100.0 * sum(v) / len(v), 1) for mode, v in modes.items()}
+            for row, modes in sorted(hits.items(), key=lambda h: (args.kinds.index(h[0].split(",")[0]), h[0]))}, failed
 
 
 def main():
@@ -109,9 +111,9 @@ def main():
     if args.json:
         print(json.dumps({"count": args.count, "failed_runs": failed, "rates": table}, indent=1))
     else:
-        print(f"{'kind':14s}{'think':>8s}{'direct':>8s}   of {args.count} held-out examples each, in %")
+        print(f"{'kind':16s}{'think':>8s}{'direct':>8s}   of {args.count} held-out examples each, in %")
         for kind, modes in table.items():
-            print(f"{kind:14s}{modes['think']:8.1f}{modes['direct']:8.1f}")
+            print(f"{kind:16s}{modes['think']:8.1f}{modes['direct']:8.1f}")
     return failed > 0
 
 

@@ -106,7 +106,7 @@ def made_tool(r, w, others):
 
 def toolbox(r, w, most=3):
     tools = []
-    for _ in range(min(most, r.choice([1, 1, 2, 2, 3, 3]))):
+    for _ in range(min(most, r.choice([1, 1, 2, 2, 3, 3] if w.held else [1, 2, 2, 3, 3, 3]))):
         if r.random() < 0.2 and not w.held:
             name, text, params, questions = r.choice(REAL)
             tool = Tool(name, text, params, [params[0][0]] if r.random() < 0.8 else [p for p, _ in params], questions)

@@ -87,7 +87,7 @@ class Rows:
             length, real = 512, True
         mix, tool = (EARLY, 0.20) if progress < 0.22 else (LATE, 0.40)
         if progress > LONG:
-            tool = 0.62
+            tool = 0.75
         elif real:
             tool = 0.8
         rows = []
