@@ -158,7 +158,8 @@ TEST(a_batch_of_8_equals_8_alone)
 
 TEST(save_anywhere_load_elsewhere_and_continue_alike)
 {
-    static const int at[] = { 0, 1, 3, 4, 5, 7, 8, 15, 16, 17, 126, 127, 128, 129, 200, 256, 299 };
+    /* edges of blocks (4, 128), of the states' slack (16) and of the window */
+    static const int at[] = { 0, 1, 3, 4, 5, 8, 16, 17, 127, 128, 129, 200, 299 };
     for (int f32 = 0; f32 < 2; f32++) {
         ds4_engine_options o = options_for("q8_0");
         o.kv_type = f32 ? DS4_KV_F32 : DS4_KV_F16;
@@ -168,7 +169,7 @@ TEST(save_anywhere_load_elsewhere_and_continue_alike)
         ds4_token t[N_PROMPT];
         prompt(t, N_PROMPT, V, 7);
         float *want = logits_after(a, t, N_PROMPT);
-        for (size_t i = 0; i < sizeof at / sizeof at[0]; i++) {
+        for (size_t i = f32 ? 8 : 0; i < sizeof at / sizeof at[0]; i++) {
             ds4_error err;
             ds4_session *from = session(a), *to = session(b);
             if (at[i] > 0) feed(from, t, at[i]);
