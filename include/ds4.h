@@ -48,6 +48,10 @@ typedef struct {
     /* Called on the opening thread; false cancels (DS4_ECANCELLED). */
     bool      (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);
     void       *progress_ctx;
+    /* Asked between the layers of every step; true ends the step with DS4_ECANCELLED
+     * and leaves every session where it stood. Engine thread. */
+    bool      (*interrupted)(void *ctx);
+    void       *interrupted_ctx;
     void      (*log)(void *ctx, int level, const char *line);     /* level: 0 error .. 3 debug */
     void       *log_ctx;
     /* trace: backends send one line per op here (name, layer, shapes, hash of the result). */

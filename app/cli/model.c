@@ -51,6 +51,12 @@ static void on_log(void *ctx, int level, const char *line)
     }
 }
 
+static bool on_layer(void *ctx)
+{
+    (void)ctx;
+    return signals_interrupted();
+}
+
 static void on_trace(void *ctx, const char *line)
 {
     console_print(ctx, "%s", line);
@@ -72,6 +78,7 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
     e.warm_weights = o->warm_weights;
     e.isa_mask = o->isa_mask;
     e.progress = on_progress;
+    e.interrupted = on_layer;
     e.log = on_log;
     e.trace = on_trace;
     e.progress_ctx = e.log_ctx = e.trace_ctx = c;

@@ -40,7 +40,7 @@ static int model_rows(cli_options *o, option *table)
     ROW(.long_name = "warm-weights", .kind = OPTION_FLAG, .target = &o->warm_weights,
         .help = "touch all weight pages before the start");
     ROW(.long_name = "prefill-chunk", .kind = OPTION_POSITIVE, .target = &o->prefill_chunk, .value_name = "N",
-        .help = "most prompt tokens of one step (default 512)");
+        .help = "most prompt tokens of one step (default 2048)");
     ROW(.long_name = "chdir", .kind = OPTION_TEXT, .target = &o->chdir_to, .value_name = "DIR",
         .help = "go there before opening anything");
     return n;
@@ -164,7 +164,7 @@ static cli_options defaults(void)
 {
     return (cli_options){
         .backend = "auto", .kv_type = "f16", .rounding = "on", .isa = "auto", .isa_mask = ~0u,
-        .ctx = 32768, .prefill_chunk = 512,
+        .ctx = 32768, .prefill_chunk = 2048,
         .mode = MODE_THINK, .effort_profile = "auto", .think_max_min_ctx = CHAT_THINK_MAX_MIN_CTX,
         .temp = 1, .top_p = 1, .min_p = 0.05f, .n = 50000,
         .show_thinking = "auto", .color = "auto", .logprobs_top_k = 20,

@@ -29,7 +29,7 @@ kv_options engine_kv_options(const ds4_engine_options *o)
 forward_options engine_forward_options(const ds4_engine_options *o)
 {
     return (forward_options){ .max_rows = o->max_batch_rows, .max_tokens = o->max_tokens,
-                              .rounding = !o->no_rounding };
+                              .rounding = !o->no_rounding, .stop = o->interrupted, .stop_ctx = o->interrupted_ctx };
 }
 
 static backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c)

@@ -339,7 +339,9 @@ static ds4_status run_layers(pass *p)
     const model_config *c = p->c;
     RUN(embed_rows, (embed_rows_args){ .table = p->f->w->embed, .streams = p->ws.streams, .rows = p->rows,
                                        .n_streams = c->n_streams });
+    const forward_options *o = &p->f->o;
     for (int l = 0; l < c->n_layer; l++) {
+        if (o->stop && o->stop(o->stop_ctx)) return queue_fail(p->dev, DS4_ECANCELLED, "the step was interrupted");
         p->layer = l;
         p->L = &p->f->w->layer[l];
         p->ratio = c->ratio[l];

@@ -15,6 +15,8 @@ typedef struct {
     int  max_rows;              /* T of the largest step              */
     int  max_tokens;            /* of one session                     */
     bool rounding;              /* the trained FP8/FP4 steps [4.12]   */
+    bool (*stop)(void *ctx);    /* asked between layers; true: DS4_ECANCELLED; may be NULL */
+    void *stop_ctx;
 } forward_options;
 
 ds4_status forward_open(forward **out, const model_config *c, const model_weights *w, backend *b,

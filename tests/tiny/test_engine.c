@@ -335,6 +335,39 @@ TEST(a_failed_step_changes_nothing)
     ds4_engine_close(e);
 }
 
+static bool after_some_layers(void *ctx)
+{
+    int *left = ctx;
+    return (*left)-- == 0;
+}
+
+TEST(a_step_stops_between_layers_and_leaves_the_session_alone)
+{
+    int left = -1;                                  /* counts down past 0 for ever */
+    ds4_engine_options o = options_for("q8_0");
+    o.interrupted = after_some_layers;
+    o.interrupted_ctx = &left;
+    ds4_engine *e = engine_with(&o);
+    if (!e) return;
+    ds4_token t[N_PROMPT];
+    ds4_error err;
+    prompt(t, N_PROMPT, vocabulary(e), 8);
+    float *want = logits_after(e, t, 200);
+    ds4_session *s = session(e);
+    feed(s, t, 70);
+    static const int sizes[] = { 1, 5, 100 };
+    for (int i = 0; i < 3; i++) {
+        left = 3;
+        EXPECT_INT(ds4_session_feed(s, t + 70, sizes[i], NULL, NULL, &err), DS4_ECANCELLED);
+        EXPECT_INT(ds4_session_length(s), 70);
+    }
+    feed(s, t + 70, 130);
+    expect_same_logits(s, want, vocabulary(e), "continued after interruptions");
+    free(want);
+    ds4_session_close(s);
+    ds4_engine_close(e);
+}
+
 TEST(sessions_are_limited_and_given_back)
 {
     ds4_engine_options o = options_for("q8_0");
