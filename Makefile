@@ -148,7 +148,7 @@ test:
 	@tools/run_tests.sh $(B)
 asan tsan:
 	@$(MAKE) --no-print-directory VARIANT=$@ tests
-	@tools/run_tests.sh build/$@
+	@DS4_TEST_SECONDS=$${DS4_TEST_SECONDS:-1800} tools/run_tests.sh build/$@
 fuzz:
 	@tools/deps.sh --check fuzz
 	@$(MAKE) --no-print-directory VARIANT=fuzz fuzzers
