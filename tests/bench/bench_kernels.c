@@ -101,7 +101,7 @@ static void bench_type(const cpu_kernels *k, quant_type type, const char *isa, s
     job j = { .k = k, .type = type };
     uint8_t *w = malloc(bytes + row + source);
     j.x = malloc(x_bytes);
-    j.out = malloc(row);
+    j.out = malloc(activation_bytes(type, WIDTH) + row);
     if (w && j.x && j.out) {
         fill(w, bytes + row + source, (size_t)quant_get(type)->block_bytes);
         fill(j.x, x_bytes, (size_t)quant_get(quant_get(type)->dot_type)->block_bytes);

@@ -801,14 +801,15 @@ TEST(quantised_rows_are_those_of_the_definition)
             cpu_kernels_init(&fast, isa);
 
             box x = box_new(sizeof(float) * (size_t)n, 0);
-            box got = box_new(bytes_of(type, n) + GUARD, 0), want = box_new(bytes_of(type, n) + GUARD, 0);
+            const size_t bytes = activation_bytes(type, n);
+            box got = box_new(bytes + GUARD, 0), want = box_new(bytes + GUARD, 0);
             fill_row(&r, (float *)x.data, n, kind);
             ref.quantise[type](want.data, (float *)x.data, n);
             fast.quantise[type](got.data, (float *)x.data, n);
 
             char what[32];
             snprintf(what, sizeof what, "%s row kind %d", q->name, (int)kind);
-            check_outputs(what, isa, n, &got, &want, 1, bytes_of(type, n));
+            check_outputs(what, isa, n, &got, &want, 1, bytes);
             box_free(&x);
             box_free(&got);
             box_free(&want);

@@ -465,6 +465,7 @@ static void quantise_q8_0(void *restrict dst, const float *restrict src, int n)
 {
     block_q8_0 *b = dst;
     for (int i = 0; i < n / 32; i++) b[i].d = to_half(encode_signed(b[i].codes, src + i * 32));
+    activation_fill_planes(dst, QUANT_Q8_0, n);
 }
 
 static void quantise_q8_1(void *restrict dst, const float *restrict src, int n)
@@ -476,6 +477,7 @@ static void quantise_q8_1(void *restrict dst, const float *restrict src, int n)
         b[i].d = to_half(d);
         b[i].s = to_half((float)sum * d);
     }
+    activation_fill_planes(dst, QUANT_Q8_1, n);
 }
 
 /* The first element of the greatest magnitude, with its sign; 0 if all are. */

@@ -66,11 +66,17 @@ static void buf_free(backend *b, buf *m)
     free(m);
 }
 
+static uint64_t row_bytes(view v)
+{
+    const quant_info *q = quant_get(v.type);
+    return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
+}
+
 static ds4_status upload(backend *b, view to, const void *from, ds4_error *err)
 {
     (void)b;
     (void)err;
-    const uint64_t row = cpu_activation_bytes(to.type, to.cols);
+    const uint64_t row = row_bytes(to);
     for (int64_t i = 0; i < to.rows; i++)
         memcpy(view_at(to, i), (const uint8_t *)from + (uint64_t)i * row, row);
     return DS4_OK;
@@ -80,7 +86,7 @@ static ds4_status download(backend *b, void *to, view from, ds4_error *err)
 {
     (void)b;
     (void)err;
-    const uint64_t row = cpu_activation_bytes(from.type, from.cols);
+    const uint64_t row = row_bytes(from);
     for (int64_t i = 0; i < from.rows; i++)
         memcpy((uint8_t *)to + (uint64_t)i * row, view_at(from, i), row);
     return DS4_OK;
@@ -98,13 +104,13 @@ static ds4_status wait_done(backend *b, ds4_error *err)
 /* The widest store of a row in any activation type. */
 static uint64_t widest_row(int cols)
 {
-    const uint64_t q8_0 = cpu_activation_bytes(QUANT_Q8_1, cols);
-    const uint64_t q8_k = cpu_activation_bytes(QUANT_Q8_K, cols);
+    const uint64_t q8_0 = activation_bytes(QUANT_Q8_1, cols);
+    const uint64_t q8_k = activation_bytes(QUANT_Q8_K, cols);
     return q8_0 > q8_k ? q8_0 : q8_k;
 }
 
 typedef struct {
-    uint64_t activations, mid_activations, thread_row, thread_scores, thread_keys;   /* bytes */
+    uint64_t activations, mid_activations, thread_row, thread_scores, thread_keys, thread_tile;   /* bytes */
 } scratch_sizes;
 
 static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
@@ -116,6 +122,7 @@ static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
         .thread_row = n * (uint64_t)l->max_cols * sizeof(float),
         .thread_scores = n * ATTEND_HEADS * (uint64_t)l->max_attended * sizeof(float),
         .thread_keys = n * (uint64_t)l->max_index_rows * sizeof(uint64_t),
+        .thread_tile = n * sizeof(thread_tile),
     };
 }
 
@@ -128,7 +135,9 @@ uint64_t backend_scratch_bytes(const backend_options *o)
 {
     const scratch_sizes s = scratch_of(&o->limits, threads_of(o));
     const uint64_t ints = (uint64_t)(2 * o->limits.n_experts + 1 + o->limits.max_pairs);
-    return s.activations + s.mid_activations + ints * sizeof(int32_t) + s.thread_row + s.thread_scores + s.thread_keys;
+    return s.activations + s.mid_activations + ints * sizeof(int32_t) +
+           (uint64_t)o->limits.n_experts * sizeof(expert_data) + s.thread_row +
+           s.thread_scores + s.thread_keys + s.thread_tile;
 }
 
 static void cpu_close(backend *base)
@@ -141,9 +150,11 @@ static void cpu_close(backend *base)
     free(b->expert_first);
     free(b->expert_pair);
     free(b->expert_active);
+    free(b->expert_data);
     free(b->thread_row);
     free(b->thread_scores);
     free(b->thread_keys);
+    free(b->thread_tile);
     free(b);
 }
 
@@ -151,16 +162,19 @@ static bool take_scratch(cpu_backend *b)
 {
     const backend_limits *l = &b->limits;
     const scratch_sizes s = scratch_of(l, b->n_threads);
-    b->activations = malloc(s.activations);
-    b->mid_activations = malloc(s.mid_activations);
+    b->activations = aligned_alloc(64, s.activations);
+    b->mid_activations = aligned_alloc(64, s.mid_activations);
     b->expert_first = malloc((size_t)(l->n_experts + 1) * sizeof(int32_t));
     b->expert_active = malloc((size_t)l->n_experts * sizeof(int32_t));
+    b->expert_data = malloc((size_t)l->n_experts * sizeof *b->expert_data);
     b->expert_pair = malloc((size_t)l->max_pairs * sizeof(int32_t));
     b->thread_row = malloc(s.thread_row);
     b->thread_scores = malloc(s.thread_scores);
     b->thread_keys = malloc(s.thread_keys);
+    b->thread_tile = aligned_alloc(64, s.thread_tile);
     return b->activations && b->mid_activations && b->expert_first && b->expert_active &&
-           b->expert_pair && b->thread_row && b->thread_scores && b->thread_keys;
+           b->expert_pair && b->thread_row && b->thread_scores && b->thread_keys && b->thread_tile &&
+           b->expert_data;
 }
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err)

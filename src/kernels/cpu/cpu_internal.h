@@ -6,6 +6,23 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_kernels.h"
 
+/* Where the matrices of one expert lie. */
+typedef struct {
+    const uint8_t *gate, *up, *down;
+} expert_data;
+
+/* A thread's place for one tile of results and for the tile's kernel. */
+enum {
+    TILE_ROWS  = 64,            /* most output rows of one tile      */
+    TILE_BATCH = 64             /* most activations of one tile      */
+};
+
+typedef struct {
+    _Alignas(64) uint8_t scratch[TILE_SCRATCH];
+    float          y[2][TILE_BATCH][TILE_ROWS];
+    const uint8_t *x[TILE_BATCH];
+} thread_tile;
+
 typedef struct {
     backend        base;
     cpu_kernels    k;
@@ -20,6 +37,8 @@ typedef struct {
     int32_t *expert_first;      /* [n_experts + 1] into expert_pair                       */
     int32_t *expert_pair;       /* [max_pairs] pair numbers, grouped by expert            */
     int32_t *expert_active;     /* [n_experts] experts with at least one pair             */
+    expert_data *expert_data;   /* [n_experts] of the active ones, in their order         */
+    thread_tile *thread_tile;   /* [n_threads]                                            */
     float   *thread_row;        /* [n_threads][max_cols]                                  */
     float   *thread_scores;     /* [n_threads][ATTEND_HEADS][max_attended]                */
     uint64_t*thread_keys;       /* [n_threads][max_index_rows]                            */
@@ -38,9 +57,6 @@ void cpu_for_rows(cpu_backend *b, row_task *task, void *ctx, int n_rows);
  * mode and for float weights. */
 quant_type cpu_activation_type(const cpu_backend *b, quant_type weight);
 
-/* dst[i] = row i of x, stored as `type`; rows are dense in dst. Nothing for F32. */
-void        cpu_quantise_rows(cpu_backend *b, uint8_t *dst, view x, quant_type type);
-uint64_t    cpu_activation_bytes(quant_type type, int cols);
 
 /* Rounds one row in place [4.12]. */
 void cpu_round_row(float *x, int width, int n_round, round_kind kind);

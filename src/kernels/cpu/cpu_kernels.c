@@ -1,5 +1,9 @@
 #include "kernels/cpu/cpu_kernels.h"
 
+#include <string.h>
+
+#include "quant/float_formats.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 
@@ -75,4 +79,50 @@ const char *cpu_isa_name(uint32_t isa)
          : isa & ISA_AVX2   ? "avx2"
          : isa & ISA_NEON   ? "neon"
          : "ref";
+}
+
+/* ---- activation rows ------------------------------------------------------- */
+
+static uint64_t to_64(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
+
+static uint64_t block_bytes(quant_type type, int n)
+{
+    const quant_info *q = quant_get(type);
+    return (uint64_t)((n + q->block_len - 1) / q->block_len) * (uint64_t)q->block_bytes;
+}
+
+static bool has_planes(quant_type type) { return type == QUANT_Q8_0 || type == QUANT_Q8_1; }
+
+activation_planes activation_planes_of(const uint8_t *row, quant_type type, int n)
+{
+    const uint8_t *codes = row + to_64(block_bytes(type, n));
+    const uint8_t *d = codes + to_64((uint64_t)n);
+    return (activation_planes){ (const int8_t *)codes, (const float *)(const void *)d,
+                                (const int32_t *)(const void *)(d + to_64((uint64_t)n / 8)) };
+}
+
+uint64_t activation_bytes(quant_type type, int n)
+{
+    uint64_t bytes = to_64(block_bytes(type, n));
+    if (has_planes(type)) bytes += to_64((uint64_t)n) + 2 * to_64((uint64_t)n / 8);
+    return bytes;
+}
+
+void activation_fill_planes(uint8_t *row, quant_type type, int n)
+{
+    const activation_planes p = activation_planes_of(row, type, n);
+    int8_t *codes = (int8_t *)(uintptr_t)p.codes;
+    float *d = (float *)(uintptr_t)p.d;
+    int32_t *sums = (int32_t *)(uintptr_t)p.sums;
+    const int bytes = quant_get(type)->block_bytes, header = bytes - 32;    /* d, or d and s */
+
+    for (int i = 0; i < n / 32; i++) {
+        const uint8_t *block = row + (size_t)i * (size_t)bytes;
+        uint16_t half;
+        memcpy(&half, block, sizeof half);
+        memcpy(codes + 32 * i, block + header, 32);
+        d[i] = half_to_float(half);
+        sums[i] = 0;
+        for (int j = 0; j < 32; j++) sums[i] += codes[32 * i + j];
+    }
 }

@@ -7,14 +7,17 @@
  * nothing needs alignment beyond its element's. Any thread.
  *
  * All rungs agree to the bit on quantise, axpy and the half conversions (finite
- * inputs), and on the integers inside a dot product, whatever the codes. They
- * may differ in the order of float additions: dots, and sum_squares in double. */
+ * inputs), and on tiles of types with integer sums, whatever the codes. They may
+ * differ in the order of float additions: dots and tiles of float rows, and
+ * sum_squares in double. */
 #ifndef KERNELS_CPU_KERNELS_H
 #define KERNELS_CPU_KERNELS_H
 
 #include <stdbool.h>
 #include <stdint.h>
 #include "quant/quant.h"
+
+struct cpu_kernels;
 
 enum {
     ISA_AVX2     = 1 << 0,      /* AVX2, FMA, F16C                        */
@@ -25,9 +28,49 @@ enum {
 /* sum_i w[i]*x[i]; x is stored as quant_get(type)->dot_type. */
 typedef float dot_fn(const void *restrict w, const void *restrict x, int n);
 
+/* ---- activation rows ---- *
+ * x as a matrix product reads it: the floats themselves, or what quantise makes
+ * of them. A Q8_0 or Q8_1 row is followed by the same numbers as three planes,
+ * each at a multiple of 64 bytes from the row's start: int8 codes [n], float
+ * scales [n/32], int32 sums of the codes of a block [n/32]. A Q8_K row has all
+ * of it in its blocks. */
+uint64_t activation_bytes(quant_type type, int n);      /* a multiple of 64 */
+
 typedef struct {
-    dot_fn *dot[QUANT_COUNT];                   /* NULL: the type holds no weights          */
-    /* Activations: F32 to Q8_0, Q8_1 or Q8_K; NULL for other types. */
+    const int8_t  *codes;
+    const float   *d;
+    const int32_t *sums;
+} activation_planes;
+
+activation_planes activation_planes_of(const uint8_t *row, quant_type type, int n);
+/* From the row's blocks: the definition of what quantise leaves there. */
+void activation_fill_planes(uint8_t *row, quant_type type, int n);
+
+/* ---- tiles ---- *
+ * y[c*y_stride + r] = w_r . x_c: some rows of weights with some activations. Each
+ * y is one sum over all columns whose order does not depend on rows, batch or
+ * scratch, so that cutting a product differently changes no bit. For types with
+ * integer sums it is quant_get(type)->dot, to the bit; for float types it is the
+ * rung's own dot, to the bit. */
+#define TILE_SCRATCH (256 * 1024)
+
+typedef struct {
+    const uint8_t        *w;        /* first row                                     */
+    uint64_t              w_stride; /* bytes                                         */
+    int                   rows, n;  /* any number of rows; columns                   */
+    const uint8_t *const *x;        /* [batch] activation rows                       */
+    int                   batch;
+    float                *y;
+    uint64_t              y_stride; /* floats                                        */
+    uint8_t              *scratch;  /* [TILE_SCRATCH], 64-byte aligned, this thread's */
+} tile_args;
+
+typedef void tile_fn(const struct cpu_kernels *k, const tile_args *a);
+
+typedef struct cpu_kernels {
+    tile_fn *tile[QUANT_COUNT];                 /* NULL: the type holds no weights          */
+    dot_fn *dot[QUANT_COUNT];                   /* the same for one row and one activation  */
+    /* A whole activation row, planes included: F32 to Q8_0, Q8_1 or Q8_K; NULL for other types. */
     void  (*quantise[QUANT_COUNT])(void *restrict dst, const float *restrict src, int n);
 
     float (*dot_f32)(const float *restrict a, const float *restrict b, int n);

@@ -1,9 +1,9 @@
 /* cpu_matmul: products of weights with the rows of the batch.
  *
- * Rows are first stored in the type that the weights' dot product wants; then
- * tasks of neighbouring output rows are handed to the pool. Each output is one
- * dot product over the whole input, so neither the cut into tasks nor the other
- * rows of the batch can change it. */
+ * Rows are first stored in the type that the weights' tiles want; then tasks of
+ * neighbouring output rows are handed to the pool. Each output is one sum over
+ * the whole input in an order that a tile's size does not change (cpu_kernels.h),
+ * so neither the cut into tasks nor the other rows of the batch can change it. */
 #include "kernels/cpu/cpu_internal.h"
 
 #include <string.h>
@@ -11,19 +11,19 @@
 #include "base/checked.h"
 #include "kernels/shared/formulas.h"
 
-#define ROWS_PER_TASK 16        /* output rows; small enough to balance two threads */
-#define BATCH_TILE    16        /* batch rows that meet a tile of weights while it is in cache */
+#define TASK_BYTES (256 * 1024) /* weights of one task: fetching it costs nothing, and two threads
+                                   end within a few microseconds of each other */
 
 quant_type cpu_activation_type(const cpu_backend *b, quant_type weight)
 {
     return b->exact ? QUANT_F32 : quant_get(weight)->dot_type;
 }
 
-uint64_t cpu_activation_bytes(quant_type type, int cols)
-{
-    const quant_info *q = quant_get(type);
-    return (uint64_t)((cols + q->block_len - 1) / q->block_len) * (uint64_t)q->block_bytes;
-}
+/* Activations as the tiles read them: the view itself when it stays F32. */
+typedef struct {
+    const uint8_t *data;
+    uint64_t       stride;
+} activation_rows;
 
 typedef struct {
     const cpu_backend *b;
@@ -40,81 +40,95 @@ static void quantise_row(void *ctx, int t, int thread)
     c->b->k.quantise[c->type](c->dst + (uint64_t)t * c->stride, view_f32(c->x, t), c->x.cols);
 }
 
-void cpu_quantise_rows(cpu_backend *b, uint8_t *dst, view x, quant_type type)
-{
-    if (type == QUANT_F32) return;
-    quantise_ctx c = { b, dst, x, type, cpu_activation_bytes(type, x.cols) };
-    cpu_for_rows(b, quantise_row, &c, (int)x.rows);
-}
-
-/* Activations as the dot products read them: the view itself when it stays F32. */
-typedef struct {
-    const uint8_t *data;
-    uint64_t       stride;
-} activation_rows;
-
 static activation_rows activations_of(cpu_backend *b, uint8_t *store, view x, quant_type weight)
 {
     const quant_type type = cpu_activation_type(b, weight);
     if (type == QUANT_F32) return (activation_rows){ view_at(x, 0), x.stride };
-    cpu_quantise_rows(b, store, x, type);
-    return (activation_rows){ store, cpu_activation_bytes(type, x.cols) };
+    quantise_ctx c = { b, store, x, type, activation_bytes(type, x.cols) };
+    cpu_for_rows(b, quantise_row, &c, (int)x.rows);
+    return (activation_rows){ store, c.stride };
 }
 
-/* A row of weights, ready to be multiplied with many activations. In exact mode
- * types that would want rounded activations are expanded to floats instead. */
-typedef struct {
-    const void *row;
-    dot_fn     *dot;
-} weight_row;
+/* ---- tiles ------------------------------------------------------------------ */
 
-static float dot_expanded(const void *restrict w, const void *restrict x, int n)
+/* The matrix that a tile's rows are taken from. */
+typedef struct {
+    const uint8_t *data;        /* row 0 */
+    uint64_t       stride;
+    quant_type     type;
+    int            cols;
+} matrix;
+
+/* Rows of one task: multiples of 16 that make up TASK_BYTES at most, where that leaves
+ * every thread a few tasks. */
+static int task_rows(const cpu_backend *b, uint64_t stride, int rows)
+{
+    const int by_bytes = (int)(TASK_BYTES / stride), by_thread = rows / (4 * b->n_threads);
+    return max_int(16, min_int(by_bytes, by_thread) / 16 * 16);
+}
+
+static float dot_expanded(const float *w, const float *x, int n)
 {
     double sum = 0.0;
-    for (int i = 0; i < n; i++) sum += (double)((const float *)w)[i] * ((const float *)x)[i];
+    for (int i = 0; i < n; i++) sum += (double)w[i] * x[i];
     return (float)sum;
 }
 
-static weight_row weight_row_at(const cpu_backend *b, view w, int64_t row, int thread)
+/* In exact mode types that would want rounded activations are expanded to floats. */
+static void expanded_tile(const cpu_backend *b, quant_type type, const tile_args *a, int thread)
 {
-    const quant_info *q = quant_get(w.type);
-    const void *data = view_at(w, row);
-    if (!b->exact || q->dot_type == QUANT_F32) return (weight_row){ data, b->k.dot[w.type] };
-
-    float *expanded = b->thread_row + (size_t)thread * b->limits.max_cols;
-    q->to_float(expanded, data, w.cols);
-    return (weight_row){ expanded, dot_expanded };
+    float *row = b->thread_row + (size_t)thread * (size_t)b->limits.max_cols;
+    for (int r = 0; r < a->rows; r++) {
+        quant_get(type)->to_float(row, a->w + (uint64_t)r * a->w_stride, a->n);
+        for (int c = 0; c < a->batch; c++)
+            a->y[(uint64_t)c * a->y_stride + (uint64_t)r] = dot_expanded(row, (const float *)(const void *)a->x[c], a->n);
+    }
 }
 
-/* ---- matmul ---------------------------------------------------------------- */
+/* y[c][r] = row first + r of m times x[c] */
+static void run_tile(const cpu_backend *b, const matrix *m, int first, int rows, const uint8_t *const *x, int batch,
+                     float *y, uint64_t y_stride, int thread)
+{
+    const tile_args a = { .w = m->data + (uint64_t)first * m->stride, .w_stride = m->stride, .rows = rows,
+                          .n = m->cols, .x = x, .batch = batch, .y = y, .y_stride = y_stride,
+                          .scratch = b->thread_tile[thread].scratch };
+    if (b->exact && quant_get(m->type)->dot_type != QUANT_F32) expanded_tile(b, m->type, &a, thread);
+    else b->k.tile[m->type](&b->k, &a);
+}
+
+/* ---- matmul ----------------------------------------------------------------- */
 
 typedef struct {
     const cpu_backend *b;
     const matmul_args *a;
     activation_rows    x;
+    matrix             w;
+    int                per_task;
 } matmul_ctx;
 
 static void matmul_task(void *ctx, int task, int thread)
 {
     const matmul_ctx *c = ctx;
     const matmul_args *a = c->a;
-    const int first = task * ROWS_PER_TASK, end = min_int(first + ROWS_PER_TASK, (int)a->w.rows);
+    const int first = task * c->per_task, rows = min_int(c->per_task, (int)a->w.rows - first);
     const int T = (int)a->x.rows;
+    const uint8_t **x = c->b->thread_tile[thread].x;
 
-    for (int t0 = 0; t0 < T; t0 += BATCH_TILE)
-        for (int o = first; o < end; o++) {
-            const weight_row w = weight_row_at(c->b, a->w, o, thread);
-            for (int t = t0; t < min_int(t0 + BATCH_TILE, T); t++)
-                view_f32(a->y, t)[o] = w.dot(w.row, c->x.data + (uint64_t)t * c->x.stride, a->w.cols);
-        }
+    for (int t0 = 0; t0 < T; t0 += TILE_BATCH) {
+        const int batch = min_int(TILE_BATCH, T - t0);
+        for (int t = 0; t < batch; t++) x[t] = c->x.data + (uint64_t)(t0 + t) * c->x.stride;
+        run_tile(c->b, &c->w, first, rows, x, batch, view_f32(a->y, t0) + first, a->y.stride / sizeof(float), thread);
+    }
 }
 
 static ds4_status matmul(queue *dev, const matmul_args *a)
 {
     cpu_backend *b = cpu_of(dev);
     assert(a->w.cols == a->x.cols && a->w.rows == a->y.cols && a->x.rows == a->y.rows);
-    matmul_ctx c = { b, a, activations_of(b, b->activations, a->x, a->w.type) };
-    pool_run(b->pool, matmul_task, &c, ((int)a->w.rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+    matmul_ctx c = { .b = b, .a = a, .x = activations_of(b, b->activations, a->x, a->w.type),
+                     .w = { view_at(a->w, 0), a->w.stride, a->w.type, a->w.cols },
+                     .per_task = task_rows(b, a->w.stride, (int)a->w.rows) };
+    pool_run(b->pool, matmul_task, &c, ((int)a->w.rows + c.per_task - 1) / c.per_task);
     return DS4_OK;
 }
 
@@ -142,32 +156,49 @@ static int group_by_expert(cpu_backend *b, const expert_ffn_args *a)
     return active;
 }
 
+/* Where each active expert's matrices are, in the order of expert_active. */
+static void locate_experts(cpu_backend *b, const expert_ffn_args *a, int n_active)
+{
+    const int64_t F = a->mid.cols, D = a->y.cols;
+    for (int i = 0; i < n_active; i++) {
+        const int64_t e = b->expert_active[i];
+        b->expert_data[i] = (expert_data){ view_at(a->gate, e * F), view_at(a->up, e * F), view_at(a->down, e * D) };
+    }
+}
+
 typedef struct {
     const cpu_backend     *b;
     const expert_ffn_args *a;
     activation_rows        x, mid;
     int                    n_active;
-    int                    tasks_per_expert;    /* of expert_up_task */
+    int                    up_rows, up_tasks;   /* rows of an expert_up_task; tasks of one expert */
+    int                    down_rows;
 } expert_ctx;
 
 /* mid[pair] = weight * swiglu(gate x, up x) for some rows of one expert */
 static void expert_up_task(void *ctx, int task, int thread)
 {
     const expert_ctx *c = ctx;
+    const cpu_backend *b = c->b;
     const expert_ffn_args *a = c->a;
-    const int e = c->b->expert_active[task / c->tasks_per_expert];
-    const int F = a->mid.cols, D = a->x.cols, k = a->ids.cols;
-    const int first = (task % c->tasks_per_expert) * ROWS_PER_TASK;
+    const int active = task / c->up_tasks, e = b->expert_active[active];
+    const int F = a->mid.cols, k = a->ids.cols;
+    const int first = task % c->up_tasks * c->up_rows, rows = min_int(c->up_rows, F - first);
+    const matrix gate = { b->expert_data[active].gate, a->gate.stride, a->gate.type, a->gate.cols };
+    const matrix up = { b->expert_data[active].up, a->up.stride, a->up.type, a->up.cols };
+    thread_tile *s = &b->thread_tile[thread];
 
-    for (int f = first; f < min_int(first + ROWS_PER_TASK, F); f++) {
-        for (int half = 0; half < 2; half++) {      /* up first: it waits in mid for its gate */
-            const weight_row w = weight_row_at(c->b, half ? a->gate : a->up, (int64_t)e * F + f, thread);
-            for (int i = c->b->expert_first[e]; i < c->b->expert_first[e + 1]; i++) {
-                const int pair = c->b->expert_pair[i], t = pair / k;
-                float *mid = view_f32(a->mid, pair) + f;
-                const float v = w.dot(w.row, c->x.data + (uint64_t)t * c->x.stride, D);
-                *mid = half ? view_f32(a->weights, t)[pair % k] * formula_swiglu(v, *mid, a->limit) : v;
-            }
+    for (int i0 = b->expert_first[e]; i0 < b->expert_first[e + 1]; i0 += TILE_BATCH) {
+        const int32_t *pair = b->expert_pair + i0;
+        const int batch = min_int(TILE_BATCH, b->expert_first[e + 1] - i0);
+        for (int i = 0; i < batch; i++) s->x[i] = c->x.data + (uint64_t)(pair[i] / k) * c->x.stride;
+        run_tile(b, &gate, first, rows, s->x, batch, s->y[0][0], TILE_ROWS, thread);
+        run_tile(b, &up, first, rows, s->x, batch, s->y[1][0], TILE_ROWS, thread);
+        for (int i = 0; i < batch; i++) {
+            const float weight = view_f32(a->weights, pair[i] / k)[pair[i] % k];
+            float *mid = view_f32(a->mid, pair[i]) + first;
+            for (int r = 0; r < rows; r++)
+                mid[r] = weight * formula_swiglu(s->y[0][i][r], s->y[1][i][r], a->limit);
         }
     }
 }
@@ -177,21 +208,25 @@ static void expert_up_task(void *ctx, int task, int thread)
 static void expert_down_task(void *ctx, int task, int thread)
 {
     const expert_ctx *c = ctx;
+    const cpu_backend *b = c->b;
     const expert_ffn_args *a = c->a;
-    const int D = a->y.cols, F = a->mid.cols, k = a->ids.cols, T = (int)a->x.rows;
-    const int first = task * ROWS_PER_TASK, end = min_int(first + ROWS_PER_TASK, D);
+    const int k = a->ids.cols, T = (int)a->x.rows;
+    const int first = task * c->down_rows, rows = min_int(c->down_rows, a->y.cols - first);
+    thread_tile *s = &b->thread_tile[thread];
 
-    for (int t = 0; t < T; t++)
-        memset(view_f32(a->y, t) + first, 0, (size_t)(end - first) * sizeof(float));
+    for (int t = 0; t < T; t++) memset(view_f32(a->y, t) + first, 0, (size_t)rows * sizeof(float));
 
     for (int n = 0; n < c->n_active; n++) {
-        const int e = c->b->expert_active[n];
-        for (int d = first; d < end; d++) {
-            const weight_row w = weight_row_at(c->b, a->down, (int64_t)e * D + d, thread);
-            for (int i = c->b->expert_first[e]; i < c->b->expert_first[e + 1]; i++) {
-                const int pair = c->b->expert_pair[i];
-                view_f32(a->y, pair / k)[d] +=
-                    w.dot(w.row, c->mid.data + (uint64_t)pair * c->mid.stride, F);
+        const int e = b->expert_active[n];
+        const matrix down = { b->expert_data[n].down, a->down.stride, a->down.type, a->down.cols };
+        for (int i0 = b->expert_first[e]; i0 < b->expert_first[e + 1]; i0 += TILE_BATCH) {
+            const int32_t *pair = b->expert_pair + i0;
+            const int batch = min_int(TILE_BATCH, b->expert_first[e + 1] - i0);
+            for (int i = 0; i < batch; i++) s->x[i] = c->mid.data + (uint64_t)pair[i] * c->mid.stride;
+            run_tile(b, &down, first, rows, s->x, batch, s->y[0][0], TILE_ROWS, thread);
+            for (int i = 0; i < batch; i++) {
+                float *y = view_f32(a->y, pair[i] / k) + first;
+                for (int r = 0; r < rows; r++) y[r] += s->y[0][i][r];
             }
         }
     }
@@ -203,12 +238,15 @@ static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
     const int F = a->mid.cols, D = a->y.cols;
 
     expert_ctx c = { .b = b, .a = a, .n_active = group_by_expert(b, a) };
+    locate_experts(b, a, c.n_active);
     c.x = activations_of(b, b->activations, a->x, a->gate.type);
-    c.tasks_per_expert = (F + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-    pool_run(b->pool, expert_up_task, &c, c.n_active * c.tasks_per_expert);
+    c.up_rows = min_int(TILE_ROWS, task_rows(b, a->gate.stride, F));
+    c.up_tasks = (F + c.up_rows - 1) / c.up_rows;
+    pool_run(b->pool, expert_up_task, &c, c.n_active * c.up_tasks);
 
     c.mid = activations_of(b, b->mid_activations, a->mid, a->down.type);
-    pool_run(b->pool, expert_down_task, &c, (D + ROWS_PER_TASK - 1) / ROWS_PER_TASK);
+    c.down_rows = min_int(TILE_ROWS, task_rows(b, a->down.stride, D));
+    pool_run(b->pool, expert_down_task, &c, (D + c.down_rows - 1) / c.down_rows);
     return DS4_OK;
 }
 

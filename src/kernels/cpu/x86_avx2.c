@@ -504,6 +504,7 @@ static void quantise_q8_0(void *restrict dst, const float *restrict src, int n)
     block_q8_0 *b = dst;
     for (int i = 0; i < n / 32; i++)
         b[i].d = _cvtss_sh(encode_signed(b[i].codes, src + i * 32), _MM_FROUND_TO_NEAREST_INT);
+    activation_fill_planes(dst, QUANT_Q8_0, n);
 }
 
 static void quantise_q8_1(void *restrict dst, const float *restrict src, int n)
@@ -514,6 +515,7 @@ static void quantise_q8_1(void *restrict dst, const float *restrict src, int n)
         b[i].d = _cvtss_sh(d, _MM_FROUND_TO_NEAREST_INT);
         b[i].s = _cvtss_sh((float)sum_codes(b[i].codes) * d, _MM_FROUND_TO_NEAREST_INT);
     }
+    activation_fill_planes(dst, QUANT_Q8_1, n);
 }
 
 /* The first element of the greatest magnitude, with its sign; 0 if all are. */
