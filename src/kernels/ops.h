@@ -148,7 +148,7 @@ typedef struct {
  * for hc_expand. */
 typedef struct {
     view  streams;              /* [T][S*D]                          */
-    view  fn;                   /* [(2+S)*S][S*D]                    */
+    view  fn;                   /* [(2+S)*S][S*D], a float type      */
     view  base;                 /* [1][(2+S)*S] F32                  */
     view  scale;                /* [1][3] F32                        */
     view  x;                    /* [T][D]                            */

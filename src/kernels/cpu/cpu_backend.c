@@ -110,7 +110,7 @@ static uint64_t widest_row(int cols)
 }
 
 typedef struct {
-    uint64_t activations, mid_activations, thread_row, thread_scores, thread_keys, thread_tile;   /* bytes */
+    uint64_t activations, mid_activations, thread_row, thread_scores, thread_keys, thread_tile, mixes;   /* bytes */
 } scratch_sizes;
 
 static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
@@ -123,6 +123,7 @@ static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
         .thread_scores = n * ATTEND_HEADS * (uint64_t)l->max_attended * sizeof(float),
         .thread_keys = n * (uint64_t)l->max_index_rows * sizeof(uint64_t),
         .thread_tile = n * sizeof(thread_tile),
+        .mixes = (uint64_t)l->max_rows * CPU_MAX_MIXES * sizeof(float),
     };
 }
 
@@ -137,7 +138,7 @@ uint64_t backend_scratch_bytes(const backend_options *o)
     const uint64_t ints = (uint64_t)(2 * o->limits.n_experts + 1 + o->limits.max_pairs);
     return s.activations + s.mid_activations + ints * sizeof(int32_t) +
            (uint64_t)o->limits.n_experts * sizeof(expert_data) + s.thread_row +
-           s.thread_scores + s.thread_keys + s.thread_tile;
+           s.thread_scores + s.thread_keys + s.thread_tile + s.mixes;
 }
 
 static void cpu_close(backend *base)
@@ -155,6 +156,7 @@ static void cpu_close(backend *base)
     free(b->thread_scores);
     free(b->thread_keys);
     free(b->thread_tile);
+    free(b->mixes);
     free(b);
 }
 
@@ -172,9 +174,10 @@ static bool take_scratch(cpu_backend *b)
     b->thread_scores = malloc(s.thread_scores);
     b->thread_keys = malloc(s.thread_keys);
     b->thread_tile = aligned_alloc(64, s.thread_tile);
+    b->mixes = malloc(s.mixes);
     return b->activations && b->mid_activations && b->expert_first && b->expert_active &&
            b->expert_pair && b->thread_row && b->thread_scores && b->thread_keys && b->thread_tile &&
-           b->expert_data;
+           b->mixes && b->expert_data;
 }
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err)

@@ -23,6 +23,11 @@ typedef struct {
     const uint8_t *x[TILE_BATCH];
 } thread_tile;
 
+enum {
+    CPU_MAX_STREAMS = 8,
+    CPU_MAX_MIXES   = (2 + CPU_MAX_STREAMS) * CPU_MAX_STREAMS   /* outputs of a hyper-connection's fn */
+};
+
 typedef struct {
     backend        base;
     cpu_kernels    k;
@@ -38,6 +43,7 @@ typedef struct {
     int32_t *expert_pair;       /* [max_pairs] pair numbers, grouped by expert            */
     int32_t *expert_active;     /* [n_experts] experts with at least one pair             */
     expert_data *expert_data;   /* [n_experts] of the active ones, in their order         */
+    float   *mixes;             /* [max_rows][CPU_MAX_MIXES]                              */
     thread_tile *thread_tile;   /* [n_threads]                                            */
     float   *thread_row;        /* [n_threads][max_cols]                                  */
     float   *thread_scores;     /* [n_threads][ATTEND_HEADS][max_attended]                */
@@ -57,6 +63,9 @@ void cpu_for_rows(cpu_backend *b, row_task *task, void *ctx, int n_rows);
  * mode and for float weights. */
 quant_type cpu_activation_type(const cpu_backend *b, quant_type weight);
 
+
+/* y[t*y_stride + o] = w_o . x_t for all rows of w and x. */
+void cpu_products(cpu_backend *b, view w, view x, float *y, uint64_t y_stride);
 
 /* Rounds one row in place [4.12]. */
 void cpu_round_row(float *x, int width, int n_round, round_kind kind);

@@ -59,12 +59,13 @@ typedef struct {
     int            cols;
 } matrix;
 
-/* Rows of one task: multiples of 16 that make up TASK_BYTES at most, where that leaves
- * every thread a few tasks. */
-static int task_rows(const cpu_backend *b, uint64_t stride, int rows)
+/* Rows of one task: TASK_BYTES at most, where that leaves every thread a few tasks, and
+ * a multiple of what a tile's kernel takes at once. */
+static int task_rows(const cpu_backend *b, view w, int rows)
 {
-    const int by_bytes = (int)(TASK_BYTES / stride), by_thread = rows / (4 * b->n_threads);
-    return max_int(16, min_int(by_bytes, by_thread) / 16 * 16);
+    const int granule = quant_get(w.type)->dot_type == QUANT_F32 ? 4 : 16;
+    const int by_bytes = (int)(TASK_BYTES / w.stride), by_thread = rows / (4 * b->n_threads);
+    return max_int(granule, min_int(by_bytes, by_thread) / granule * granule);
 }
 
 static float dot_expanded(const float *w, const float *x, int n)
@@ -100,35 +101,40 @@ static void run_tile(const cpu_backend *b, const matrix *m, int first, int rows,
 
 typedef struct {
     const cpu_backend *b;
-    const matmul_args *a;
     activation_rows    x;
     matrix             w;
-    int                per_task;
-} matmul_ctx;
+    int                rows, batch, per_task;
+    float             *y;
+    uint64_t           y_stride;
+} product_ctx;
 
-static void matmul_task(void *ctx, int task, int thread)
+static void product_task(void *ctx, int task, int thread)
 {
-    const matmul_ctx *c = ctx;
-    const matmul_args *a = c->a;
-    const int first = task * c->per_task, rows = min_int(c->per_task, (int)a->w.rows - first);
-    const int T = (int)a->x.rows;
+    const product_ctx *c = ctx;
+    const int first = task * c->per_task, rows = min_int(c->per_task, c->rows - first);
     const uint8_t **x = c->b->thread_tile[thread].x;
 
-    for (int t0 = 0; t0 < T; t0 += TILE_BATCH) {
-        const int batch = min_int(TILE_BATCH, T - t0);
+    for (int t0 = 0; t0 < c->batch; t0 += TILE_BATCH) {
+        const int batch = min_int(TILE_BATCH, c->batch - t0);
         for (int t = 0; t < batch; t++) x[t] = c->x.data + (uint64_t)(t0 + t) * c->x.stride;
-        run_tile(c->b, &c->w, first, rows, x, batch, view_f32(a->y, t0) + first, a->y.stride / sizeof(float), thread);
+        run_tile(c->b, &c->w, first, rows, x, batch, c->y + (uint64_t)t0 * c->y_stride + first, c->y_stride, thread);
     }
+}
+
+void cpu_products(cpu_backend *b, view w, view x, float *y, uint64_t y_stride)
+{
+    assert(w.cols == x.cols);
+    product_ctx c = { .b = b, .x = activations_of(b, b->activations, x, w.type),
+                      .w = { view_at(w, 0), w.stride, w.type, w.cols },
+                      .rows = (int)w.rows, .batch = (int)x.rows, .per_task = task_rows(b, w, (int)w.rows),
+                      .y = y, .y_stride = y_stride };
+    pool_run(b->pool, product_task, &c, (c.rows + c.per_task - 1) / c.per_task);
 }
 
 static ds4_status matmul(queue *dev, const matmul_args *a)
 {
-    cpu_backend *b = cpu_of(dev);
-    assert(a->w.cols == a->x.cols && a->w.rows == a->y.cols && a->x.rows == a->y.rows);
-    matmul_ctx c = { .b = b, .a = a, .x = activations_of(b, b->activations, a->x, a->w.type),
-                     .w = { view_at(a->w, 0), a->w.stride, a->w.type, a->w.cols },
-                     .per_task = task_rows(b, a->w.stride, (int)a->w.rows) };
-    pool_run(b->pool, matmul_task, &c, ((int)a->w.rows + c.per_task - 1) / c.per_task);
+    assert(a->w.rows == a->y.cols && a->x.rows == a->y.rows);
+    cpu_products(cpu_of(dev), a->w, a->x, view_f32(a->y, 0), a->y.stride / sizeof(float));
     return DS4_OK;
 }
 
@@ -240,12 +246,12 @@ static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
     expert_ctx c = { .b = b, .a = a, .n_active = group_by_expert(b, a) };
     locate_experts(b, a, c.n_active);
     c.x = activations_of(b, b->activations, a->x, a->gate.type);
-    c.up_rows = min_int(TILE_ROWS, task_rows(b, a->gate.stride, F));
+    c.up_rows = min_int(TILE_ROWS, task_rows(b, a->gate, F));
     c.up_tasks = (F + c.up_rows - 1) / c.up_rows;
     pool_run(b->pool, expert_up_task, &c, c.n_active * c.up_tasks);
 
     c.mid = activations_of(b, b->mid_activations, a->mid, a->down.type);
-    c.down_rows = min_int(TILE_ROWS, task_rows(b, a->down.stride, D));
+    c.down_rows = min_int(TILE_ROWS, task_rows(b, a->down, D));
     pool_run(b->pool, expert_down_task, &c, (D + c.down_rows - 1) / c.down_rows);
     return DS4_OK;
 }

@@ -7,7 +7,6 @@
 #include "base/checked.h"
 #include "kernels/shared/formulas.h"
 
-#define MAX_STREAMS 8
 #define MAX_USED    64
 
 /* ---- embedding ----------------------------------------------------------- */
@@ -228,6 +227,7 @@ typedef struct {
     const hc_mix_args *a;
 } hc_ctx;
 
+/* From a row's products with fn (cpu_backend.mixes) to its collapsed input and control. */
 static void hc_mix_row(void *ctx, int t, int thread)
 {
     (void)thread;
@@ -237,19 +237,14 @@ static void hc_mix_row(void *ctx, int t, int thread)
     const float *x = view_f32(a->streams, t);
     const float *base = view_f32(a->base, 0), *scale = view_f32(a->scale, 0);
     const float norm = (float)(1.0 / sqrt(c->b->k.sum_squares(x, n) / n + (double)a->eps));
-    float m[(2 + MAX_STREAMS) * MAX_STREAMS], pre[MAX_STREAMS];
+    float *m = c->b->mixes + (size_t)t * CPU_MAX_MIXES;
 
-    for (int j = 0; j < (int)a->fn.rows; j++)
-        m[j] = c->b->k.dot[a->fn.type](view_at(a->fn, j), x, n) * norm;
+    for (int j = 0; j < (int)a->fn.rows; j++) m[j] *= norm;
 
-    for (int s = 0; s < S; s++)
-        pre[s] = formula_sigmoid(m[s] * scale[0] + base[s]) + a->hc_eps;
     float *out = view_f32(a->x, t);
-    for (int i = 0; i < D; i++) {
-        float sum = 0.0f;
-        for (int s = 0; s < S; s++) sum += pre[s] * x[(size_t)s * D + i];
-        out[i] = sum;
-    }
+    memset(out, 0, (size_t)D * sizeof *out);
+    for (int s = 0; s < S; s++)
+        c->b->k.axpy_f32(out, formula_sigmoid(m[s] * scale[0] + base[s]) + a->hc_eps, x + (size_t)s * D, D);
     if (a->head) return;
 
     float *post = view_f32(a->post, t), *comb = view_f32(a->comb, t);
@@ -262,36 +257,54 @@ static void hc_mix_row(void *ctx, int t, int thread)
 
 static ds4_status hc_mix(queue *dev, const hc_mix_args *a)
 {
-    if (a->n_streams > MAX_STREAMS)
+    cpu_backend *b = cpu_of(dev);
+    if (a->n_streams > CPU_MAX_STREAMS)
         return queue_fail(dev, DS4_EUNSUPPORTED, "%d streams; the CPU backend has room for %d",
-                          a->n_streams, MAX_STREAMS);
-    hc_ctx c = { cpu_of(dev), a };
-    cpu_for_rows(cpu_of(dev), hc_mix_row, &c, (int)a->streams.rows);
+                          a->n_streams, CPU_MAX_STREAMS);
+    cpu_products(b, a->fn, a->streams, b->mixes, CPU_MAX_MIXES);
+    hc_ctx c = { b, a };
+    cpu_for_rows(b, hc_mix_row, &c, (int)a->streams.rows);
     return DS4_OK;
 }
 
-static void hc_expand_row(void *ctx, int t, int thread)
+#define HC_CHUNK 1024            /* channels whose old streams are kept while new ones are written */
+
+typedef struct {
+    const cpu_backend    *b;
+    const hc_expand_args *a;
+    int                   chunks;       /* of a row */
+} expand_ctx;
+
+static void hc_expand_chunk(void *ctx, int task, int thread)
 {
     (void)thread;
-    const hc_expand_args *a = ctx;
-    const int S = a->n_streams, D = a->y.cols;
-    const float *y = view_f32(a->y, t), *post = view_f32(a->post, t), *comb = view_f32(a->comb, t);
-    float *x = view_f32(a->streams, t);
+    const expand_ctx *c = ctx;
+    const hc_expand_args *a = c->a;
+    const int t = task / c->chunks, first = task % c->chunks * HC_CHUNK;
+    const int S = a->n_streams, D = a->y.cols, n = min_int(HC_CHUNK, D - first);
+    const float *y = view_f32(a->y, t) + first, *post = view_f32(a->post, t), *comb = view_f32(a->comb, t);
+    float *x = view_f32(a->streams, t) + first;
+    float old[CPU_MAX_STREAMS][HC_CHUNK];
 
-    for (int i = 0; i < D; i++) {
-        float old[MAX_STREAMS];
-        for (int s = 0; s < S; s++) old[s] = x[(size_t)s * D + i];
-        for (int c = 0; c < S; c++) {
-            float sum = post[c] * y[i];
-            for (int s = 0; s < S; s++) sum += comb[s * S + c] * old[s];
-            x[(size_t)c * D + i] = sum;
-        }
+    for (int s = 0; s < S; s++) {
+        memcpy(old[s], x + (size_t)s * D, (size_t)n * sizeof *x);
+        memset(x + (size_t)s * D, 0, (size_t)n * sizeof *x);
+    }
+    for (int s = 0; s < S; s++) {
+        c->b->k.axpy_f32(x + (size_t)s * D, post[s], y, n);
+        for (int from = 0; from < S; from++)
+            c->b->k.axpy_f32(x + (size_t)s * D, comb[from * S + s], old[from], n);
     }
 }
 
 static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
 {
-    cpu_for_rows(cpu_of(dev), hc_expand_row, (void *)a, (int)a->y.rows);
+    cpu_backend *b = cpu_of(dev);
+    if (a->n_streams > CPU_MAX_STREAMS)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%d streams; the CPU backend has room for %d",
+                          a->n_streams, CPU_MAX_STREAMS);
+    expand_ctx c = { b, a, (a->y.cols + HC_CHUNK - 1) / HC_CHUNK };
+    cpu_for_rows(b, hc_expand_chunk, &c, (int)a->y.rows * c.chunks);
     return DS4_OK;
 }
 
