@@ -28,7 +28,9 @@ typedef int32_t ds4_token;
 
 /* ---- engine ------------------------------------------------------------ */
 
-typedef enum { DS4_KV_F16, DS4_KV_F32 } ds4_kv_type;
+/* PACKED keeps the rounded rows as codes, about half a byte (indexer) or nine bits
+ * (attention) a number; F32 keeps floats. */
+typedef enum { DS4_KV_PACKED, DS4_KV_F32 } ds4_kv_type;
 
 typedef struct {
     const char *model_path;

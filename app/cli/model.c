@@ -72,7 +72,7 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
     e.max_tokens = room.ctx;
     e.max_batch_rows = min_int(o->prefill_chunk, room.ctx);
     e.rewind_points = room.rewind_points;
-    e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_F16;
+    e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
     e.no_rounding = strcmp(o->rounding, "off") == 0;
     e.exact = o->quality;
     e.warm_weights = o->warm_weights;

@@ -32,7 +32,7 @@ static int model_rows(cli_options *o, option *table)
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",
         .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, neon");
     ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE",
-        .choices = "f16|f32", .help = "how attention rows are stored: f16 or f32 (default f16)");
+        .choices = "packed|f32", .help = "how attention rows are stored: packed or f32 (default packed)");
     ROW(.long_name = "rounding", .kind = OPTION_CHOICE, .target = &o->rounding, .value_name = "on|off",
         .choices = "on|off", .help = "the low-precision roundings the model was trained with (default on)");
     ROW(.long_name = "quality", .kind = OPTION_FLAG, .target = &o->quality,
@@ -163,7 +163,7 @@ static void build_table(cli_options *o, option table[MAX_FLAGS])
 static cli_options defaults(void)
 {
     return (cli_options){
-        .backend = "auto", .kv_type = "f16", .rounding = "on", .isa = "auto", .isa_mask = ~0u,
+        .backend = "auto", .kv_type = "packed", .rounding = "on", .isa = "auto", .isa_mask = ~0u,
         .ctx = 32768, .prefill_chunk = 2048,
         .mode = MODE_THINK, .effort_profile = "auto", .think_max_min_ctx = CHAT_THINK_MAX_MIN_CTX,
         .temp = 1, .top_p = 1, .min_p = 0.05f, .n = 50000,

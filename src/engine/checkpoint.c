@@ -13,7 +13,8 @@
  *   everything from byte 48 up to here | CRC32C of header bytes 0..12 16..32 40..48
  *
  * Payload version 1 holds rows as f32; version 2 adds their element type as a
- * fourteenth number, here f16. Frontiers are always f32. Little-endian. */
+ * fourteenth number: f16, or packed as kv_row.h has them. Frontiers are always
+ * f32. Little-endian. */
 #include "engine/engine.h"
 
 #include <math.h>
@@ -34,7 +35,7 @@
 #define PAYLOAD_MAGIC   0x34565344u     /* "DSV4" */
 #define MAX_TEXT_BYTES  (1u << 30)
 
-typedef enum { ELEMENT_F32 = 0, ELEMENT_F16 = 1 } element_type;
+typedef enum { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_PACKED = 3 } element_type;
 
 /* Header fields of the payload, in order. */
 enum {
@@ -161,26 +162,26 @@ typedef struct {
     block_stream io;
     int          length;        /* tokens of the checkpoint */
     element_type element;       /* of rows in the file      */
-    uint8_t     *row;           /* own row type             */
-    uint8_t     *file_row;      /* row as in the file       */
-    float       *frontier;
+    uint8_t     *row;           /* as the session stores it */
+    uint8_t     *file_row;      /* as in the file           */
+    float       *numbers;       /* of a row, or a frontier  */
 } transfer;
 
-static quant_type own_type(const ds4_session *s)
+/* Bytes of one row in a file. */
+static size_t file_row_bytes(const model_config *c, element_type e, bool index)
 {
-    return s->kv->memory.layer[0].ring.type;
+    if (e == ELEMENT_PACKED) return (size_t)kv_row_bytes(kv_row_format(c, true, index));
+    return (size_t)(index ? c->index_dim : c->head_dim) * (e == ELEMENT_F16 ? 2 : 4);
 }
-
-static size_t element_bytes(element_type e) { return e == ELEMENT_F16 ? 2 : 4; }
 
 static bool transfer_open(transfer *t)
 {
     const model_config *c = &t->s->engine->config;
     const size_t widest = (size_t)max_int(c->head_dim, c->index_dim);
-    t->row = malloc(widest * 4);
-    t->file_row = malloc(widest * 4);
-    t->frontier = malloc(2 * widest * sizeof(float));
-    if (t->row && t->file_row && t->frontier) return true;
+    t->row = malloc(widest * 4 + 16);               /* packing pads the narrowest rows */
+    t->file_row = malloc(widest * 4 + 16);
+    t->numbers = malloc(2 * widest * sizeof(float));
+    if (t->row && t->file_row && t->numbers) return true;
     stream_fail(&t->io, DS4_EMEMORY, "no memory to stream a checkpoint");
     return false;
 }
@@ -190,32 +191,33 @@ static void transfer_close(transfer *t)
     stream_end(&t->io);
     free(t->row);
     free(t->file_row);
-    free(t->frontier);
+    free(t->numbers);
 }
 
-/* Rows of the two element types into each other; f16 to f32 and back is exact. */
-static void convert(void *to, quant_type to_type, const void *from, quant_type from_type, int n, float *tmp)
+/* A session writes its rows as it holds them. */
+static void row_to_file(transfer *t, bool index)
 {
-    if (to_type == from_type) {
-        memcpy(to, from, (size_t)n * (to_type == QUANT_F16 ? 2u : 4u));
-        return;
-    }
-    quant_get(from_type)->to_float(tmp, from, n);
-    quant_get(to_type)->from_float(to, tmp, n);
+    stream_write(&t->io, t->row, file_row_bytes(&t->s->engine->config, t->element, index));
 }
 
-static void row_to_file(transfer *t, int width)
+/* Any element type into the session's own; what was rounded when it was written
+ * stays what it was, to the bit. */
+static void row_from_file(transfer *t, bool index)
 {
-    const quant_type file = t->element == ELEMENT_F16 ? QUANT_F16 : QUANT_F32;
-    convert(t->file_row, file, t->row, own_type(t->s), width, t->frontier);
-    stream_write(&t->io, t->file_row, (size_t)width * element_bytes(t->element));
-}
+    const model_config *c = &t->s->engine->config;
+    const kv_row own = kv_row_format(c, kv_is_packed(t->s->kv), index);
+    stream_read(&t->io, t->file_row, file_row_bytes(c, t->element, index));
+    if (t->io.st) return;
+    if (t->element == ELEMENT_F16) quant_get(QUANT_F16)->to_float(t->numbers, t->file_row, own.width);
+    else kv_row_unpack(kv_row_format(c, t->element == ELEMENT_PACKED, index), t->numbers, t->file_row);
 
-static void row_from_file(transfer *t, int width)
-{
-    const quant_type file = t->element == ELEMENT_F16 ? QUANT_F16 : QUANT_F32;
-    stream_read(&t->io, t->file_row, (size_t)width * element_bytes(t->element));
-    if (!t->io.st) convert(t->row, own_type(t->s), t->file_row, file, width, t->frontier);
+    for (int i = 0; i < own.width; i++)
+        if (!isfinite(t->numbers[i])) {
+            stream_fail(&t->io, DS4_EFORMAT, "checkpoint: a row holds something that is not a number");
+            return;
+        }
+    if (kv_is_packed(t->s->kv) && t->element == ELEMENT_PACKED) memcpy(t->row, t->file_row, (size_t)kv_row_bytes(own));
+    else kv_row_pack(own, t->row, t->numbers);
 }
 
 static void move_frontier(transfer *t, int layer, bool index, bool score, int width)
@@ -225,13 +227,13 @@ static void move_frontier(transfer *t, int layer, bool index, bool score, int wi
     for (int i = 0; i < config_kept_tokens(ratio) && !t->io.st; i++) {
         const int pos = frontier_pos(ratio, t->length, i);
         if (!t->io.writing) {
-            stream_read(&t->io, t->frontier, (size_t)cols * sizeof(float));
-            if (pos >= 0 && !t->io.st) kv_write_frontier(k, layer, index, score, pos, t->frontier);
+            stream_read(&t->io, t->numbers, (size_t)cols * sizeof(float));
+            if (pos >= 0 && !t->io.st) kv_write_frontier(k, layer, index, score, pos, t->numbers);
             continue;
         }
-        if (pos >= 0) kv_read_frontier(k, layer, index, score, pos, t->frontier);
-        else for (int j = 0; j < cols; j++) t->frontier[j] = score ? -INFINITY : 0.0f;
-        stream_write(&t->io, t->frontier, (size_t)cols * sizeof(float));
+        if (pos >= 0) kv_read_frontier(k, layer, index, score, pos, t->numbers);
+        else for (int j = 0; j < cols; j++) t->numbers[j] = score ? -INFINITY : 0.0f;
+        stream_write(&t->io, t->numbers, (size_t)cols * sizeof(float));
     }
 }
 
@@ -242,9 +244,9 @@ static void move_compressed(transfer *t, int layer, bool index, int width)
     for (int r = 0; r < n && !t->io.st; r++) {
         if (t->io.writing) {
             kv_read_compressed(k, layer, index, r, t->row);
-            row_to_file(t, width);
+            row_to_file(t, index);
         } else {
-            row_from_file(t, width);
+            row_from_file(t, index);
             if (!t->io.st) kv_write_compressed(k, layer, index, r, t->row);
         }
     }
@@ -260,9 +262,9 @@ static void move_layers(transfer *t)
         for (int pos = max_int(0, t->length - c->n_swa); pos < t->length && !t->io.st; pos++) {
             if (t->io.writing) {
                 kv_read_ring(k, l, pos, t->row);
-                row_to_file(t, c->head_dim);
+                row_to_file(t, false);
             } else {
-                row_from_file(t, c->head_dim);
+                row_from_file(t, false);
                 if (!t->io.st) kv_write_ring(k, l, pos, t->row);
             }
         }
@@ -274,14 +276,15 @@ static void move_layers(transfer *t)
 /* Bytes of the payload for n tokens. */
 static uint64_t payload_bytes(const model_config *c, int n, element_type element)
 {
-    const uint64_t e = element_bytes(element), fields = element == ELEMENT_F32 ? P_FIELDS - 1 : P_FIELDS;
+    const uint64_t row = file_row_bytes(c, element, false), index_row = file_row_bytes(c, element, true);
+    const uint64_t fields = element == ELEMENT_F32 ? P_FIELDS - 1 : P_FIELDS;
     uint64_t sum = 4 * fields + 4ull * (uint64_t)n + 4ull * (uint64_t)c->n_vocab + 8ull * (uint64_t)c->n_layer;
     for (int l = 0; l < c->n_layer; l++) {
         const int ratio = c->ratio[l];
-        sum += (uint64_t)min_int(n, c->n_swa) * (uint64_t)c->head_dim * e;
+        sum += (uint64_t)min_int(n, c->n_swa) * row;
         if (ratio == 0) continue;
         const uint64_t widths = (uint64_t)(c->head_dim + (ratio == 4 ? c->index_dim : 0));
-        sum += (uint64_t)(n / ratio) * widths * e;
+        sum += (uint64_t)(n / ratio) * (row + (ratio == 4 ? index_row : 0));
         sum += 2ull * (uint64_t)config_kept_tokens(ratio) * (uint64_t)config_series(ratio) * widths * 4u;
     }
     return sum;
@@ -341,7 +344,7 @@ ds4_status ds4_session_save(const ds4_session *session, int fd, int reason, ds4_
     ds4_session *s = (ds4_session *)session;        /* only read here; transfer serves both ways */
     const ds4_engine *e = s->engine;
     transfer t = { .s = s, .length = s->kv->length,
-                   .element = own_type(s) == QUANT_F16 ? ELEMENT_F16 : ELEMENT_F32 };
+                   .element = kv_is_packed(s->kv) ? ELEMENT_PACKED : ELEMENT_F32 };
     bytes text;
     bytes_init(&text, MAX_TEXT_BYTES);
     ds4_status st = tokenizer_decode(e->vocab, s->tokens, (size_t)t.length, true, &text, err);
@@ -395,7 +398,7 @@ static ds4_status check_head(const ds4_session *s, const uint8_t *header, const 
     if (n > (uint32_t)s->kv->capacity)
         return ds4_fail(err, DS4_EFULL, "the checkpoint holds %u tokens, the session has room for %d; a larger --ctx takes it", n, s->kv->capacity);
     if (p[P_LIVE] != (uint32_t)min_int((int)n, c->n_swa)) return bad(err, "the number of live rows", p[P_LIVE], (unsigned)min_int((int)n, c->n_swa));
-    if (p[P_ELEMENT] > ELEMENT_F16) return ds4_fail(err, DS4_EUNSUPPORTED, "checkpoint: rows of element type %u are not supported", p[P_ELEMENT]);
+    if (p[P_ELEMENT] > ELEMENT_F16 && p[P_ELEMENT] != ELEMENT_PACKED) return ds4_fail(err, DS4_EUNSUPPORTED, "checkpoint: rows of element type %u are not supported", p[P_ELEMENT]);
     const unsigned long long want = payload_bytes(c, (int)n, (element_type)p[P_ELEMENT]);
     if (get_u64(header + 40) != want) return bad(err, "the payload size", get_u64(header + 40), want);
     return DS4_OK;

@@ -15,7 +15,7 @@
 ds4_engine_options ds4_engine_defaults(void)
 {
     return (ds4_engine_options){ .backend = "auto", .max_sessions = 1, .max_tokens = 32768,
-                                 .max_batch_rows = 512, .rewind_points = 8, .kv_type = DS4_KV_F16,
+                                 .max_batch_rows = 512, .rewind_points = 8, .kv_type = DS4_KV_PACKED,
                                  .isa_mask = ~0u };
 }
 
@@ -23,7 +23,7 @@ kv_options engine_kv_options(const ds4_engine_options *o)
 {
     return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens,
                          .max_step = min_int(o->max_batch_rows, o->max_tokens),
-                         .row_type = o->kv_type == DS4_KV_F32 || o->no_rounding ? QUANT_F32 : QUANT_F16 };
+                         .packed = o->kv_type == DS4_KV_PACKED && !o->no_rounding };
 }
 
 forward_options engine_forward_options(const ds4_engine_options *o)
@@ -67,7 +67,7 @@ static uint64_t point_bytes(const model_config *c, const kv_options *o)
 {
     uint64_t n = (uint64_t)c->n_vocab * sizeof(float);
     for (int l = 0; l < c->n_layer; l++) {
-        n += (uint64_t)min_int(c->n_swa, o->max_tokens) * (uint64_t)c->head_dim * (o->row_type == QUANT_F16 ? 2u : 4u);
+        n += (uint64_t)min_int(c->n_swa, o->max_tokens) * (uint64_t)kv_row_bytes(kv_row_format(c, o->packed, false));
         if (c->ratio[l] == 0) continue;
         const int widths = c->head_dim + (c->ratio[l] == 4 ? c->index_dim : 0);
         n += 2ull * (uint64_t)config_kept_tokens(c->ratio[l]) * (uint64_t)(config_series(c->ratio[l]) * widths) * sizeof(float);

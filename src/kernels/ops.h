@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "ds4_status.h"
+#include "kernels/kv_row.h"
 #include "kernels/view.h"
 
 struct backend;
@@ -38,12 +39,15 @@ typedef struct {
 } compressor_state;
 
 /* One session's memory of one layer. Row b of the compressed rows lies in row
- * blocks[b / block_rows] * block_rows + b % block_rows of the pool. */
+ * blocks[b / block_rows] * block_rows + b % block_rows of the pool. Packed rows
+ * are views of bytes (I8), others of F32. */
 typedef struct {
     int              ratio;     /* 0, 4 or 128                                       */
-    view             ring;      /* [ring rows][K]; token p in row p % rows           */
-    view             pool;      /* [pool rows][K], ratio > 0                         */
-    view             index_pool;/* [pool rows][index width], ratio 4                 */
+    kv_row           row;       /* how ring and pool hold their rows of K            */
+    kv_row           index_row; /* and index_pool its of the indexer's width         */
+    view             ring;      /* [ring rows]; token p in row p % rows              */
+    view             pool;      /* [pool rows], ratio > 0                            */
+    view             index_pool;/* [pool rows], ratio 4                              */
     const int32_t   *blocks;    /* shared by all layers of this ratio                */
     int              block_rows;
     compressor_state main, index;

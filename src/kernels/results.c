@@ -2,7 +2,7 @@
 
 /* Says where the op is and calls the visitor for one result. */
 #define AT(l, n)       (v->layer = (l), v->name = (n))
-#define RESULT(field)  v->fn(v->ctx, #field, a->field)
+#define RESULT(field)  v->fn(v->ctx, #field, a->field, NULL)
 
 void results_embed_rows(const embed_rows_args *a, result_visit *v)
 {
@@ -64,8 +64,8 @@ void results_hc_expand(const hc_expand_args *a, result_visit *v)
 static void ring_rows_of(const batch_rows *rows, int layer, result_visit *v)
 {
     for (int t = 0; t < rows->n; t++) {
-        const view ring = rows->segment[rows->segment_of[t]].kv->layer[layer].ring;
-        v->fn(v->ctx, "ring", view_rows(ring, rows->pos[t] % ring.rows, 1));
+        const kv_layer *l = &rows->segment[rows->segment_of[t]].kv->layer[layer];
+        v->fn(v->ctx, "ring", view_rows(l->ring, rows->pos[t] % l->ring.rows, 1), &l->row);
     }
 }
 
@@ -84,12 +84,13 @@ void results_compress(const compress_args *a, result_visit *v)
         const kv_layer *l = &s->kv->layer[a->layer];
         const compressor_state *state = a->index ? &l->index : &l->main;
         const view pool = a->index ? l->index_pool : l->pool;
+        const kv_row *stored = a->index ? &l->index_row : &l->row;
 
         for (int b = s->pos / a->ratio; b < (s->pos + s->n) / a->ratio; b++)
             v->fn(v->ctx, "row", view_rows(pool, (int64_t)l->blocks[b / l->block_rows] * l->block_rows +
-                                                     b % l->block_rows, 1));
-        v->fn(v->ctx, "value", state->value[s->kv->ahead]);
-        v->fn(v->ctx, "score", state->score[s->kv->ahead]);
+                                                     b % l->block_rows, 1), stored);
+        v->fn(v->ctx, "value", state->value[s->kv->ahead], NULL);
+        v->fn(v->ctx, "score", state->score[s->kv->ahead], NULL);
     }
 }
 
@@ -98,7 +99,7 @@ void results_index_scores(const index_scores_args *a, result_visit *v)
     AT(a->layer, "");
     for (int i = 0; i < (int)a->scores.rows; i++) {
         const int visible = (a->rows->pos[a->first + i] + 1) / a->ratio;
-        v->fn(v->ctx, "scores", view_cols(view_rows(a->scores, i, 1), 0, visible));
+        v->fn(v->ctx, "scores", view_cols(view_rows(a->scores, i, 1), 0, visible), NULL);
     }
 }
 
@@ -130,10 +131,10 @@ void results_expert_ffn(const expert_ffn_args *a, result_visit *v)
 void results_hc_pre(const hc_pre_args *a, result_visit *v)
 {
     AT(a->mix.layer, a->mix.name);
-    v->fn(v->ctx, "x", a->mix.x);
-    v->fn(v->ctx, "post", a->mix.post);
-    v->fn(v->ctx, "comb", a->mix.comb);
-    v->fn(v->ctx, "normed", a->norm.y);
+    v->fn(v->ctx, "x", a->mix.x, NULL);
+    v->fn(v->ctx, "post", a->mix.post, NULL);
+    v->fn(v->ctx, "comb", a->mix.comb, NULL);
+    v->fn(v->ctx, "normed", a->norm.y, NULL);
 }
 
 void results_q_path(const q_path_args *a, result_visit *v)
@@ -179,5 +180,5 @@ void results_moe_block(const moe_block_args *a, result_visit *v)
 void results_head(const head_args *a, result_visit *v)
 {
     AT(-1, "");
-    v->fn(v->ctx, "logits", a->output.y);
+    v->fn(v->ctx, "logits", a->output.y, NULL);
 }

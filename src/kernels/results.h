@@ -5,8 +5,9 @@
 
 #include "kernels/ops.h"
 
-/* result: the field's name. Memory of sessions is told row by row. */
-typedef void result_fn(void *ctx, const char *result, view v);
+/* result: the field's name. Memory of sessions is told row by row, with the way
+ * its rows are stored; NULL for plain elements. */
+typedef void result_fn(void *ctx, const char *result, view v, const kv_row *stored);
 
 typedef struct {
     int         layer;          /* -1 outside the layers */

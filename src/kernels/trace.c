@@ -19,8 +19,9 @@ typedef struct {
     result_visit   visit;
 } trace_visit;
 
-static void tell(void *ctx, const char *result, view v)
+static void tell(void *ctx, const char *result, view v, const kv_row *stored)
 {
+    (void)stored;
     const trace_visit *c = ctx;
     c->t->tap(c->t->tap_ctx, c->op, c->visit.name, c->visit.layer, result, v);
 }

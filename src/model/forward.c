@@ -100,6 +100,7 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
     cols = max_int(cols, c->out_groups * c->out_rank);
     cols = max_int(cols, c->expert_width);
     cols = max_int(cols, widest_compressor(c));
+    cols = max_int(cols, max_int(c->head_dim, c->index_dim));
     return (backend_limits){
         .max_rows = o->max_rows,
         .max_cols = cols,

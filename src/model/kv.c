@@ -24,9 +24,16 @@ struct kv_pool {
 
 /* ---- sizes ------------------------------------------------------------------- */
 
-static uint64_t row_bytes(const kv_options *o, int width)
+kv_row kv_row_format(const model_config *c, bool packed, bool index)
 {
-    return (uint64_t)width * (o->row_type == QUANT_F16 ? 2u : 4u);
+    const int width = index ? c->index_dim : c->head_dim;
+    if (!packed) return (kv_row){ KV_ROW_F32, width, 0 };
+    return index ? (kv_row){ KV_ROW_FP4, width, 0 } : (kv_row){ KV_ROW_FP8, width, width - c->n_rot };
+}
+
+static uint64_t row_bytes(const model_config *c, const kv_options *o, bool index)
+{
+    return (uint64_t)kv_row_bytes(kv_row_format(c, o->packed, index));
 }
 
 static int blocks_for(int tokens) { return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; }
@@ -49,7 +56,7 @@ static uint64_t session_bytes(const model_config *c, const kv_options *o, int ca
 {
     uint64_t n = 0;
     for (int l = 0; l < c->n_layer; l++) {
-        n += (uint64_t)ring_rows(c, o, capacity) * row_bytes(o, c->head_dim);
+        n += (uint64_t)ring_rows(c, o, capacity) * row_bytes(c, o, false);
         if (c->ratio[l] > 0) n += state_bytes(c->ratio[l], c->head_dim);
         if (c->ratio[l] == 4) n += state_bytes(c->ratio[l], c->index_dim);
     }
@@ -63,11 +70,13 @@ static uint64_t pool_bytes(const model_config *c, const kv_options *o)
     for (int l = 0; l < c->n_layer; l++) {
         if (c->ratio[l] == 0) continue;
         const uint64_t rows = blocks * (uint64_t)block_rows_of(c->ratio[l]);
-        n += rows * row_bytes(o, c->head_dim);
-        if (c->ratio[l] == 4) n += rows * row_bytes(o, c->index_dim);
+        n += rows * row_bytes(c, o, false);
+        if (c->ratio[l] == 4) n += rows * row_bytes(c, o, true);
     }
     return n;
 }
+
+uint64_t kv_growing_bytes(const model_config *c, const kv_options *o) { return pool_bytes(c, o); }
 
 uint64_t kv_bytes(const model_config *c, const kv_options *o)
 {
@@ -77,10 +86,11 @@ uint64_t kv_bytes(const model_config *c, const kv_options *o)
 /* ---- pool ---------------------------------------------------------------------- */
 
 /* Cuts the next n rows out of a buffer. */
-static view take_rows(buf *store, uint64_t *used, int64_t n, int cols, quant_type type)
+static view take_rows(buf *store, uint64_t *used, int64_t n, kv_row r)
 {
-    const view v = { .buf = store, .offset = *used, .rows = n, .cols = cols, .type = type,
-                     .stride = (uint64_t)cols * (type == QUANT_F16 ? 2u : 4u) };
+    const bool floats = r.kind == KV_ROW_F32;
+    const view v = { .buf = store, .offset = *used, .rows = n, .cols = floats ? r.width : kv_row_bytes(r),
+                     .type = floats ? QUANT_F32 : QUANT_I8, .stride = (uint64_t)kv_row_bytes(r) };
     *used += (uint64_t)n * v.stride;
     return v;
 }
@@ -115,8 +125,8 @@ ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *
     for (int l = 0; l < c->n_layer; l++) {
         if (c->ratio[l] == 0) continue;
         const int64_t rows = (int64_t)p->n_blocks * block_rows_of(c->ratio[l]);
-        p->rows[l] = take_rows(p->store, &used, rows, c->head_dim, o->row_type);
-        if (c->ratio[l] == 4) p->index_rows[l] = take_rows(p->store, &used, rows, c->index_dim, o->row_type);
+        p->rows[l] = take_rows(p->store, &used, rows, kv_row_format(c, o->packed, false));
+        if (c->ratio[l] == 4) p->index_rows[l] = take_rows(p->store, &used, rows, kv_row_format(c, o->packed, true));
     }
     *out = p;
     return DS4_OK;
@@ -155,10 +165,11 @@ static ds4_status take_blocks(kv *k, int length, ds4_error *err)
 
 static compressor_state take_state(kv *k, uint64_t *used, int ratio, int width)
 {
+    const kv_row r = { KV_ROW_F32, config_series(ratio) * width, 0 };
     compressor_state s;
     for (int copy = 0; copy < 2; copy++) {
-        s.value[copy] = take_rows(k->store, used, state_rows(ratio), config_series(ratio) * width, QUANT_F32);
-        s.score[copy] = take_rows(k->store, used, state_rows(ratio), config_series(ratio) * width, QUANT_F32);
+        s.value[copy] = take_rows(k->store, used, state_rows(ratio), r);
+        s.score[copy] = take_rows(k->store, used, state_rows(ratio), r);
     }
     return s;
 }
@@ -171,8 +182,9 @@ static void lay_out(kv *k)
         kv_layer *L = &k->memory.layer[l];
         const int ratio = c->ratio[l];
         L->ratio = ratio;
-        L->ring = take_rows(k->store, &used, ring_rows(c, &k->pool->options, k->capacity), c->head_dim,
-                            k->pool->options.row_type);
+        L->row = kv_row_format(c, k->pool->options.packed, false);
+        L->index_row = kv_row_format(c, k->pool->options.packed, true);
+        L->ring = take_rows(k->store, &used, ring_rows(c, &k->pool->options, k->capacity), L->row);
         if (ratio == 0) continue;
         L->pool = k->pool->rows[l];
         L->blocks = k->blocks[kind_of(ratio)];
@@ -235,8 +247,8 @@ uint64_t kv_bytes_used(const kv *k)
     for (int l = 0; l < c->n_layer; l++) {
         if (c->ratio[l] == 0) continue;
         const uint64_t rows = (uint64_t)(k->length / c->ratio[l]);
-        n += rows * row_bytes(o, c->head_dim);
-        if (c->ratio[l] == 4) n += rows * row_bytes(o, c->index_dim);
+        n += rows * row_bytes(c, o, false);
+        if (c->ratio[l] == 4) n += rows * row_bytes(c, o, true);
     }
     return n;
 }
@@ -335,11 +347,7 @@ void kv_point_restore(kv *k, int length, const uint8_t *point)
 
 /* ---- rows --------------------------------------------------------------------------- */
 
-int kv_compressed_rows(const kv *k, int layer)
-{
-    const int ratio = k->memory.layer[layer].ratio;
-    return ratio ? k->length / ratio : 0;
-}
+bool kv_is_packed(const kv *k) { return k->pool->options.packed; }
 
 static view compressed_row(const kv *k, int layer, bool index, int row)
 {

@@ -24,16 +24,21 @@ typedef struct kv_pool kv_pool;
 
 typedef struct {
     int        max_sessions;
-    int        max_tokens;      /* of one session                           */
-    int        max_step;        /* most tokens one step adds to a session   */
-    quant_type row_type;        /* QUANT_F16 or QUANT_F32                   */
+    int        max_tokens;      /* of one session                                 */
+    int        max_step;        /* most tokens one step adds to a session         */
+    bool       packed;          /* rows as codes; only for rounded ones (kv_row.h) */
 } kv_options;
+
+/* How rows are stored: of attention, or of the indexer. */
+kv_row     kv_row_format(const model_config *c, bool packed, bool index);
 
 ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *o, backend *b, ds4_error *err);
 void       kv_pool_close(kv_pool *p);
 
 /* Memory of max_sessions sessions of max_tokens each, all of it in use. */
 uint64_t   kv_bytes(const model_config *c, const kv_options *o);
+/* Of them, what grows with the tokens: compressed and indexer rows. */
+uint64_t   kv_growing_bytes(const model_config *c, const kv_options *o);
 
 typedef struct kv {
     kv_memory           memory; /* as the ops see it                        */
@@ -64,11 +69,11 @@ uint64_t   kv_point_bytes(const kv *k, int length);
 void       kv_point_take(const kv *k, uint8_t *out);
 void       kv_point_restore(kv *k, int length, const uint8_t *point);
 
-/* Row-wise access as floats, for checkpoints. Ring rows must be among the last
- * n_swa, compressed rows below length / ratio, frontier tokens among those the
- * compressor keeps. */
-int  kv_compressed_rows(const kv *k, int layer);
-void kv_read_ring(const kv *k, int layer, int pos, void *out);              /* in the row type */
+/* Row-wise access, for checkpoints: rows as they are stored, frontiers as floats.
+ * Ring rows must be among the last n_swa, compressed rows below length / ratio,
+ * frontier tokens among those the compressor keeps. */
+bool kv_is_packed(const kv *k);
+void kv_read_ring(const kv *k, int layer, int pos, void *out);
 void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out);
 void kv_read_frontier(const kv *k, int layer, bool index, bool score, int pos, float *out);
 /* For filling an empty kv: kv_grow to the length first, then every row. */

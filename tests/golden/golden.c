@@ -286,7 +286,7 @@ static ds4_status harness_open(harness *h, const gguf *model, int T, uint32_t is
     if (st) return st;
     const forward_options fo = { .max_rows = T, .max_tokens = T, .rounding = false };
     const backend_options bo = { .name = "cpu", .n_threads = 2, .isa_mask = isa_mask, .limits = forward_limits(&h->config, &fo) };
-    const kv_options ko = { .max_sessions = 1, .max_tokens = T, .max_step = T, .row_type = QUANT_F32 };
+    const kv_options ko = { .max_sessions = 1, .max_tokens = T, .max_step = T };
     backend *inner;
     if ((st = backend_open(&inner, &bo, err))) return st;
     if ((st = backend_trace_open(&h->b, inner, tap, t, err))) return st;

@@ -162,7 +162,7 @@ TEST(save_anywhere_load_elsewhere_and_continue_alike)
     static const int at[] = { 0, 1, 3, 4, 5, 8, 16, 17, 127, 128, 129, 200, 299 };
     for (int f32 = 0; f32 < 2; f32++) {
         ds4_engine_options o = options_for("q8_0");
-        o.kv_type = f32 ? DS4_KV_F32 : DS4_KV_F16;
+        o.kv_type = f32 ? DS4_KV_F32 : DS4_KV_PACKED;
         ds4_engine *a = engine_with(&o), *b = engine_with(&o);
         if (!a || !b) return;
         const int V = vocabulary(a);

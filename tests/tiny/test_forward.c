@@ -18,12 +18,12 @@ typedef struct {
     forward       *pass;
 } parts;
 
-static bool open_parts(parts *p, quant_type rows)
+static bool open_parts(parts *p, bool packed)
 {
     ds4_error err;
     memset(p, 0, sizeof *p);
     const forward_options fo = { .max_rows = 64, .max_tokens = CONTEXT, .rounding = true };
-    const kv_options ko = { .max_sessions = 2, .max_tokens = CONTEXT, .max_step = 64, .row_type = rows };
+    const kv_options ko = { .max_sessions = 2, .max_tokens = CONTEXT, .max_step = 64, .packed = packed };
     ds4_status st = gguf_open(&p->file, tiny_model("q8_0"), NULL, &err);
     if (!st) st = config_read(&p->config, p->file, &err);
     const backend_options bo = { .name = "cpu", .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo) };
@@ -62,7 +62,7 @@ static void step(parts *p, kv *k, const int32_t *tokens, int n, int commit, floa
 TEST(a_short_step_may_be_committed_in_part)
 {
     parts p;
-    if (!open_parts(&p, QUANT_F16)) {
+    if (!open_parts(&p, true)) {
         close_parts(&p);
         return;
     }
@@ -107,7 +107,7 @@ TEST(a_short_step_may_be_committed_in_part)
 TEST(an_uncommitted_long_step_leaves_no_trace)
 {
     parts p;
-    if (!open_parts(&p, QUANT_F32)) {
+    if (!open_parts(&p, false)) {
         close_parts(&p);
         return;
     }

@@ -17,32 +17,19 @@ static int64_t pool_row(const kv_layer *l, int b)
     return (int64_t)l->blocks[b / l->block_rows] * l->block_rows + b % l->block_rows;
 }
 
-/* A row of floats into memory of either row type. */
-static void store_row(const cpu_backend *b, view to, int64_t row, const float *x, int n)
-{
-    if (to.type == QUANT_F16) b->k.f32_to_f16(view_at(to, row), x, n);
-    else memcpy(view_f32(to, row), x, (size_t)n * sizeof *x);
-}
-
 /* ---- kv_write ------------------------------------------------------------- */
-
-typedef struct {
-    const cpu_backend   *b;
-    const kv_write_args *a;
-} write_ctx;
 
 static void write_row(void *ctx, int t, int thread)
 {
     (void)thread;
-    const write_ctx *c = ctx;
-    const view ring = layer_of(c->a->rows, t, c->a->layer)->ring;
-    store_row(c->b, ring, c->a->rows->pos[t] % ring.rows, view_f32(c->a->x, t), ring.cols);
+    const kv_write_args *a = ctx;
+    const kv_layer *l = layer_of(a->rows, t, a->layer);
+    kv_row_pack(l->row, view_at(l->ring, a->rows->pos[t] % l->ring.rows), view_f32(a->x, t));
 }
 
 static ds4_status kv_write(queue *dev, const kv_write_args *a)
 {
-    write_ctx c = { cpu_of(dev), a };
-    cpu_for_rows(cpu_of(dev), write_row, &c, a->rows->n);
+    cpu_for_rows(cpu_of(dev), write_row, (void *)a, a->rows->n);
     return DS4_OK;
 }
 
@@ -115,7 +102,7 @@ static void compress_block(void *ctx, int i, int thread)
     cpu_rope(z + d - a->rope.n_rot, d, 1, a->rope, block * a->ratio, false);
     cpu_round_row(z, d, a->n_round, a->kind);
 
-    store_row(c->b, a->index ? l->index_pool : l->pool, pool_row(l, block), z, d);
+    kv_row_pack(a->index ? l->index_row : l->row, view_at(a->index ? l->index_pool : l->pool, pool_row(l, block)), z);
 }
 
 /* Keeps the tokens that a later block may still pool: those of the unfinished block
@@ -179,13 +166,6 @@ static ds4_status compress(queue *dev, const compress_args *a)
 
 /* ---- indexer --------------------------------------------------------------- */
 
-/* Dot product of a float row with a stored row. */
-static float dot_stored(const cpu_kernels *k, view stored, int64_t row, const float *x)
-{
-    return stored.type == QUANT_F16 ? k->dot_f16(view_at(stored, row), x, stored.cols)
-                                    : k->dot_f32(view_f32(stored, row), x, stored.cols);
-}
-
 #define SCORE_ROWS 64           /* compressed rows per task */
 
 typedef struct {
@@ -196,21 +176,20 @@ typedef struct {
 
 static void scores_task(void *ctx, int task, int thread)
 {
-    (void)thread;
     const scores_ctx *c = ctx;
     const index_scores_args *a = c->a;
     const int i = task / c->tasks_per_row, t = a->first + i;
     const kv_layer *l = layer_of(a->rows, t, a->layer);
-    const int visible = (a->rows->pos[t] + 1) / a->ratio, width = l->index_pool.cols;
+    const int visible = (a->rows->pos[t] + 1) / a->ratio, width = l->index_row.width;
     const int first = (task % c->tasks_per_row) * SCORE_ROWS;
     const float *q = view_f32(a->q, i), *w = view_f32(a->weights, i);
-    float *scores = view_f32(a->scores, i);
+    float *scores = view_f32(a->scores, i), *key = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
 
     for (int r = first; r < min_int(first + SCORE_ROWS, visible); r++) {
-        const int64_t row = pool_row(l, r);
+        kv_row_unpack(l->index_row, key, view_at(l->index_pool, pool_row(l, r)));
         float sum = 0.0f;
         for (int h = 0; h < a->n_heads; h++)
-            sum += w[h] * a->scale * fmaxf(0.0f, dot_stored(&c->b->k, l->index_pool, row, q + (size_t)h * width));
+            sum += w[h] * a->scale * fmaxf(0.0f, c->b->k.dot_f32(key, q + (size_t)h * width, width));
         scores[r] = sum;
     }
 }
@@ -353,26 +332,21 @@ static void attend_task(void *ctx, int task, int thread)
     const int t = task / c->tasks_per_row, h0 = (task % c->tasks_per_row) * ATTEND_HEADS;
     const int n_heads = min_int(ATTEND_HEADS, a->n_heads - h0), K = a->q.cols / a->n_heads;
     const row_set seen = rows_seen(a, t);
-    const bool half = seen.l->ring.type == QUANT_F16;
     const float *q = view_f32(a->q, t) + (size_t)h0 * K, *sinks = view_f32(a->sinks, 0) + h0;
     float *out = view_f32(a->heads, t) + (size_t)h0 * K;
+    float *row = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
     float *w = c->b->thread_scores + (size_t)thread * ATTEND_HEADS * c->b->limits.max_attended;
 
     for (int i = 0; i < seen.n_rows; i++) {
-        const void *row = row_seen(&seen, i);
-        for (int h = 0; h < n_heads; h++)
-            w[h * seen.n_rows + i] = a->scale * (half ? k->dot_f16(row, q + (size_t)h * K, K)
-                                                      : k->dot_f32(row, q + (size_t)h * K, K));
+        kv_row_unpack(seen.l->row, row, row_seen(&seen, i));
+        for (int h = 0; h < n_heads; h++) w[h * seen.n_rows + i] = a->scale * k->dot_f32(row, q + (size_t)h * K, K);
     }
     for (int h = 0; h < n_heads; h++) softmax_with_sink(w + h * seen.n_rows, seen.n_rows, sinks[h]);
 
     memset(out, 0, (size_t)n_heads * K * sizeof *out);
     for (int i = 0; i < seen.n_rows; i++) {
-        const void *row = row_seen(&seen, i);
-        for (int h = 0; h < n_heads; h++) {
-            if (half) k->axpy_f16(out + (size_t)h * K, w[h * seen.n_rows + i], row, K);
-            else k->axpy_f32(out + (size_t)h * K, w[h * seen.n_rows + i], row, K);
-        }
+        kv_row_unpack(seen.l->row, row, row_seen(&seen, i));
+        for (int h = 0; h < n_heads; h++) k->axpy_f32(out + (size_t)h * K, w[h * seen.n_rows + i], row, K);
     }
 }
 
