@@ -13,7 +13,7 @@
 #include "quant/float_formats.h"
 
 /* Rungs with tiles of their own. */
-static const uint32_t rungs[] = { 0 };              /* the definition itself always */
+static const uint32_t rungs[] = { 0, ISA_AVX2 | ISA_AVX512 };
 
 static const int widths[] = { 256, 512, 1024, 4096 };
 static const int heights[] = { 1, 2, 15, 16, 17, 33, 64 };
@@ -114,7 +114,7 @@ TEST(tiles_are_the_definition_to_the_bit)
         if ((rungs[k] & cpu_isa_present()) != rungs[k]) continue;
         cpu_kernels_init(&fast, rungs[k]);
         for (int type = 0; type < QUANT_COUNT; type++) {
-            if (!fast.tile[type]) continue;
+            if (!fast.tile[type] || (rungs[k] && fast.tile[type] == ref.tile[type])) continue;
             for (size_t shape = 0; shape < 3 * countof(batches); shape++) {
                 tile_case c = { .fast = &fast, .ref = &ref, .type = (quant_type)type,
                                 .n = widths[shape % countof(widths)],

@@ -7,14 +7,11 @@
  * at most 43 against 128, stay below 2*43*128 = 11008. A lane's share of a block
  * is below 2^24 (see x86_avx2.c), so its float is exact; what differs from the
  * definition is the order of float additions alone. */
-#include "kernels/cpu/cpu_kernels.h"
-#include "kernels/cpu/x86_common.h"
+#include "kernels/cpu/x86_avx512.h"
 #include "quant/float_formats.h"
 #include "quant/tables.h"
 
 /* ---- pieces ---------------------------------------------------------------- */
-
-static inline __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
 
 static inline __m512i bytes_and(__m512i x, int mask)
 {
@@ -52,61 +49,6 @@ static inline __m512i quarter_scales(__m512i s, int k0, int k1, int k2, int k3)
         _mm256_set_m128i(_mm_set1_epi16((short)(0x8000 | k3)), _mm_set1_epi16((short)(0x8000 | k2))), 1);
     return _mm512_shuffle_epi8(s, from);
 }
-
-/* ---- blocks of 32 against Q8_0 ------------------------------------------------ */
-
-/* Faster: four products per lane in one instruction. Assumes nothing: weights are
- * made unsigned by adding 128, and 128 * sum a is taken off again. */
-static inline __m256i lanes_q8_0(const block_q8_0 *w, const int8_t *a)
-{
-    const __m256i x = load32(a), shift = _mm256_set1_epi8((char)0x80), zero = _mm256_setzero_si256();
-    return _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, _mm256_xor_si256(load32(w->codes), shift), x),
-                            _mm256_dpbusd_epi32(zero, shift, x));
-}
-
-/* Faster: as Q8_0, after one shuffle has looked the levels up. Assumes no level is
- * -128: the activation's sign moves to it, and |a| is the unsigned side. */
-static inline __m256i lanes_of_levels(__m128i levels, const uint8_t codes[16], const int8_t *a)
-{
-    const __m256i x = load32(a);
-    const __m256i value = _mm256_sign_epi8(_mm256_shuffle_epi8(twice(levels), nibbles(codes)), x);
-    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_abs_epi8(x), value);
-}
-
-static inline __m256i lanes_mxfp4(const block_mxfp4 *w, const int8_t *a)
-{
-    const __m128i doubled = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    return lanes_of_levels(doubled, w->codes, a);
-}
-
-static inline __m256i lanes_iq4_nl(const block_iq4_nl *w, const int8_t *a)
-{
-    return lanes_of_levels(load16(quant_iq4_levels), w->codes, a);
-}
-
-/* As Q8_0 with a shift of 8. */
-static inline __m256i lanes_q4_0(const block_q4_0 *w, const int8_t *a)
-{
-    const __m256i x = load32(a), zero = _mm256_setzero_si256();
-    return _mm256_sub_epi32(_mm256_dpbusd_epi32(zero, nibbles(w->codes), x),
-                            _mm256_dpbusd_epi32(zero, _mm256_set1_epi8(8), x));
-}
-
-#define DOT_SYMMETRIC(type, scale)                                                  \
-    static float dot_##type(const void *restrict w, const void *restrict x, int n)  \
-    {                                                                               \
-        const block_##type *b = w;                                                  \
-        const block_q8_0 *a = x;                                                    \
-        __m256 acc = _mm256_setzero_ps();                                           \
-        for (int i = 0; i < n / 32; i++)                                            \
-            acc = add_lanes8(acc, (scale) * half(a[i].d), lanes_##type(&b[i], a[i].codes)); \
-        return sum8(acc);                                                           \
-    }
-
-DOT_SYMMETRIC(q8_0, half(b[i].d))
-DOT_SYMMETRIC(q4_0, half(b[i].d))
-DOT_SYMMETRIC(iq4_nl, half(b[i].d))
-DOT_SYMMETRIC(mxfp4, e8m0_to_float_halved(b[i].e))      /* exact below the normal range too */
 
 /* ---- super-blocks of 256 against Q8_K ------------------------------------------- */
 
@@ -336,13 +278,11 @@ void cpu_kernels_avx512(cpu_kernels *k)
     k->dot[QUANT_F32] = dot_row_f32;
     k->dot[QUANT_F16] = dot_row_f16;
     k->dot[QUANT_BF16] = dot_row_bf16;
-    k->dot[QUANT_Q4_0] = dot_q4_0;
-    k->dot[QUANT_Q8_0] = dot_q8_0;
     k->dot[QUANT_Q2_K] = dot_q2_k;
     k->dot[QUANT_Q4_K] = dot_q4_k;
     k->dot[QUANT_IQ2_XXS] = dot_iq2_xxs;
-    k->dot[QUANT_IQ4_NL] = dot_iq4_nl;
-    k->dot[QUANT_MXFP4] = dot_mxfp4;
+
+    cpu_q32_avx512(k);
 
     k->dot_f32 = dot_f32;
     k->dot_f16 = dot_f16;
