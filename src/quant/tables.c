@@ -26,6 +26,11 @@ const uint64_t quant_iq1_s_grid[2048]  = { GRID_IQ1_S(IQ1) };
 const uint32_t quant_iq3_xxs_grid[256] = { GRID_IQ3_XXS(IQ3_XXS) };
 const uint32_t quant_iq3_s_grid[512]   = { GRID_IQ3_S(IQ3_S) };
 
+#define LOW(u)  0x##u & 255,
+#define HIGH(u) 0x##u >> 8,
+
+const uint8_t quant_iq2_xxs_levels[2][256] = { { GRID_IQ2_XXS(LOW) }, { GRID_IQ2_XXS(HIGH) } };
+
 const int8_t quant_iq4_levels[16] = {
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 };

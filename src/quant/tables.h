@@ -13,6 +13,9 @@ extern const uint64_t quant_iq1_s_grid[2048];       /* signed bytes -1, 0, 1    
 extern const uint32_t quant_iq3_xxs_grid[256];      /* bytes 4, 12, 20, ... 52, 62     */
 extern const uint32_t quant_iq3_s_grid[512];        /* bytes 1, 3, 5, ... 15           */
 
+/* The same entries as levels, two bits each: [0] coordinates 0..3, [1] 4..7. */
+extern const uint8_t quant_iq2_xxs_levels[2][256];
+
 extern const int8_t quant_iq4_levels[16];
 
 /* The sign mask of eight elements for a 7-bit sign index: bit j negates element

@@ -22,6 +22,8 @@ uint32_t cpu_isa_present(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vnni")) isa |= ISA_AVX512;
+    if ((isa & ISA_AVX512) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni"))
+        isa |= ISA_AVX512_VBMI;
     return isa;
 }
 
@@ -32,6 +34,9 @@ static void climb(cpu_kernels *k, uint32_t isa)
 
     if (!(isa & ISA_AVX512)) return;
     cpu_kernels_avx512(k);
+
+    if (!(isa & ISA_AVX512_VBMI)) return;
+    cpu_kernels_avx512vbmi(k);
 }
 
 #elif defined(__aarch64__)
@@ -75,7 +80,8 @@ void cpu_kernels_init(cpu_kernels *k, uint32_t isa_allowed)
 
 const char *cpu_isa_name(uint32_t isa)
 {
-    return isa & ISA_AVX512 ? "avx512"
+    return isa & ISA_AVX512_VBMI ? "avx512vbmi"
+         : isa & ISA_AVX512 ? "avx512"
          : isa & ISA_AVX2   ? "avx2"
          : isa & ISA_NEON   ? "neon"
          : "ref";

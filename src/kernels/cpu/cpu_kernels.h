@@ -20,9 +20,10 @@
 struct cpu_kernels;
 
 enum {
-    ISA_AVX2     = 1 << 0,      /* AVX2, FMA, F16C                        */
-    ISA_AVX512   = 1 << 1,      /* AVX-512 F BW VL DQ VNNI                */
-    ISA_NEON     = 1 << 2       /* ARMv8.2 with dot product               */
+    ISA_AVX2        = 1 << 0,   /* AVX2, FMA, F16C                          */
+    ISA_AVX512      = 1 << 1,   /* AVX-512 F BW VL DQ VNNI                  */
+    ISA_NEON        = 1 << 2,   /* ARMv8.2 with dot product                 */
+    ISA_AVX512_VBMI = 1 << 3    /* ISA_AVX512 and VBMI, GFNI                */
 };
 
 /* sum_i w[i]*x[i]; x is stored as quant_get(type)->dot_type. */
@@ -91,6 +92,7 @@ const char *cpu_isa_name(uint32_t isa);         /* of the strongest in the set: 
 void cpu_kernels_ref(cpu_kernels *k);
 void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
+void cpu_kernels_avx512vbmi(cpu_kernels *k);
 void cpu_kernels_neon(cpu_kernels *k);
 
 #endif
