@@ -7,4 +7,5 @@ void cpu_kernels_avx512(cpu_kernels *k)
     cpu_q32_avx512(k);
     cpu_kq_avx512(k);
     cpu_float_avx512(k);
+    cpu_quantise_avx512(k);
 }

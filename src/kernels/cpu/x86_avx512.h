@@ -13,6 +13,7 @@
 void cpu_q32_avx512(cpu_kernels *k);        /* tiles of types with blocks of 32 or 64 */
 void cpu_kq_avx512(cpu_kernels *k);         /* of K quants and IQ4_XS                 */
 void cpu_float_avx512(cpu_kernels *k);      /* float types, and the loops over one row */
+void cpu_quantise_avx512(cpu_kernels *k);   /* activation rows                        */
 
 INLINE __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
 
