@@ -47,6 +47,10 @@ typedef struct {
     bool        warm_weights;    /* touch every weight page before ds4_engine_open returns     */
     uint32_t    isa_mask;        /* instruction sets the kernels may use; ~0: all that exist   */
     uint64_t    memory_limit;    /* bytes the plan may not pass; 0: what the system has free   */
+    /* Bytes for routed experts. They are then read from the file into a cache of this size
+     * as steps need them, and all other weights are copied to memory. 0: the whole file is
+     * mapped when it fits the limit, else the cache takes what the rest leaves. */
+    uint64_t    expert_cache;
     /* Called on the opening thread; false cancels (DS4_ECANCELLED). */
     bool      (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);
     void       *progress_ctx;
@@ -73,7 +77,10 @@ typedef struct {
                                     their rewind points                                   */
     uint64_t scratch_bytes;      /* activations of one step                               */
     uint64_t table_bytes;        /* vocabulary, rope and other tables                     */
-    uint64_t total_bytes;        /* sum of weights, KV, scratch and tables                */
+    uint64_t dense_bytes;        /* of the weights all but routed experts                 */
+    uint64_t expert_cache_bytes; /* for routed experts that do not stay; 0: all are mapped*/
+    uint64_t total_bytes;        /* sum of weights (or dense weights and expert cache),
+                                    KV, scratch and tables                                */
     uint64_t available_bytes;    /* memory this process may use, as the system tells      */
     int      max_tokens_that_fit;/* longest session with everything else unchanged        */
 } ds4_plan;
@@ -98,11 +105,23 @@ typedef struct {
 } ds4_shape;
 void ds4_engine_shape(const ds4_engine *e, ds4_shape *out);            /* any thread */
 
+/* Routed experts that are read from the file as steps need them. */
+typedef struct {
+    uint64_t slots, experts;     /* cached at once; of the model. Both 0: all are mapped  */
+    uint64_t hits, misses;       /* experts that a layer of a step wanted: in memory, or
+                                    not (yet)                                             */
+    uint64_t bytes_read;
+    uint64_t ahead, ahead_used;  /* read on a guess; of those, wanted later               */
+    uint64_t wait_ns;            /* steps stood still for reads                           */
+    uint64_t busy_ns;            /* at least one read was under way                       */
+} ds4_expert_metrics;
+
 typedef struct {
     uint64_t prefill_tokens, decode_tokens, steps;
     uint64_t prefill_ns, decode_ns;
     uint64_t kv_bytes_used;
     int      sessions;
+    ds4_expert_metrics experts;
 } ds4_metrics;
 void ds4_engine_metrics(const ds4_engine *e, ds4_metrics *out);        /* any thread */
 

@@ -76,6 +76,7 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
     e.no_rounding = strcmp(o->rounding, "off") == 0;
     e.exact = o->quality;
     e.warm_weights = o->warm_weights;
+    e.expert_cache = o->expert_cache;
     e.isa_mask = o->isa_mask;
     e.progress = on_progress;
     e.interrupted = on_layer;
@@ -89,14 +90,16 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
 
 static void print_plan(const ds4_plan *p, int ctx, console *c)
 {
-    char weights[24], kv[24], scratch[24], total[24], available[24];
-    console_bytes(weights, p->weight_bytes);
+    char weights[24], kv[24], scratch[24], total[24], available[24], cache[24];
+    console_bytes(weights, p->expert_cache_bytes ? p->dense_bytes : p->weight_bytes);
+    console_bytes(cache, p->expert_cache_bytes);
     console_bytes(kv, p->kv_bytes);
     console_bytes(scratch, p->scratch_bytes + p->table_bytes);
     console_bytes(total, p->total_bytes);
     console_bytes(available, p->available_bytes);
-    console_note(c, "memory: weights %s, KV %s for %d tokens, work space %s; %s of %s available",
-                 weights, kv, ctx, scratch, total, available);
+    console_note(c, "memory: weights %s%s%s, KV %s for %d tokens, work space %s; %s of %s available", weights,
+                 p->expert_cache_bytes ? ", expert cache " : "", p->expert_cache_bytes ? cache : "", kv, ctx, scratch,
+                 total, available);
 }
 
 effort_profile model_profile(const cli_options *o, effort_profile of_file)

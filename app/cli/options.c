@@ -39,6 +39,8 @@ static int model_rows(cli_options *o, option *table)
         .help = "exact kernels instead of faster approximate ones");
     ROW(.long_name = "warm-weights", .kind = OPTION_FLAG, .target = &o->warm_weights,
         .help = "touch all weight pages before the start");
+    ROW(.long_name = "expert-cache", .kind = OPTION_TEXT, .target = &o->expert_cache_text, .value_name = "SIZE",
+        .help = "memory for routed experts, such as 8g; the others are read when needed (default auto: what there is)");
     ROW(.long_name = "prefill-chunk", .kind = OPTION_POSITIVE, .target = &o->prefill_chunk, .value_name = "N",
         .help = "most prompt tokens of one step (default 2048)");
     ROW(.long_name = "chdir", .kind = OPTION_TEXT, .target = &o->chdir_to, .value_name = "DIR",
@@ -164,6 +166,7 @@ static cli_options defaults(void)
 {
     return (cli_options){
         .backend = "auto", .kv_type = "packed", .rounding = "on", .isa = "auto", .isa_mask = ~0u,
+        .expert_cache_text = "auto",
         .ctx = 32768, .prefill_chunk = 2048,
         .mode = MODE_THINK, .effort_profile = "auto", .think_max_min_ctx = CHAT_THINK_MAX_MIN_CTX,
         .temp = 1, .top_p = 1, .min_p = 0.05f, .n = 50000,
@@ -218,6 +221,21 @@ ds4_status cli_parse_ctx(const char *text, int *ctx, ds4_error *err)
     char *argv[] = { name, flag, value, NULL };
     snprintf(value, sizeof value, "%s", text);
     return options_parse(table, 3, argv, NULL, err);
+}
+
+static ds4_status parse_expert_cache(const char *text, uint64_t *size, ds4_error *err)
+{
+    const option table[] = {
+        { .long_name = "expert-cache", .kind = OPTION_BYTES, .target = size, .value_name = "SIZE" }, { 0 }
+    };
+    char name[] = "ds4", flag[] = "--expert-cache", value[64];
+    char *argv[] = { name, flag, value, NULL };
+    *size = 0;
+    if (strcmp(text, "auto") == 0) return DS4_OK;
+    snprintf(value, sizeof value, "%s", text);
+    const ds4_status st = options_parse(table, 3, argv, NULL, err);
+    if (st || *size) return st;
+    return ds4_fail(err, DS4_EARG, "--expert-cache: expected auto or a size above 0, got \"%s\"", value);
 }
 
 color_choice cli_color(const cli_options *o)
@@ -326,6 +344,8 @@ static ds4_status check_values(cli_options *o, ds4_error *err)
                         o->backend);
     if (o->quiet && o->verbose)
         return ds4_fail(err, DS4_EARG, "--verbose: contradicts --quiet");
+    const ds4_status st = parse_expert_cache(o->expert_cache_text, &o->expert_cache, err);
+    if (st) return st;
     return check_stops(&o->stops, err);
 }
 

@@ -34,6 +34,8 @@ typedef struct {
     const char *backend, *kv_type, *rounding, *isa;
     uint32_t    isa_mask;
     int         ctx, threads, prefill_chunk;
+    const char *expert_cache_text;
+    uint64_t    expert_cache;   /* bytes; 0: auto                                    */
     bool        quality, warm_weights;
 
     /* prompt */

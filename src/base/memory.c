@@ -27,12 +27,14 @@ static uint64_t system_available(void)
     return kib * 1024;
 }
 
-/* What the cgroup still allows. Page cache counts as used there but can be had
+/* What the cgroup still allows: beyond `high` it is slowed down, beyond `max` ended. Page cache counts as used there but can be had
  * back, so only the files' inactive part is added again. */
 static uint64_t cgroup_available(void)
 {
-    uint64_t limit, used, inactive = 0;
-    if (!read_number("/sys/fs/cgroup/memory.max", &limit)) return UINT64_MAX;
+    uint64_t limit, high, used, inactive = 0;
+    if (!read_number("/sys/fs/cgroup/memory.max", &limit)) limit = UINT64_MAX;
+    if (read_number("/sys/fs/cgroup/memory.high", &high) && high < limit) limit = high;
+    if (limit == UINT64_MAX) return limit;
     if (!read_number("/sys/fs/cgroup/memory.current", &used)) return UINT64_MAX;
     FILE *f = fopen("/sys/fs/cgroup/memory.stat", "re");
     if (f) {

@@ -120,10 +120,40 @@ static int tokens_that_fit(const ds4_engine_options *o, const model_config *c, c
     return lo;
 }
 
+static uint64_t limit_of(const ds4_plan *p, const ds4_engine_options *o)
+{
+    return o->memory_limit ? o->memory_limit : p->available_bytes;
+}
+
+/* Weights as they stay in memory. */
+static uint64_t weights_held(const ds4_plan *p)
+{
+    return p->expert_cache_bytes ? p->dense_bytes + p->expert_cache_bytes : p->weight_bytes;
+}
+
+/* Bytes of the expert cache: what was asked for, or what the rest of the plan leaves when
+ * the weights do not fit. A cache that could not hold one token's experts is none: the
+ * weights are mapped then and the system drops and reads pages as it sees fit. */
+static uint64_t plan_expert_cache(const ds4_plan *p, const ds4_engine_options *o, const model_config *c, const gguf *g)
+{
+    const expert_sizes sizes = experts_measure(c, g);
+    const uint64_t rest = p->kv_bytes + p->scratch_bytes + p->table_bytes, limit = limit_of(p, o);
+    if (!sizes.slot_bytes) return 0;
+    const uint64_t all = (uint64_t)sizes.n * sizes.slot_bytes;
+    if (o->expert_cache) return o->expert_cache < all ? o->expert_cache : all;
+    if (limit == 0 || p->weight_bytes + rest <= limit) return 0;
+
+    const uint64_t gib = 1ull << 30, spare = limit / 16 < gib ? limit / 16 : gib;   /* for everybody else */
+    if (limit < p->dense_bytes + rest + spare) return 0;
+    const uint64_t cache = limit - p->dense_bytes - rest - spare;
+    return cache >= (uint64_t)experts_fewest(c) * sizes.slot_bytes && cache < all ? cache : 0;
+}
+
 static void fill_plan(ds4_plan *p, const ds4_engine_options *o, const model_config *c, const gguf *g)
 {
     const uint64_t available = memory_available();
     *p = (ds4_plan){
+        .dense_bytes = weights_dense_bytes(g),
         .weight_bytes = gguf_tensor_bytes(g),
         .file_bytes = gguf_file_bytes(g),
         .kv_bytes = session_side(o, c),
@@ -131,22 +161,27 @@ static void fill_plan(ds4_plan *p, const ds4_engine_options *o, const model_conf
         .table_bytes = table_bytes(g),
         .available_bytes = available,
     };
-    p->total_bytes = p->weight_bytes + p->kv_bytes + p->scratch_bytes + p->table_bytes;
+    p->expert_cache_bytes = plan_expert_cache(p, o, c, g);
+    p->total_bytes = weights_held(p) + p->kv_bytes + p->scratch_bytes + p->table_bytes;
 
     uint64_t budget = o->memory_limit ? o->memory_limit : available ? available : UINT64_MAX;
-    if (budget > p->weight_bytes) budget -= p->weight_bytes;    /* else they stream from the file */
+    if (budget > weights_held(p)) budget -= weights_held(p);    /* else they stream from the file */
     p->max_tokens_that_fit = tokens_that_fit(o, c, g, budget);
 }
 
 static ds4_status check_plan(const ds4_plan *p, const ds4_engine_options *o, const log_sink *log, ds4_error *err)
 {
-    const uint64_t limit = o->memory_limit ? o->memory_limit : p->available_bytes;
+    const uint64_t limit = limit_of(p, o), rest = p->kv_bytes + p->scratch_bytes + p->table_bytes;
     const double gib = 1024.0 * 1024.0 * 1024.0;
     if (limit == 0) return DS4_OK;
-    if (p->total_bytes - p->weight_bytes > limit)
+    if (rest > limit)
         return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens needs %.2f GiB besides the weights, %.2f GiB are there; "
-                        "the largest context that fits is %d tokens", o->max_tokens,
-                        (double)(p->total_bytes - p->weight_bytes) / gib, (double)limit / gib, p->max_tokens_that_fit);
+                        "the largest context that fits is %d tokens", o->max_tokens, (double)rest / gib,
+                        (double)limit / gib, p->max_tokens_that_fit);
+    if (p->expert_cache_bytes && p->total_bytes > limit)
+        return ds4_fail(err, DS4_EMEMORY, "an expert cache of %.2f GiB, the other weights of %.2f GiB and %.2f GiB for a "
+                        "context of %d tokens do not fit the %.2f GiB that are there", (double)p->expert_cache_bytes / gib,
+                        (double)p->dense_bytes / gib, (double)rest / gib, o->max_tokens, (double)limit / gib);
     if (p->total_bytes > limit)
         log_line(log, LOG_WARNING, "weights, KV and scratch need %.2f GiB, %.2f GiB are there: weights will be read "
                  "from disk again and again", (double)p->total_bytes / gib, (double)limit / gib);
@@ -244,6 +279,29 @@ static ds4_status check_vocab(const ds4_engine *e, ds4_error *err)
     return DS4_OK;
 }
 
+/* The formula of docs/streaming.md; what is used often stays, so a text does better than
+ * the chance of meeting an expert that is there. */
+static void warn_of_streaming(const ds4_engine *e)
+{
+    const expert_sizes sizes = experts_measure(&e->config, e->file);
+    expert_stats s;
+    experts_stats(e->experts, &s);
+    const double hit = (double)s.slots / (double)s.experts, gb = 1e9;
+    const double rate = e->weights.dense_ns ? (double)e->weights.dense_bytes / (double)e->weights.dense_ns : 0;   /* GB/s */
+    if (s.slots == s.experts || rate <= 0) return;
+    log_line(&e->log, LOG_WARNING, "%llu of %llu experts fit into memory: a token reads up to %.2f GB of them; with %.0f %% "
+             "there and the %.2f GB/s that this disk just gave, not more than about %.2f tokens/s",
+             (unsigned long long)s.slots, (unsigned long long)s.experts, (double)sizes.token_bytes / gb, 100 * hit, rate,
+             rate * gb / ((double)sizes.token_bytes * (1 - hit)));
+}
+
+static ds4_status open_experts(ds4_engine *e, uint64_t cache_bytes, ds4_error *err)
+{
+    const ds4_status st = experts_open(&e->experts, &e->config, &e->weights, e->file, e->backend, cache_bytes, err);
+    if (!st) warn_of_streaming(e);
+    return st;
+}
+
 static ds4_status open_parts(ds4_engine *e, ds4_error *err)
 {
     ds4_status st;
@@ -256,14 +314,18 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
 
     e->backend_o = engine_backend_options(&e->o, &e->config);
     if ((st = backend_open(&e->backend, &e->backend_o, err))) return st;
-    if ((st = weights_open(&e->weights, &e->config, e->file, e->backend, err))) return st;
+    const weights_options w = { .experts_apart = plan.expert_cache_bytes > 0, .progress = e->o.progress,
+                                .progress_ctx = e->o.progress_ctx };
+    if ((st = weights_open(&e->weights, &e->config, e->file, e->backend, &w, err))) return st;
+    if (w.experts_apart && (st = open_experts(e, plan.expert_cache_bytes, err))) return st;
     const kv_options k = engine_kv_options(&e->o);
     if ((st = kv_pool_open(&e->pool, &e->config, &k, e->backend, err))) return st;
-    const forward_options f = engine_forward_options(&e->o);
+    forward_options f = engine_forward_options(&e->o);
+    f.experts = e->experts;
     if ((st = forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err))) return st;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
     fill_shape(e);
-    return e->o.warm_weights ? warm_weights(e, err) : DS4_OK;
+    return e->o.warm_weights && !e->experts ? warm_weights(e, err) : DS4_OK;
 }
 
 ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_error *err)
@@ -294,6 +356,7 @@ void ds4_engine_close(ds4_engine *e)
     ds4_batch_free(e->feed);
     forward_close(e->forward);
     kv_pool_close(e->pool);
+    experts_close(e->experts);
     if (e->weights.backend) weights_close(&e->weights);
     if (e->backend) e->backend->close(e->backend);
     vocab_close(e->vocab);
@@ -312,6 +375,12 @@ void ds4_engine_metrics(const ds4_engine *e, ds4_metrics *out)
     pthread_mutex_lock(lock);
     *out = e->metrics;
     pthread_mutex_unlock(lock);
+    if (!e->experts) return;
+    expert_stats s;
+    experts_stats(e->experts, &s);
+    out->experts = (ds4_expert_metrics){ .slots = s.slots, .experts = s.experts, .hits = s.hits, .misses = s.misses,
+                                         .bytes_read = s.bytes_read, .ahead = s.ahead, .ahead_used = s.ahead_used,
+                                         .wait_ns = s.wait_ns, .busy_ns = s.busy_ns };
 }
 
 const vocab *ds4_engine_vocab(const ds4_engine *e) { return e->vocab; }

@@ -18,6 +18,7 @@ struct ds4_engine {
     model_config       config;
     backend           *backend;
     model_weights      weights;
+    expert_store      *experts; /* NULL: all are mapped */
     kv_pool           *pool;
     forward           *forward;
     ds4_batch         *feed;    /* for ds4_session_feed */

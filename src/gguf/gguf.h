@@ -71,6 +71,8 @@ uint64_t            gguf_tensor_bytes(const gguf *g);  /* each shared byte count
 bool                gguf_aliased(const gguf *g);       /* tensors share data on purpose  */
 /* The mapping of a shard, for residency hints. */
 const uint8_t      *gguf_mapping(const gguf *g, int shard, uint64_t *bytes);
+/* Of the file that is mapped, for reading beside the mapping; -1 for a file in memory. */
+int                 gguf_descriptor(const gguf *g, int shard);
 
 /* Typed reading. A missing key is DS4_ENOTFOUND; a key of the wrong kind or out
  * of range is DS4_EFORMAT with a sentence that names key, kind and expectation.

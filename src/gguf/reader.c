@@ -332,3 +332,9 @@ const uint8_t *gguf_mapping(const gguf *g, int number, uint64_t *bytes)
     *bytes = g->shards[number].size;
     return g->shards[number].data;
 }
+
+int gguf_descriptor(const gguf *g, int number)
+{
+    const int fd = g->shards[number].map.fd;
+    return fd > 0 ? fd : -1;
+}

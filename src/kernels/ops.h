@@ -256,6 +256,7 @@ typedef struct {
     view  down;                 /* [E*D][F]                        */
     view  ids, weights;         /* [T][k]                          */
     view  mid;                  /* [T*k][F] scratch                */
+    struct expert_source *source;   /* NULL: the matrices lie where their views say */
     int   n_experts;
     float limit;
     int   layer;

@@ -273,11 +273,31 @@ static ds4_status ffn(const pass *p)
                     .weights = p->ws.weights, .rows = p->rows, .scale = c->expert_scale, .layer = l },
         .experts = { .x = p->ws.normed, .y = p->ws.y, .gate = L->gate_exps, .up = L->up_exps,
                      .down = L->down_exps, .ids = p->ws.ids, .weights = p->ws.weights, .mid = p->ws.mid,
+                     .source = p->f->o.experts ? experts_source(p->f->o.experts) : NULL,
                      .n_experts = c->n_expert, .limit = c->clamp_routed[l], .layer = l },
         .shared = { .x = p->ws.normed, .y = p->ws.shared, .gate = L->gate_shared, .up = L->up_shared,
                     .down = L->down_shared, .gate_out = p->ws.gate, .up_out = p->ws.up,
                     .limit = c->clamp_shared[l], .layer = l },
         .layer = l });
+    return DS4_OK;
+}
+
+/* What the next layer's router would choose if this layer's FFN added nothing: known a
+ * layer early, so that reading can begin. Uses what moe_block is about to write. */
+static ds4_status guess_experts(const pass *p)
+{
+    const model_config *c = p->c;
+    const int l = p->layer + 1;
+    if (l >= c->n_layer || l < c->n_hash_layers) return DS4_OK;
+    const layer_weights *L = &p->f->w->layer[l];
+    const view ids = p->ws.ids;
+
+    RUN(rms_norm, (rms_norm_args){ .x = p->ws.x, .y = p->ws.y, .weight = L->ffn_norm, .eps = c->rms_eps,
+                                   .layer = l, .name = "guess" });
+    RUN(matmul, (matmul_args){ .w = L->gate_inp, .x = p->ws.y, .y = p->ws.router, .layer = l, .name = "guess" });
+    RUN(router, (router_args){ .logits = p->ws.router, .bias = L->router_bias, .ids = ids,
+                               .weights = p->ws.weights, .rows = p->rows, .scale = c->expert_scale, .layer = l });
+    experts_guess(p->f->o.experts, l, view_i32(ids, 0), (int)ids.rows * ids.cols);
     return DS4_OK;
 }
 
@@ -289,6 +309,7 @@ static ds4_status one_layer(const pass *p)
     if ((st = hc_expand(p, "attn"))) return st;
 
     if ((st = hc_pre(p, &p->L->hc_ffn, p->L->ffn_norm, "ffn"))) return st;
+    if (p->f->o.experts && (st = guess_experts(p))) return st;
     if ((st = ffn(p))) return st;
     return hc_expand(p, "ffn");
 }
@@ -358,6 +379,7 @@ ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits
 {
     pass p = { .f = f, .c = f->c, .dev = &f->b->queue, .rows = rows,
                .ws = cut_to(f->ws, rows->n, f->c->n_expert_used) };
+    if (f->o.experts) experts_begin_step(f->o.experts, rows);
     ds4_status st = run_layers(&p);
     if (st) {
         if (err) *err = p.dev->error;

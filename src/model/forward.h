@@ -6,6 +6,7 @@
 #define MODEL_FORWARD_H
 
 #include "model/config.h"
+#include "model/experts.h"
 #include "model/kv.h"
 #include "model/weights.h"
 
@@ -17,6 +18,7 @@ typedef struct {
     bool rounding;              /* the trained FP8/FP4 steps [4.12]   */
     bool (*stop)(void *ctx);    /* asked between layers; true: DS4_ECANCELLED; may be NULL */
     void *stop_ctx;
+    expert_store *experts;      /* routed experts that are not all in memory; NULL: they are mapped */
 } forward_options;
 
 ds4_status forward_open(forward **out, const model_config *c, const model_weights *w, backend *b,

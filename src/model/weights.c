@@ -6,7 +6,11 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
+#include "base/direct_file.h"
 #include "base/status.h"
+
+#define COPY_SLICE ((size_t)16 << 20)   /* a multiple of DIRECT_BLOCK; progress is told after each */
 
 /* What a tensor is used for decides the types it may have. */
 typedef enum {
@@ -15,13 +19,25 @@ typedef enum {
                            are expanded at open                                       */
     USE_ROWS,           /* single rows are decoded: any weight type                   */
     USE_MATRIX,         /* multiplied: any type with a dot product                    */
+    USE_EXPERTS,        /* the same, of all routed experts                            */
     USE_TABLE           /* I32                                                        */
 } tensor_use;
+
+/* Where the bytes of tensors lie in the copy; layers that share bytes share the place. */
+typedef struct {
+    const gguf_tensor **tensor;             /* [n] */
+    uint64_t           *at;                 /* [n] room, on a block's boundary                */
+    int                 n;
+    uint64_t            bytes;              /* of all rooms                                   */
+    uint64_t            data_bytes;         /* of what is in them                             */
+} copy_plan;
 
 typedef struct {
     model_weights      *w;
     const model_config *c;
     const gguf         *g;
+    const weights_options *o;
+    copy_plan           dense;              /* experts_apart: first pass lists, second finds  */
     uint64_t            expanded_bytes;     /* of the buffer: first pass counts, second fills */
     bool                counting;
     ds4_error          *err;
@@ -37,7 +53,8 @@ static bool type_fits(quant_type t, tensor_use use)
     case USE_VECTOR: return t == QUANT_F32;
     case USE_SMALL:
     case USE_ROWS:   return q->to_float != NULL;
-    case USE_MATRIX: return q->dot != NULL;
+    case USE_MATRIX:
+    case USE_EXPERTS: return q->dot != NULL;
     case USE_TABLE:  return t == QUANT_I32;
     }
     return false;
@@ -57,6 +74,40 @@ static view mapped_view(const loader *ld, const gguf_tensor *t, int64_t rows, in
     return (view){ .buf = ld->w->shard[t->shard], .offset = (uint64_t)(t->data - base), .rows = rows,
                    .cols = cols, .type = t->type,
                    .stride = (uint64_t)cols / (uint64_t)q->block_len * (uint64_t)q->block_bytes };
+}
+
+static bool copy_plan_init(copy_plan *p, const gguf *g)
+{
+    const size_t n = (size_t)gguf_n_tensors(g) + 1;
+    *p = (copy_plan){ .tensor = malloc(n * sizeof *p->tensor), .at = malloc(n * sizeof *p->at) };
+    return p->tensor && p->at;
+}
+
+static void copy_plan_free(copy_plan *p)
+{
+    free(p->tensor);
+    free(p->at);
+    *p = (copy_plan){ 0 };
+}
+
+static uint64_t place_in_copy(copy_plan *p, const gguf_tensor *t)
+{
+    for (int i = 0; i < p->n; i++)
+        if (p->tensor[i]->shard == t->shard && p->tensor[i]->offset == t->offset) return p->at[i];
+    p->tensor[p->n] = t;
+    p->at[p->n] = p->bytes;
+    p->bytes += direct_room((size_t)t->bytes);
+    p->data_bytes += t->bytes;
+    return p->at[p->n++];
+}
+
+/* The view of a tensor in the copy. */
+static view dense_view(loader *ld, const gguf_tensor *t, int64_t rows, int cols)
+{
+    view v = mapped_view(ld, t, rows, cols);
+    v.buf = ld->w->dense;
+    v.offset = place_in_copy(&ld->dense, t) + direct_lead(t->offset);
+    return v;
 }
 
 /* A small matrix stored in blocks, as floats in the buffer of our own. */
@@ -108,6 +159,7 @@ static view find(loader *ld, int layer, const char *name, tensor_use use, int64_
         return (view){ 0 };
     }
     if (use == USE_SMALL && !is_float(t->type)) return expanded_view(ld, t, ne1 * ne2, (int)ne0);
+    if (ld->o->experts_apart && use != USE_EXPERTS) return dense_view(ld, t, ne1 * ne2, (int)ne0);
     return mapped_view(ld, t, ne1 * ne2, (int)ne0);
 }
 
@@ -121,7 +173,7 @@ static bool has(const loader *ld, int layer, const char *name)
 #define VECTOR(name, n)        find(ld, l, name, USE_VECTOR, n, 1, 1)
 #define SMALL(name, in, out)   find(ld, l, name, USE_SMALL, in, out, 1)
 #define MATRIX(name, in, out)  find(ld, l, name, USE_MATRIX, in, out, 1)
-#define STACK(name, in, out)   find(ld, l, name, USE_MATRIX, in, out, ld->c->n_expert)
+#define STACK(name, in, out)   find(ld, l, name, USE_EXPERTS, in, out, ld->c->n_expert)
 
 static compressor_weights find_compressor(loader *ld, int l, bool index, int ratio, int width)
 {
@@ -243,22 +295,91 @@ static ds4_status map_shards(model_weights *w, const gguf *g, ds4_error *err)
     return DS4_OK;
 }
 
-ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b, ds4_error *err)
+/* ---- the copy of everything but routed experts ----------------------------------- */
+
+static ds4_status copy_tensor(loader *ld, const direct_file *f, const gguf_tensor *t, uint8_t *room, uint64_t *done)
 {
+    const weights_options *o = ld->o;
+    for (uint64_t at = 0; at < t->bytes; at += COPY_SLICE) {
+        const size_t n = min_size((size_t)(t->bytes - at), COPY_SLICE);
+        const ds4_status st = direct_read(f, t->offset + at, n, room + at, ld->err);
+        if (st) return st;
+        *done += n;
+        if (o->progress && !o->progress(o->progress_ctx, "reading", *done, ld->dense.data_bytes))
+            return ds4_fail(ld->err, DS4_ECANCELLED, "loading was cancelled");
+    }
+    return DS4_OK;
+}
+
+static ds4_status copy_shard(loader *ld, int shard, uint64_t *done)
+{
+    direct_file f;
+    const copy_plan *p = &ld->dense;
+    ds4_status st = direct_file_open(&f, gguf_descriptor(ld->g, shard), gguf_shard_path(ld->g, shard), ld->err);
+    for (int i = 0; i < p->n && !st; i++)
+        if (p->tensor[i]->shard == shard) st = copy_tensor(ld, &f, p->tensor[i], ld->w->dense->host + p->at[i], done);
+    direct_file_close(&f);
+    return st;
+}
+
+static ds4_status copy_dense(loader *ld)
+{
+    backend *b = ld->w->backend;
+    const uint64_t start = clock_ns();
+    uint64_t done = 0;
+    ds4_status st = b->buf_alloc(b, ld->dense.bytes, &ld->w->dense, ld->err);
+    if (!st && !ld->w->dense->host)
+        st = ds4_fail(ld->err, DS4_EUNSUPPORTED, "%s: weights can not be read into this backend's memory", b->name);
+    for (int i = 0; i < gguf_n_shards(ld->g) && !st; i++) st = copy_shard(ld, i, &done);
+    ld->w->dense_bytes = done;
+    ld->w->dense_ns = clock_ns() - start;
+    return st;
+}
+
+uint64_t weights_dense_bytes(const gguf *g)
+{
+    copy_plan p;
+    const bool whole = copy_plan_init(&p, g);
+    for (int i = 0; whole && i < gguf_n_tensors(g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        if (!strstr(t->name, "_exps.")) place_in_copy(&p, t);
+    }
+    const uint64_t n = p.bytes;
+    copy_plan_free(&p);
+    return n;
+}
+
+/* ---- open, close ------------------------------------------------------------------ */
+
+/* The first look at all tensors finds out how much room they want, the second makes views of it. */
+static ds4_status find_twice(loader *ld)
+{
+    backend *b = ld->w->backend;
+    ld->counting = true;
+    find_all(ld);
+    if (!ld->st && ld->o->experts_apart) ld->st = copy_dense(ld);
+    if (!ld->st && ld->expanded_bytes > 0) ld->st = b->buf_alloc(b, ld->expanded_bytes, &ld->w->expanded, ld->err);
+    if (ld->st || (!ld->w->dense && !ld->w->expanded)) return ld->st;
+    ld->counting = false;
+    find_all(ld);
+    return ld->st;
+}
+
+ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b,
+                        const weights_options *o, ds4_error *err)
+{
+    const weights_options mapped = { 0 };
     memset(w, 0, sizeof *w);
     w->backend = b;
     w->layer = calloc((size_t)c->n_layer, sizeof *w->layer);
     if (!w->layer) return ds4_fail(err, DS4_EMEMORY, "no memory for %d layer records", c->n_layer);
 
-    ds4_status st = map_shards(w, g, err);
-    loader ld = { .w = w, .c = c, .g = g, .counting = true, .err = err, .st = st };
-    find_all(&ld);
-    if (!ld.st && ld.expanded_bytes > 0) {
-        ld.st = b->buf_alloc(b, ld.expanded_bytes, &w->expanded, err);
-        ld.counting = false;
-        find_all(&ld);
-    }
+    loader ld = { .w = w, .c = c, .g = g, .o = o ? o : &mapped, .err = err, .st = map_shards(w, g, err) };
+    if (!ld.st && ld.o->experts_apart && !copy_plan_init(&ld.dense, g))
+        ld.st = ds4_fail(err, DS4_EMEMORY, "no memory for the list of tensors");
+    if (!ld.st) ld.st = find_twice(&ld);
     if (!ld.st) ld.st = check_hash(c, g, err);
+    copy_plan_free(&ld.dense);
     if (ld.st) weights_close(w);
     return ld.st;
 }
@@ -267,6 +388,7 @@ void weights_close(model_weights *w)
 {
     for (int i = 0; w->shard && i < w->n_shards; i++) w->backend->buf_free(w->backend, w->shard[i]);
     if (w->expanded) w->backend->buf_free(w->backend, w->expanded);
+    if (w->dense) w->backend->buf_free(w->backend, w->dense);
     free(w->shard);
     free(w->layer);
     memset(w, 0, sizeof *w);

@@ -48,11 +48,29 @@ typedef struct {
     buf    **shard;             /* [n_shards] over the mappings */
     int      n_shards;
     buf     *expanded;          /* small matrices that were stored in blocks, as floats */
+    buf     *dense;             /* experts apart: a copy of all that is not one */
+    uint64_t dense_bytes;       /* read for it, and                     */
+    uint64_t dense_ns;          /* the time that took                   */
 } model_weights;
 
-/* DS4_EFORMAT names the tensor that is missing or has the wrong shape or type. */
-ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b, ds4_error *err);
+typedef struct {
+    /* Routed experts are read by somebody else (model/experts.h), so that nothing but them
+     * is ever dropped from memory and no step waits for a page: their views keep shape and
+     * type, and their bytes are never touched. All other tensors are copied. */
+    bool  experts_apart;
+    bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);  /* of the copy; may be NULL */
+    void  *progress_ctx;
+} weights_options;
+
+/* DS4_EFORMAT names the tensor that is missing or has the wrong shape or type. o NULL:
+ * every tensor is a view into the mapping. */
+ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b,
+                        const weights_options *o, ds4_error *err);
 void       weights_close(model_weights *w);     /* a zeroed or half-open one too */
+
+/* Bytes of the copy that experts_apart makes; 0 when the file's tensors are not as the
+ * shape asks for. */
+uint64_t   weights_dense_bytes(const gguf *g);
 
 /* Bits per weight of the routed experts, rounded. */
 int        weights_expert_bits(const model_weights *w);

@@ -290,7 +290,7 @@ static ds4_status harness_open(harness *h, const gguf *model, int T, uint32_t is
     backend *inner;
     if ((st = backend_open(&inner, &bo, err))) return st;
     if ((st = backend_trace_open(&h->b, inner, tap, t, err))) return st;
-    if ((st = weights_open(&h->weights, &h->config, model, h->b, err))) return st;
+    if ((st = weights_open(&h->weights, &h->config, model, h->b, NULL, err))) return st;
     if ((st = kv_pool_open(&h->pool, &h->config, &ko, h->b, err))) return st;
     if ((st = kv_open(&h->memory, h->pool, T, err))) return st;
     return forward_open(&h->pass, &h->config, &h->weights, h->b, &fo, err);

@@ -28,7 +28,7 @@ static bool open_parts(parts *p, bool packed)
     if (!st) st = config_read(&p->config, p->file, &err);
     const backend_options bo = { .name = "cpu", .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo) };
     if (!st) st = backend_open(&p->b, &bo, &err);
-    if (!st) st = weights_open(&p->weights, &p->config, p->file, p->b, &err);
+    if (!st) st = weights_open(&p->weights, &p->config, p->file, p->b, NULL, &err);
     if (!st) st = kv_pool_open(&p->pool, &p->config, &ko, p->b, &err);
     if (!st) st = forward_open(&p->pass, &p->config, &p->weights, p->b, &fo, &err);
     if (st) test_fail(__FILE__, __LINE__, "%s", err.message);

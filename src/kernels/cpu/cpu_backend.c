@@ -135,7 +135,7 @@ static int threads_of(const backend_options *o)
 uint64_t backend_scratch_bytes(const backend_options *o)
 {
     const scratch_sizes s = scratch_of(&o->limits, threads_of(o));
-    const uint64_t ints = (uint64_t)(2 * o->limits.n_experts + 1 + o->limits.max_pairs);
+    const uint64_t ints = (uint64_t)(4 * o->limits.n_experts + 1 + o->limits.max_pairs);
     return s.activations + s.mid_activations + ints * sizeof(int32_t) +
            (uint64_t)o->limits.n_experts * sizeof(expert_data) + s.thread_row +
            s.thread_scores + s.thread_keys + s.thread_tile + s.mixes;
@@ -152,6 +152,8 @@ static void cpu_close(backend *base)
     free(b->expert_pair);
     free(b->expert_active);
     free(b->expert_data);
+    free(b->expert_rows);
+    free(b->expert_arrived);
     free(b->thread_row);
     free(b->thread_scores);
     free(b->thread_keys);
@@ -169,6 +171,8 @@ static bool take_scratch(cpu_backend *b)
     b->expert_first = malloc((size_t)(l->n_experts + 1) * sizeof(int32_t));
     b->expert_active = malloc((size_t)l->n_experts * sizeof(int32_t));
     b->expert_data = malloc((size_t)l->n_experts * sizeof *b->expert_data);
+    b->expert_rows = malloc((size_t)l->n_experts * sizeof *b->expert_rows);
+    b->expert_arrived = malloc((size_t)l->n_experts * sizeof *b->expert_arrived);
     b->expert_pair = malloc((size_t)l->max_pairs * sizeof(int32_t));
     b->thread_row = malloc(s.thread_row);
     b->thread_scores = malloc(s.thread_scores);
@@ -177,7 +181,7 @@ static bool take_scratch(cpu_backend *b)
     b->mixes = malloc(s.mixes);
     return b->activations && b->mid_activations && b->expert_first && b->expert_active &&
            b->expert_pair && b->thread_row && b->thread_scores && b->thread_keys && b->thread_tile &&
-           b->mixes && b->expert_data;
+           b->mixes && b->expert_data && b->expert_rows && b->expert_arrived;
 }
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err)

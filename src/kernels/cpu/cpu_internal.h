@@ -5,11 +5,7 @@
 #include "base/pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_kernels.h"
-
-/* Where the matrices of one expert lie. */
-typedef struct {
-    const uint8_t *gate, *up, *down;
-} expert_data;
+#include "kernels/expert_source.h"
 
 /* A thread's place for one tile of results and for the tile's kernel. */
 enum {
@@ -43,6 +39,8 @@ typedef struct {
     int32_t *expert_pair;       /* [max_pairs] pair numbers, grouped by expert            */
     int32_t *expert_active;     /* [n_experts] experts with at least one pair             */
     expert_data *expert_data;   /* [n_experts] of the active ones, in their order         */
+    int32_t *expert_rows;       /* [n_experts] pairs of the active ones; for a source     */
+    int     *expert_arrived;    /* [n_experts] of a source's group; then active ones      */
     float   *mixes;             /* [max_rows][CPU_MAX_MIXES]                              */
     thread_tile *thread_tile;   /* [n_threads]                                            */
     float   *thread_row;        /* [n_threads][max_cols]                                  */

@@ -31,22 +31,30 @@ typedef struct {
     view               x;
     quant_type         type;
     uint64_t           stride;
+    const int32_t     *rows;    /* which; NULL: all */
 } quantise_ctx;
 
-static void quantise_row(void *ctx, int t, int thread)
+static void quantise_row(void *ctx, int index, int thread)
 {
     (void)thread;
     const quantise_ctx *c = ctx;
+    const int t = c->rows ? c->rows[index] : index;
     c->b->k.quantise[c->type](c->dst + (uint64_t)t * c->stride, view_f32(c->x, t), c->x.cols);
+}
+
+static activation_rows some_activations_of(cpu_backend *b, uint8_t *store, view x, quant_type weight,
+                                           const int32_t *rows, int n)
+{
+    const quant_type type = cpu_activation_type(b, weight);
+    if (type == QUANT_F32) return (activation_rows){ view_at(x, 0), x.stride };
+    quantise_ctx c = { b, store, x, type, activation_bytes(type, x.cols), rows };
+    cpu_for_rows(b, quantise_row, &c, n);
+    return (activation_rows){ store, c.stride };
 }
 
 static activation_rows activations_of(cpu_backend *b, uint8_t *store, view x, quant_type weight)
 {
-    const quant_type type = cpu_activation_type(b, weight);
-    if (type == QUANT_F32) return (activation_rows){ view_at(x, 0), x.stride };
-    quantise_ctx c = { b, store, x, type, activation_bytes(type, x.cols) };
-    cpu_for_rows(b, quantise_row, &c, (int)x.rows);
-    return (activation_rows){ store, c.stride };
+    return some_activations_of(b, store, x, weight, NULL, (int)x.rows);
 }
 
 /* ---- tiles ------------------------------------------------------------------ */
@@ -162,7 +170,7 @@ static int group_by_expert(cpu_backend *b, const expert_ffn_args *a)
     return active;
 }
 
-/* Where each active expert's matrices are, in the order of expert_active. */
+/* Where each active expert's matrices are, in the order of expert_active, when all are mapped. */
 static void locate_experts(cpu_backend *b, const expert_ffn_args *a, int n_active)
 {
     const int64_t F = a->mid.cols, D = a->y.cols;
@@ -176,7 +184,8 @@ typedef struct {
     const cpu_backend     *b;
     const expert_ffn_args *a;
     activation_rows        x, mid;
-    int                    n_active;
+    int                    begin, end;          /* active experts at hand                         */
+    const int             *order;               /* of expert_up_tasks among them; NULL: as they are */
     int                    up_rows, up_tasks;   /* rows of an expert_up_task; tasks of one expert */
     int                    down_rows;
 } expert_ctx;
@@ -187,7 +196,8 @@ static void expert_up_task(void *ctx, int task, int thread)
     const expert_ctx *c = ctx;
     const cpu_backend *b = c->b;
     const expert_ffn_args *a = c->a;
-    const int active = task / c->up_tasks, e = b->expert_active[active];
+    const int turn = task / c->up_tasks, active = c->order ? c->order[turn] : c->begin + turn;
+    const int e = b->expert_active[active];
     const int F = a->mid.cols, k = a->ids.cols;
     const int first = task % c->up_tasks * c->up_rows, rows = min_int(c->up_rows, F - first);
     const matrix gate = { b->expert_data[active].gate, a->gate.stride, a->gate.type, a->gate.cols };
@@ -220,9 +230,9 @@ static void expert_down_task(void *ctx, int task, int thread)
     const int first = task * c->down_rows, rows = min_int(c->down_rows, a->y.cols - first);
     thread_tile *s = &b->thread_tile[thread];
 
-    for (int t = 0; t < T; t++) memset(view_f32(a->y, t) + first, 0, (size_t)rows * sizeof(float));
+    for (int t = 0; t < T && c->begin == 0; t++) memset(view_f32(a->y, t) + first, 0, (size_t)rows * sizeof(float));
 
-    for (int n = 0; n < c->n_active; n++) {
+    for (int n = c->begin; n < c->end; n++) {
         const int e = b->expert_active[n];
         const matrix down = { b->expert_data[n].down, a->down.stride, a->down.type, a->down.cols };
         for (int i0 = b->expert_first[e]; i0 < b->expert_first[e + 1]; i0 += TILE_BATCH) {
@@ -238,21 +248,71 @@ static void expert_down_task(void *ctx, int task, int thread)
     }
 }
 
+static void all_up(expert_ctx *c, int n)
+{
+    pool_run(c->b->pool, expert_up_task, c, n * c->up_tasks);
+}
+
+static void all_down(expert_ctx *c)
+{
+    pool_run(c->b->pool, expert_down_task, c, (c->a->y.cols + c->down_rows - 1) / c->down_rows);
+}
+
+/* One group of a source: gate and up as experts arrive, then down in their order. */
+static ds4_status run_group(cpu_backend *b, expert_ctx *c, ds4_error *err)
+{
+    const expert_ffn_args *a = c->a;
+    for (int done = 0, n; done < c->end - c->begin; done += n) {
+        const ds4_status st = a->source->arrived(a->source, b->expert_arrived, &n, b->expert_data + c->begin, err);
+        if (st) return st;
+        for (int i = 0; i < n; i++) b->expert_arrived[i] += c->begin;
+        c->order = b->expert_arrived;
+        all_up(c, n);
+    }
+    const int first = b->expert_first[b->expert_active[c->begin]];
+    c->mid = some_activations_of(b, b->mid_activations, a->mid, a->down.type, b->expert_pair + first,
+                                 b->expert_first[b->expert_active[c->end - 1] + 1] - first);
+    all_down(c);
+    return DS4_OK;
+}
+
+/* As many experts at a time as the source holds. Groups ascend, so y is added up in the
+ * order of ids as if all had been there at once. */
+static ds4_status from_source(queue *dev, expert_ctx *c, int n_active)
+{
+    cpu_backend *b = cpu_of(dev);
+    const expert_ffn_args *a = c->a;
+    ds4_status st = DS4_OK;
+    ds4_error err;
+    for (int i = 0; i < n_active; i++)
+        b->expert_rows[i] = b->expert_first[b->expert_active[i] + 1] - b->expert_first[b->expert_active[i]];
+    for (int taken; c->begin < n_active && !st; c->begin += taken) {
+        st = a->source->acquire(a->source, a->layer, b->expert_active + c->begin, b->expert_rows + c->begin,
+                                n_active - c->begin, &taken, &err);
+        c->end = c->begin + taken;
+        if (!st) st = run_group(b, c, &err);
+        a->source->release(a->source);
+    }
+    return st ? queue_fail(dev, st, "%s", err.message) : DS4_OK;
+}
+
 static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
 {
     cpu_backend *b = cpu_of(dev);
     const int F = a->mid.cols, D = a->y.cols;
 
-    expert_ctx c = { .b = b, .a = a, .n_active = group_by_expert(b, a) };
-    locate_experts(b, a, c.n_active);
+    const int n_active = group_by_expert(b, a);
+    expert_ctx c = { .b = b, .a = a, .end = n_active };
     c.x = activations_of(b, b->activations, a->x, a->gate.type);
     c.up_rows = min_int(TILE_ROWS, task_rows(b, a->gate, F));
     c.up_tasks = (F + c.up_rows - 1) / c.up_rows;
-    pool_run(b->pool, expert_up_task, &c, c.n_active * c.up_tasks);
-
-    c.mid = activations_of(b, b->mid_activations, a->mid, a->down.type);
     c.down_rows = min_int(TILE_ROWS, task_rows(b, a->down, D));
-    pool_run(b->pool, expert_down_task, &c, (D + c.down_rows - 1) / c.down_rows);
+    if (a->source) return from_source(dev, &c, n_active);
+
+    locate_experts(b, a, n_active);
+    all_up(&c, n_active);
+    c.mid = activations_of(b, b->mid_activations, a->mid, a->down.type);
+    all_down(&c);
     return DS4_OK;
 }
 
