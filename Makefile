@@ -54,13 +54,16 @@ SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c sr
 OBJ  := $(SRC:%.c=$(B)/%.o)
 LIB  := $(B)/libds4.a
 
-PROGRAMS := ds4 ds4-gguf
+PROGRAMS := ds4 ds4-gguf ds4-bench
 MAIN_ds4      := app/cli.c
 MAIN_ds4-gguf := app/gguf.c
-APP_SRC  := $(filter-out app/cli.c app/gguf.c,$(wildcard app/*.c))
+MAIN_ds4-bench := app/bench.c
+APP_SRC  := $(filter-out app/cli.c app/gguf.c app/bench.c,$(wildcard app/*.c))
 APP_OBJ  := $(APP_SRC:%.c=$(B)/%.o)
 CLI_SRC  := $(wildcard app/cli/*.c)
 CLI_OBJ  := $(CLI_SRC:%.c=$(B)/%.o)
+BENCH_SRC := $(wildcard app/bench/*.c)
+BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/signals.o
 
 TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
@@ -110,6 +113,10 @@ $(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+$(B)/bin/ds4-bench: $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(PROGRAMS): %: build/release/bin/%
 	@ln -sf $< $@
 
@@ -142,7 +149,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf
+tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf $(B)/bin/ds4-bench
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
@@ -183,7 +190,7 @@ demo:
 install: programs
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/ds4
 	install -m 755 $(PROGRAMS:%=build/release/bin/%) $(DESTDIR)$(PREFIX)/bin
-	install -m 644 models/tiny/ds4-tiny.gguf $(DESTDIR)$(PREFIX)/share/ds4
+	install -m 644 models/tiny/ds4-tiny.gguf models/text/persuasion.txt $(DESTDIR)$(PREFIX)/share/ds4
 clean:
 	rm -rf build $(PROGRAMS)
 

@@ -17,7 +17,7 @@ BEGIN {
     may["net"]     = "base"
     may["api"]     = "base text"
     may["factory"] = "base quant gguf engine"
-    may["bench"]   = "base host engine factory"
+    may["bench"]   = "base quant gguf host model text engine factory kernels/backend.h kernels/cpu/cpu_kernels.h"
     may["fleet"]   = "base host net"
 }
 {

@@ -37,13 +37,14 @@ static int readable(const char *path)
 }
 
 /* In the source tree (build/<variant>/bin), beside a copied folder, installed. */
-static int find_bundled(char out[PATH_MAX])
+int model_path_bundled(char out[PATH_MAX], const char *name)
 {
-    static const char *const places[] = { "../../../models/tiny", "models/tiny", "../share/ds4" };
+    static const char *const places[] = { "../../../models/tiny", "models/tiny", "../share/ds4",
+                                          "../../../models/text", "models/text" };
     char folder[PATH_MAX], candidate[2 * PATH_MAX];
     if (!executable_folder(folder)) return 0;
     for (size_t i = 0; i < countof(places); i++) {
-        snprintf(candidate, sizeof candidate, "%s/%s/%s", folder, places[i], BUNDLED);
+        snprintf(candidate, sizeof candidate, "%s/%s/%s", folder, places[i], name);
         if (readable(candidate) && realpath(candidate, out)) return 1;
     }
     return 0;
@@ -69,7 +70,7 @@ ds4_status model_path_find(model_path *out, const char *named, int from_env, ds4
         out->found_by = "current folder";
         return DS4_OK;
     }
-    if (find_bundled(out->path)) {
+    if (model_path_bundled(out->path, BUNDLED)) {
         out->found_by = "bundled";
         return DS4_OK;
     }

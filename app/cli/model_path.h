@@ -19,4 +19,7 @@ typedef struct {
  * tells what was looked for and how to get a model. */
 ds4_status model_path_find(model_path *out, const char *named, int from_env, ds4_error *err);
 
+/* A file that comes with the program, by name; false: not found. */
+int model_path_bundled(char out[PATH_MAX], const char *name);
+
 #endif

@@ -81,9 +81,6 @@ ds4_status cli_parse_ctx(const char *text, int *ctx, ds4_error *err);
 
 color_choice cli_color(const cli_options *o);
 
-/* "ref", "auto", or a list such as "avx2,avx512" as a mask of what may be used. */
-bool isa_mask_parse(const char *text, uint32_t *mask);
-
 /* A sampling value as /set and the flags accept it. */
 bool sampling_in_range(const char *key, double v);
 
