@@ -16,7 +16,7 @@ typedef struct {
     int max_pairs;              /* T * experts used                               */
     int max_expert_width;       /* F                                              */
     int n_experts;
-    int max_attended;           /* rows one query may see: window + compressed    */
+    int max_head_width;         /* K                                              */
     int max_index_rows;         /* rows one query may score                       */
 } backend_limits;
 

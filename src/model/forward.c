@@ -107,7 +107,7 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
         .max_pairs = o->max_rows * c->n_expert_used,
         .max_expert_width = c->expert_width,
         .n_experts = c->n_expert,
-        .max_attended = c->n_swa + max_int(c->index_top_k, most_rows(o, 128)),
+        .max_head_width = c->head_dim,
         .max_index_rows = most_rows(o, 4),
     };
 }

@@ -1,368 +1,173 @@
-/* cpu_attention: the ops that read and write a session's memory. */
+/* cpu_attention: attend, in tiles of rows that many heads and queries share. */
 #include "kernels/cpu/cpu_internal.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
 
-static const kv_layer *layer_of(const batch_rows *r, int t, int layer)
-{
-    return &r->segment[r->segment_of[t]].kv->layer[layer];
-}
+/* A task is some heads of a few neighbouring queries of one session. */
+enum {
+    TASK_QUERIES = 4,
+    TASK_HEADS   = 32
+};
 
-/* Row b of the compressed rows within its pool. */
-static int64_t pool_row(const kv_layer *l, int b)
-{
-    return (int64_t)l->blocks[b / l->block_rows] * l->block_rows + b % l->block_rows;
-}
-
-/* ---- kv_write ------------------------------------------------------------- */
-
-static void write_row(void *ctx, int t, int thread)
-{
-    (void)thread;
-    const kv_write_args *a = ctx;
-    const kv_layer *l = layer_of(a->rows, t, a->layer);
-    kv_row_pack(l->row, view_at(l->ring, a->rows->pos[t] % l->ring.rows), view_f32(a->x, t));
-}
-
-static ds4_status kv_write(queue *dev, const kv_write_args *a)
-{
-    cpu_for_rows(cpu_of(dev), write_row, (void *)a, a->rows->n);
-    return DS4_OK;
-}
-
-/* ---- compress ------------------------------------------------------------- */
-
-/* A projected token of the sequence, wherever it is: in this batch, or kept from
- * an earlier step. */
+/* A thread's place for one task; behind it float acc[TASK_QUERIES][TASK_HEADS][K]
+ * and the tile [ATTN_TILE][attn_row_stride(K)]. */
 typedef struct {
-    const compress_args *a;
-    const segment       *s;
-    compressor_state    *state;
-} token_source;
+    _Alignas(64) float score[TASK_HEADS * ATTN_TILE];
+    float keep[TASK_HEADS];
+    float top[TASK_QUERIES][TASK_HEADS], sum[TASK_QUERIES][TASK_HEADS];
+} attend_scratch;
 
-static const float *token_value(const token_source *src, int p, bool score)
+static uint64_t acc_floats(int K) { return (uint64_t)TASK_QUERIES * TASK_HEADS * (uint64_t)K; }
+
+uint64_t cpu_attend_bytes(int K)
 {
-    if (p >= src->s->pos)
-        return view_f32(score ? src->a->score : src->a->value, src->s->first + (p - src->s->pos));
-    const view kept = (score ? src->state->score : src->state->value)[src->s->kv->now];
-    return view_f32(kept, p % kept.rows);
+    const uint64_t floats = acc_floats(K) + (uint64_t)ATTN_TILE * (uint64_t)attn_row_stride(K);
+    return (sizeof(attend_scratch) + floats * sizeof(float) + 63) & ~(uint64_t)63;
 }
 
-#define MAX_POOLED 128          /* tokens whose rows one compressed row joins */
+typedef struct {
+    const attend_args  *a;
+    const attn_kernels *k;
+    const kv_layer     *l;
+    int                 t, n;           /* queries t .. t+n-1 of the batch */
+    int                 h, n_heads, K;  /* heads h .. h+n_heads-1          */
+    attend_scratch     *s;
+    float              *acc, *tile;
+} attend_work;
 
-/* z[c] = sum_i softmax_i(score[i,c]) * value[i,c]: one softmax per channel over the
- * block's tokens. With overlap, channels 0..d-1 of the previous block's tokens join
- * channels d..2d-1 of this block's; before block 0 there is nothing to join. */
-static void pool_block(const token_source *src, int block, float *z)
+static float *acc_of(const attend_work *w, int query) { return w->acc + (size_t)query * TASK_HEADS * (size_t)w->K; }
+
+static void unpack_to(const attend_work *w, int slot, view rows, int64_t row)
 {
-    const int R = src->a->ratio, d = src->a->width;
-    const bool overlap = R == 4;
-    const float *value[MAX_POOLED], *score[MAX_POOLED];
-    int n = 0;
+    w->k->unpack(w->l->row, w->tile + (size_t)slot * (size_t)attn_row_stride(w->K), view_at(rows, row));
+}
 
-    for (int p = max_int(0, (block - overlap) * R); p < (block + 1) * R; p++, n++) {
-        const int series = overlap && p >= block * R ? d : 0;
-        value[n] = token_value(src, p, false) + series;
-        score[n] = token_value(src, p, true) + series;
-    }
-    for (int c = 0; c < d; c++) {
-        float top = -INFINITY, sum = 0.0f, acc = 0.0f;
-        for (int i = 0; i < n; i++) top = fmaxf(top, score[i][c]);
-        for (int i = 0; i < n; i++) {
-            const float e = expf(score[i][c] - top);
-            sum += e;
-            acc += e * value[i][c];
+/* Rows first .. first+n-1 of the tile join what a query has summed. */
+static void attend_tile(const attend_work *w, int query, int first, int n)
+{
+    attend_scratch *s = w->s;
+    const float *q = view_f32(w->a->q, w->t + query) + (size_t)w->h * (size_t)w->K;
+    const float *rows = w->tile + (size_t)first * (size_t)attn_row_stride(w->K);
+
+    w->k->scores(s->score, q, w->n_heads, rows, n, w->K);
+    w->k->weigh(s->score, w->n_heads, n, w->a->scale, s->top[query], s->sum[query], s->keep);
+    w->k->mix(acc_of(w, query), s->keep, s->score, w->n_heads, rows, n, w->K);
+}
+
+/* The sink is a logit without a row. */
+static void start(const attend_work *w)
+{
+    const float *sinks = view_f32(w->a->sinks, 0) + w->h;
+    for (int i = 0; i < w->n; i++) {
+        for (int h = 0; h < w->n_heads; h++) {
+            w->s->top[i][h] = sinks[h];
+            w->s->sum[i][h] = 1.0f;
         }
-        z[c] = acc / sum;
+        memset(acc_of(w, i), 0, (size_t)w->n_heads * (size_t)w->K * sizeof *w->acc);
     }
 }
 
-typedef struct {
-    cpu_backend         *b;
-    const compress_args *a;
-    token_source         src;
-    int                  first_block;
-} block_ctx;
-
-static void compress_block(void *ctx, int i, int thread)
+/* Tiles of the window begin at multiples of their length, so that a query meets
+ * its rows in the same order whoever shares the task. */
+static void attend_window(const attend_work *w)
 {
-    const block_ctx *c = ctx;
-    const compress_args *a = c->a;
-    const kv_layer *l = &c->src.s->kv->layer[a->layer];
-    const int d = a->width, block = c->first_block + i;
-    float *z = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
+    const int32_t *pos = w->a->rows->pos + w->t;
+    const int n_swa = w->a->n_swa, oldest = max_int(0, pos[0] - n_swa + 1), newest = pos[w->n - 1];
 
-    pool_block(&c->src, block, z);
-    const float scale = (float)(1.0 / sqrt(c->b->k.sum_squares(z, d) / d + (double)a->eps));
-    const float *g = view_f32(a->norm, 0);
-    for (int j = 0; j < d; j++) z[j] = z[j] * scale * g[j];
-    cpu_rope(z + d - a->rope.n_rot, d, 1, a->rope, block * a->ratio, false);
-    cpu_round_row(z, d, a->n_round, a->kind);
-
-    kv_row_pack(a->index ? l->index_row : l->row, view_at(a->index ? l->index_pool : l->pool, pool_row(l, block)), z);
-}
-
-/* Keeps the tokens that a later block may still pool: those of the unfinished block
- * and, with overlap, of the one before. A short step may be committed in part, so
- * it keeps all of its tokens; the slack of the one copy has room for them. */
-static void keep_tokens(const token_source *src)
-{
-    const compress_args *a = src->a;
-    const segment *s = src->s;
-    const int end = s->pos + s->n, kept = a->ratio * (a->ratio == 4 ? 2 : 1);
-    const bool same = s->kv->ahead == s->kv->now;   /* earlier tokens are where they have to be */
-
-    for (int p = same ? s->pos : max_int(0, end - kept); p < end; p++)
-        for (int score = 0; score < 2; score++) {
-            const view to = (score ? src->state->score : src->state->value)[s->kv->ahead];
-            memcpy(view_f32(to, p % to.rows), token_value(src, p, score),
-                   (size_t)to.cols * sizeof(float));
+    for (int tile = oldest / ATTN_TILE * ATTN_TILE; tile <= newest; tile += ATTN_TILE) {
+        const int first = max_int(tile, oldest), end = min_int(tile + ATTN_TILE, newest + 1);
+        for (int p = first; p < end; p++) unpack_to(w, p - first, w->l->ring, p % w->l->ring.rows);
+        for (int i = 0; i < w->n; i++) {
+            const int from = max_int(first, pos[i] - n_swa + 1), to = min_int(end, pos[i] + 1);
+            if (from < to) attend_tile(w, i, from - first, to - from);
         }
-}
-
-static void add_bias_row(void *ctx, int t, int thread)
-{
-    (void)thread;
-    const compress_args *a = ctx;
-    float *score = view_f32(a->score, t);
-    const int row = a->rows->pos[t] % a->ratio;
-
-    if (a->ape.type == QUANT_F32) {
-        const float *bias = view_f32(a->ape, row);
-        for (int i = 0; i < a->score.cols; i++) score[i] += bias[i];
-        return;
-    }
-    float bias[64];                                 /* other float types: in pieces */
-    const quant_info *q = quant_get(a->ape.type);
-    const uint8_t *data = view_at(a->ape, row);
-    for (int i = 0; i < a->score.cols; i += (int)countof(bias)) {
-        const int n = min_int((int)countof(bias), a->score.cols - i);
-        q->to_float(bias, data + (size_t)i * (size_t)q->block_bytes, n);
-        for (int j = 0; j < n; j++) score[i + j] += bias[j];
     }
 }
 
-static ds4_status compress(queue *dev, const compress_args *a)
+static void attend_all_compressed(const attend_work *w)
 {
-    cpu_backend *b = cpu_of(dev);
-    if (a->ratio * (a->ratio == 4 ? 2 : 1) > MAX_POOLED)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "compression ratio %d; the CPU backend has room for %d tokens",
-                          a->ratio, MAX_POOLED);
-    cpu_for_rows(b, add_bias_row, (void *)a, a->rows->n);
+    const int32_t *pos = w->a->rows->pos + w->t;
+    const int most = (pos[w->n - 1] + 1) / w->a->ratio;
 
-    for (int i = 0; i < a->rows->n_segments; i++) {
-        const segment *s = &a->rows->segment[i];
-        kv_layer *l = &s->kv->layer[a->layer];
-        block_ctx c = { b, a, { a, s, a->index ? &l->index : &l->main }, s->pos / a->ratio };
-        const int n_blocks = (s->pos + s->n) / a->ratio - c.first_block;
-        cpu_for_rows(b, compress_block, &c, n_blocks);
-        keep_tokens(&c.src);
-    }
-    return DS4_OK;
-}
-
-/* ---- indexer --------------------------------------------------------------- */
-
-#define SCORE_ROWS 64           /* compressed rows per task */
-
-typedef struct {
-    const cpu_backend       *b;
-    const index_scores_args *a;
-    int                      tasks_per_row;
-} scores_ctx;
-
-static void scores_task(void *ctx, int task, int thread)
-{
-    const scores_ctx *c = ctx;
-    const index_scores_args *a = c->a;
-    const int i = task / c->tasks_per_row, t = a->first + i;
-    const kv_layer *l = layer_of(a->rows, t, a->layer);
-    const int visible = (a->rows->pos[t] + 1) / a->ratio, width = l->index_row.width;
-    const int first = (task % c->tasks_per_row) * SCORE_ROWS;
-    const float *q = view_f32(a->q, i), *w = view_f32(a->weights, i);
-    float *scores = view_f32(a->scores, i), *key = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
-
-    for (int r = first; r < min_int(first + SCORE_ROWS, visible); r++) {
-        kv_row_unpack(l->index_row, key, view_at(l->index_pool, pool_row(l, r)));
-        float sum = 0.0f;
-        for (int h = 0; h < a->n_heads; h++)
-            sum += w[h] * a->scale * fmaxf(0.0f, c->b->k.dot_f32(key, q + (size_t)h * width, width));
-        scores[r] = sum;
-    }
-}
-
-static ds4_status index_scores(queue *dev, const index_scores_args *a)
-{
-    cpu_backend *b = cpu_of(dev);
-    int most = 0;
-    for (int i = 0; i < (int)a->q.rows; i++)
-        most = max_int(most, (a->rows->pos[a->first + i] + 1) / a->ratio);
-
-    scores_ctx c = { b, a, (most + SCORE_ROWS - 1) / SCORE_ROWS };
-    pool_run(b->pool, scores_task, &c, (int)a->q.rows * c.tasks_per_row);
-    return DS4_OK;
-}
-
-/* Larger keys are better: the score's bits made monotonic, then the lower row. */
-static uint64_t score_key(float score, int row)
-{
-    uint32_t u;
-    if (!(score == score)) score = -INFINITY;
-    if (score == 0.0f) score = 0.0f;                /* -0 and +0 tie */
-    memcpy(&u, &score, sizeof u);
-    u = u & 0x80000000u ? ~u : u | 0x80000000u;
-    return (uint64_t)u << 32 | (uint32_t)~row;
-}
-
-/* Moves the k largest keys to the front (quickselect; keys are distinct). */
-static void select_largest(uint64_t *keys, int n, int k)
-{
-    int lo = 0, hi = n - 1;
-    while (lo < hi) {
-        const uint64_t pivot = keys[lo + (hi - lo) / 2];
-        int i = lo, j = hi;
-        while (i <= j) {
-            while (keys[i] > pivot) i++;
-            while (keys[j] < pivot) j--;
-            if (i <= j) {
-                const uint64_t t = keys[i];
-                keys[i++] = keys[j];
-                keys[j--] = t;
-            }
+    for (int tile = 0; tile < most; tile += ATTN_TILE) {
+        const int end = min_int(tile + ATTN_TILE, most);
+        for (int r = tile; r < end; r++) unpack_to(w, r - tile, w->l->pool, cpu_pool_row(w->l, r));
+        for (int i = 0; i < w->n; i++) {
+            const int to = min_int(end, (pos[i] + 1) / w->a->ratio);
+            if (tile < to) attend_tile(w, i, 0, to - tile);
         }
-        if (k - 1 <= j) hi = j;
-        else if (k - 1 >= i) lo = i;
-        else return;
     }
 }
 
-typedef struct {
-    const cpu_backend *b;
-    const top_k_args  *a;
-} top_k_ctx;
-
-static void top_k_row(void *ctx, int i, int thread)
+/* Chosen rows are a query's own, shared by its heads only. */
+static void attend_selected(const attend_work *w)
 {
-    const top_k_ctx *c = ctx;
-    const top_k_args *a = c->a;
-    const int n = (a->rows->pos[a->first + i] + 1) / a->ratio, k = a->selected.cols;
-    int32_t *out = view_i32(a->selected, i);
-    int count = 0;
-
-    if (n <= k) {
-        for (int r = 0; r < n; r++) out[count++] = r;
-    } else {
-        uint64_t *keys = c->b->thread_keys + (size_t)thread * c->b->limits.max_index_rows;
-        const float *scores = view_f32(a->scores, i);
-        for (int r = 0; r < n; r++) keys[r] = score_key(scores[r], r);
-        select_largest(keys, n, k);
-
-        uint64_t least = keys[0];                   /* emit all at or above it, in row order */
-        for (int r = 1; r < k; r++) least = keys[r] < least ? keys[r] : least;
-        for (int r = 0; r < n; r++)
-            if (score_key(scores[r], r) >= least) out[count++] = r;
+    for (int i = 0; i < w->n; i++) {
+        const int32_t *row = view_i32(w->a->selected, w->t + i), *end = row + w->a->selected.cols;
+        while (row < end && *row >= 0) {
+            int n = 0;
+            for (; n < ATTN_TILE && row < end && *row >= 0; n++) unpack_to(w, n, w->l->pool, cpu_pool_row(w->l, *row++));
+            attend_tile(w, i, 0, n);
+        }
     }
-    while (count < k) out[count++] = -1;
 }
 
-static ds4_status top_k(queue *dev, const top_k_args *a)
+static void finish(const attend_work *w)
 {
-    top_k_ctx c = { cpu_of(dev), a };
-    cpu_for_rows(cpu_of(dev), top_k_row, &c, (int)a->selected.rows);
-    return DS4_OK;
+    for (int i = 0; i < w->n; i++) {
+        float *out = view_f32(w->a->heads, w->t + i) + (size_t)w->h * (size_t)w->K;
+        for (int h = 0; h < w->n_heads; h++)
+            w->k->scale(out + (size_t)h * (size_t)w->K, 1.0f / w->s->sum[i][h], acc_of(w, i) + (size_t)h * (size_t)w->K, w->K);
+    }
 }
-
-/* ---- attend ----------------------------------------------------------------- */
 
 typedef struct {
     const cpu_backend *b;
     const attend_args *a;
-    int                tasks_per_row;
+    int                heads;   /* of a task                       */
+    int                splits;  /* tasks of one group of queries   */
 } attend_ctx;
 
-/* The rows one query sees, oldest window row first. */
-typedef struct {
-    const kv_layer *l;
-    const int32_t  *selected;   /* NULL: all visible */
-    int             pos, n_window, n_rows;
-} row_set;
+static int groups_of(const segment *s) { return (s->n + TASK_QUERIES - 1) / TASK_QUERIES; }
 
-static row_set rows_seen(const attend_args *a, int t)
-{
-    row_set s = { .l = layer_of(a->rows, t, a->layer), .pos = a->rows->pos[t] };
-    s.n_window = min_int(s.pos + 1, a->n_swa);
-    int n = a->ratio ? (s.pos + 1) / a->ratio : 0;
-    if (view_present(a->selected)) {
-        s.selected = view_i32(a->selected, t);
-        int listed = 0;
-        while (listed < a->selected.cols && s.selected[listed] >= 0) listed++;
-        n = listed;
-    }
-    s.n_rows = s.n_window + n;
-    return s;
-}
-
-static const void *row_seen(const row_set *s, int i)
-{
-    if (i < s->n_window)
-        return view_at(s->l->ring, (s->pos - s->n_window + 1 + i) % s->l->ring.rows);
-    i -= s->n_window;
-    return view_at(s->l->pool, pool_row(s->l, s->selected ? s->selected[i] : i));
-}
-
-/* Turns logits into weights in place; the sink only adds to the denominator. */
-static void softmax_with_sink(float *x, int n, float sink)
-{
-    float top = sink, sum;
-    for (int i = 0; i < n; i++) top = fmaxf(top, x[i]);
-    sum = expf(sink - top);
-    for (int i = 0; i < n; i++) sum += x[i] = expf(x[i] - top);
-    for (int i = 0; i < n; i++) x[i] /= sum;
-}
-
-/* Two passes over the rows for a few heads: scores, then the weighted sum. */
 static void attend_task(void *ctx, int task, int thread)
 {
     const attend_ctx *c = ctx;
     const attend_args *a = c->a;
-    const cpu_kernels *k = &c->b->k;
-    const int t = task / c->tasks_per_row, h0 = (task % c->tasks_per_row) * ATTEND_HEADS;
-    const int n_heads = min_int(ATTEND_HEADS, a->n_heads - h0), K = a->q.cols / a->n_heads;
-    const row_set seen = rows_seen(a, t);
-    const float *q = view_f32(a->q, t) + (size_t)h0 * K, *sinks = view_f32(a->sinks, 0) + h0;
-    float *out = view_f32(a->heads, t) + (size_t)h0 * K;
-    float *row = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
-    float *w = c->b->thread_scores + (size_t)thread * ATTEND_HEADS * c->b->limits.max_attended;
+    int group = task / c->splits;
+    const segment *seg = a->rows->segment;
+    for (; group >= groups_of(seg); seg++) group -= groups_of(seg);
 
-    for (int i = 0; i < seen.n_rows; i++) {
-        kv_row_unpack(seen.l->row, row, row_seen(&seen, i));
-        for (int h = 0; h < n_heads; h++) w[h * seen.n_rows + i] = a->scale * k->dot_f32(row, q + (size_t)h * K, K);
-    }
-    for (int h = 0; h < n_heads; h++) softmax_with_sink(w + h * seen.n_rows, seen.n_rows, sinks[h]);
+    const int first = group * TASK_QUERIES, h = task % c->splits * c->heads, K = a->q.cols / a->n_heads;
+    attend_scratch *s = (attend_scratch *)(void *)(c->b->thread_attend + (size_t)thread * cpu_attend_bytes(c->b->limits.max_head_width));
+    float *acc = (float *)(void *)(s + 1);
+    const attend_work w = {
+        .a = a, .k = &c->b->k.attn, .l = &seg->kv->layer[a->layer],
+        .t = seg->first + first, .n = min_int(TASK_QUERIES, seg->n - first),
+        .h = h, .n_heads = min_int(c->heads, a->n_heads - h), .K = K,
+        .s = s, .acc = acc, .tile = acc + acc_floats(K) };
 
-    memset(out, 0, (size_t)n_heads * K * sizeof *out);
-    for (int i = 0; i < seen.n_rows; i++) {
-        kv_row_unpack(seen.l->row, row, row_seen(&seen, i));
-        for (int h = 0; h < n_heads; h++) k->axpy_f32(out + (size_t)h * K, w[h * seen.n_rows + i], row, K);
-    }
+    start(&w);
+    attend_window(&w);
+    if (view_present(a->selected)) attend_selected(&w);
+    else if (a->ratio > 0) attend_all_compressed(&w);
+    finish(&w);
 }
 
 static ds4_status attend(queue *dev, const attend_args *a)
 {
     cpu_backend *b = cpu_of(dev);
-    attend_ctx c = { b, a, (a->n_heads + ATTEND_HEADS - 1) / ATTEND_HEADS };
-    pool_run(b->pool, attend_task, &c, a->rows->n * c.tasks_per_row);
+    int groups = 0;
+    for (int i = 0; i < a->rows->n_segments; i++) groups += groups_of(&a->rows->segment[i]);
+
+    /* Fewer heads to a task while there are not two tasks for every thread. */
+    attend_ctx c = { b, a, min_int(TASK_HEADS, a->n_heads), 0 };
+    while (c.heads > 4 && groups * ((a->n_heads + c.heads - 1) / c.heads) < 2 * b->n_threads) c.heads = (c.heads + 1) / 2;
+    c.splits = (a->n_heads + c.heads - 1) / c.heads;
+    pool_run(b->pool, attend_task, &c, groups * c.splits);
     return DS4_OK;
 }
 
-void ops_cpu_attention(ops *o)
-{
-    o->kv_write = kv_write;
-    o->compress = compress;
-    o->index_scores = index_scores;
-    o->top_k = top_k;
-    o->attend = attend;
-}
+void ops_cpu_attention(ops *o) { o->attend = attend; }

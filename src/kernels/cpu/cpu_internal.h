@@ -44,12 +44,9 @@ typedef struct {
     float   *mixes;             /* [max_rows][CPU_MAX_MIXES]                              */
     thread_tile *thread_tile;   /* [n_threads]                                            */
     float   *thread_row;        /* [n_threads][max_cols]                                  */
-    float   *thread_scores;     /* [n_threads][ATTEND_HEADS][max_attended]                */
+    uint8_t *thread_attend;     /* [n_threads][cpu_attend_bytes]                          */
     uint64_t*thread_keys;       /* [n_threads][max_index_rows]                            */
 } cpu_backend;
-
-/* Heads that share one pass over the rows. */
-#define ATTEND_HEADS 8
 
 static inline cpu_backend *cpu_of(queue *dev) { return (cpu_backend *)dev->backend; }
 
@@ -65,6 +62,20 @@ quant_type cpu_activation_type(const cpu_backend *b, quant_type weight);
 /* y[t*y_stride + o] = w_o . x_t for all rows of w and x. */
 void cpu_products(cpu_backend *b, view w, view x, float *y, uint64_t y_stride);
 
+static inline const kv_layer *cpu_layer_of(const batch_rows *r, int t, int layer)
+{
+    return &r->segment[r->segment_of[t]].kv->layer[layer];
+}
+
+/* Row b of the compressed rows within its pool. */
+static inline int64_t cpu_pool_row(const kv_layer *l, int b)
+{
+    return (int64_t)l->blocks[b / l->block_rows] * l->block_rows + b % l->block_rows;
+}
+
+/* A thread's scratch of `attend` for rows of K numbers; a multiple of 64. */
+uint64_t cpu_attend_bytes(int K);
+
 /* Rounds one row in place [4.12]. */
 void cpu_round_row(float *x, int width, int n_round, round_kind kind);
 
@@ -73,6 +84,8 @@ void cpu_rope(float *tail, int stride, int n_heads, rope r, int pos, bool invers
 
 void ops_cpu_rows(ops *o);      /* embed_rows .. hc_expand, router  */
 void ops_cpu_matmul(ops *o);    /* matmul, expert_ffn               */
-void ops_cpu_attention(ops *o); /* kv_write .. attend               */
+void ops_cpu_kv(ops *o);        /* kv_write, compress               */
+void ops_cpu_indexer(ops *o);   /* index_scores, top_k              */
+void ops_cpu_attention(ops *o); /* attend                           */
 
 #endif

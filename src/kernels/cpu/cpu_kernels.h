@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "kernels/cpu/attn_kernels.h"
 #include "quant/quant.h"
 
 struct cpu_kernels;
@@ -81,6 +82,8 @@ typedef struct cpu_kernels {
     void  (*axpy_f16)(float *restrict y, float a, const uint16_t *restrict x, int n);
     void  (*f16_to_f32)(float *restrict y, const uint16_t *restrict x, int n);
     void  (*f32_to_f16)(uint16_t *restrict y, const float *restrict x, int n);          /* ties to even */
+
+    attn_kernels attn;
 } cpu_kernels;
 
 /* isa_allowed 0 gives the definitions. */

@@ -134,4 +134,5 @@ void cpu_kernels_ref(cpu_kernels *k)
         .axpy_f32 = axpy_f32,          .axpy_f16 = axpy_f16,
         .f16_to_f32 = f16_to_f32,      .f32_to_f16 = f32_to_f16,
     };
+    attn_kernels_ref(&k->attn);
 }
