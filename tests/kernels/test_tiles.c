@@ -114,7 +114,7 @@ TEST(tiles_are_the_definition_to_the_bit)
         if ((rungs[k] & cpu_isa_present()) != rungs[k]) continue;
         cpu_kernels_init(&fast, rungs[k]);
         for (int type = 0; type < QUANT_COUNT; type++) {
-            if (!fast.tile[type] || (rungs[k] && fast.tile[type] == ref.tile[type])) continue;
+            if (!fast.tile[type]) continue;
             for (size_t shape = 0; shape < 3 * countof(batches); shape++) {
                 tile_case c = { .fast = &fast, .ref = &ref, .type = (quant_type)type,
                                 .n = widths[shape % countof(widths)],

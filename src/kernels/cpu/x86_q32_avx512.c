@@ -25,6 +25,8 @@ typedef struct {
     int        panel_from;      /* activations from which unpacking pays    */
 } format;
 
+INLINE quant_type activation_of(const format f) { return f.affine ? QUANT_Q8_1 : QUANT_Q8_0; }
+
 INLINE int min_of(int a, int b) { return a < b ? a : b; }
 
 /* ---- one block ----------------------------------------------------------------- */
@@ -169,7 +171,7 @@ INLINE __m128 add_four(const format f, __m128 sum, const uint8_t *const row[4], 
 /* Four rows times one activation. */
 INLINE __m128 four_rows(const format f, const uint8_t *const row[4], const uint8_t *x_row, int n, const uint8_t *ahead)
 {
-    const activation_planes x = activation_planes_of(x_row, f.affine ? QUANT_Q8_1 : QUANT_Q8_0, n);
+    const activation_planes x = activation_planes_of(x_row, activation_of(f), n);
     const size_t bytes = (size_t)f.bytes;
     const int n_blocks = n / 32;
     __m128 sum = _mm_setzero_ps();
@@ -206,13 +208,13 @@ INLINE void few(const format f, const tile_args *a)
 
 /* ---- many activations ---------------------------------------------------------------- */
 
-enum { PANEL_ROWS = 32, PANEL_BYTES = 8192, PANEL_BLOCKS = 16, BATCH = 64, N_EXTRA = 48 * 1024 };
+enum { PANEL_ROWS = 32, PANEL_COLS = 512, BATCH = 64, N_EXTRA = 48 * 1024 };
 
 /* Some columns of 32 rows. Step k of a block: codes 4k .. 4k+3 of rows 0..15, then of
  * rows 16..31. Types with blocks of 16 have four steps to a block, the others eight. */
 typedef struct {
-    uint8_t codes[PANEL_BYTES];                         /* [block][step][2][16][4]          */
-    float   d[PANEL_BLOCKS][2][16], m[PANEL_BLOCKS][2][16];
+    uint8_t codes[PANEL_COLS * PANEL_ROWS];                             /* [block][step][2][16][4] */
+    float   d[PANEL_COLS / 16][2][16], m[PANEL_COLS / 16][2][16];       /* [block]                 */
     float   y[BATCH][2][16];
     union {
         int32_t start[N_EXTRA];                         /* [batch][n_blocks] -offset * sum a */
@@ -224,8 +226,22 @@ _Static_assert(sizeof(panel) <= TILE_SCRATCH, "the panel fits the scratch");
 
 INLINE int block_len(const format f) { return f.type == QUANT_NVFP4 ? 16 : 32; }
 
-/* Codes of one block of sixteen rows, steps 128 bytes apart. */
-INLINE void unpack_q8_0(uint8_t *out, const uint8_t *const row[16], size_t at)
+/* Sixteen rows at some column. */
+typedef struct {
+    const uint8_t *first[4];        /* rows 0, 4, 8, 12 */
+    size_t         stride;
+} rows16;
+
+INLINE const uint8_t *row_at(const rows16 *w, int i) { return w->first[i / 4] + (size_t)(i % 4) * w->stride; }
+
+INLINE void rows_at(const rows16 *w, const uint8_t *row[16])
+{
+    UNROLL
+    for (int i = 0; i < 16; i++) row[i] = row_at(w, i);
+}
+
+/* Codes of one block, steps 128 bytes apart. */
+INLINE void unpack_q8_0(uint8_t *out, const rows16 *w, size_t at)
 {
     __m512i t[2][4];
     UNROLL
@@ -233,8 +249,8 @@ INLINE void unpack_q8_0(uint8_t *out, const uint8_t *const row[16], size_t at)
         __m512i z[4];
         UNROLL
         for (int i = 0; i < 4; i++)
-            z[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load32(row[8 * h + i] + at)),
-                                      load32(row[8 * h + 4 + i] + at), 1);
+            z[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load32(row_at(w, 8 * h + i) + at)),
+                                      load32(row_at(w, 8 * h + 4 + i) + at), 1);
         transpose_quarters(t[h], z);
     }
     UNROLL
@@ -245,45 +261,50 @@ INLINE void unpack_q8_0(uint8_t *out, const uint8_t *const row[16], size_t at)
     }
 }
 
-INLINE void unpack_nibbles(const format f, uint8_t *out, const uint8_t *const row[16], size_t at)
+/* Element i of quarter q of t[j]: dword j of the 16 bytes at `at` of row 4q + i. */
+INLINE void transposed_16_bytes(__m512i t[4], const rows16 *w, size_t at)
 {
-    __m512i z[4], t[4], fifth = _mm512_setzero_si512();
+    __m512i z[4];
     UNROLL
-    for (int i = 0; i < 4; i++) {
-        const size_t w = at + (size_t)f.codes;
-        z[i] = quarters(row[i] + w, row[4 + i] + w, row[8 + i] + w, row[12 + i] + w);
-    }
+    for (int i = 0; i < 4; i++)
+        z[i] = quarters(row_at(w, i) + at, row_at(w, 4 + i) + at, row_at(w, 8 + i) + at, row_at(w, 12 + i) + at);
     transpose_quarters(t, z);
+}
+
+INLINE void unpack_nibbles(const format f, uint8_t *out, const rows16 *w)
+{
+    __m512i t[4], fifth = _mm512_setzero_si512();
+    transposed_16_bytes(t, w, (size_t)f.codes);
+
     /* Four bits of a word to the fifth bits of four bytes. */
     const __m512i four_bits = _mm512_mullo_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(0x02040810));
-    const __m512i spread_bits = _mm512_and_si512(four_bits, _mm512_set1_epi32(0x10101010));
-    if (f.high) fifth = dwords16(row, at + (size_t)f.high);
+    const __m512i fifths = _mm512_and_si512(four_bits, _mm512_set1_epi32(0x10101010));
+    if (f.high) {
+        const uint8_t *row[16];
+        rows_at(w, row);
+        fifth = dwords16(row, (size_t)f.high);
+    }
     UNROLL
     for (int j = 0; j < 4; j++) {
         __m512i low = from_nibbles(f, low_nibbles(t[j])), high = from_nibbles(f, high_nibbles(t[j]));
         if (f.high) {
-            low = _mm512_or_si512(low, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j)), spread_bits));
-            high = _mm512_or_si512(high, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j + 16)), spread_bits));
+            low = _mm512_or_si512(low, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j)), fifths));
+            high = _mm512_or_si512(high, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j + 16)), fifths));
         }
         _mm512_store_si512(out + 128 * j, low);
         _mm512_store_si512(out + 128 * (j + 4), high);
     }
 }
 
-/* A block of 64 of sixteen rows as four of 16: sub-block s has its low nibbles in
- * elements 0..7, the high ones in 8..15. */
-INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const uint8_t *const row[16], size_t at)
+/* A block of 64 as four of 16: sub-block s has its low nibbles in elements 0..7, the
+ * high ones in 8..15. */
+INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const rows16 *w)
 {
     UNROLL
     for (int h = 0; h < 2; h++) {
-        __m512i z[4], t[4];
-        UNROLL
-        for (int i = 0; i < 4; i++) {
-            const size_t w = at + (size_t)f.codes + (size_t)(16 * h);
-            z[i] = quarters(row[i] + w, row[4 + i] + w, row[8 + i] + w, row[12 + i] + w);
-        }
-        transpose_quarters(t, z);
+        __m512i t[4];
+        transposed_16_bytes(t, w, (size_t)(f.codes + 16 * h));
         UNROLL
         for (int j = 0; j < 4; j++) {
             uint8_t *sub = out + 512 * (2 * h + j / 2) + 128 * (j % 2);
@@ -291,7 +312,9 @@ INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const 
             _mm512_store_si512(sub + 256, from_nibbles(f, high_nibbles(t[j])));
         }
     }
-    const __m512i scales = dwords16(row, at);
+    const uint8_t *row[16];
+    rows_at(w, row);
+    const __m512i scales = dwords16(row, 0);
     UNROLL
     for (int s = 0; s < 4; s++) {       /* seven bits in the place of exponent and mantissa, 2^120 too small */
         const __m512i c = _mm512_and_si512(_mm512_srli_epi32(scales, (unsigned)(8 * s)), _mm512_set1_epi32(127));
@@ -301,38 +324,43 @@ INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const 
     }
 }
 
-/* Columns from `first` on, `blocks` of them, of 16 or 32 rows. */
-INLINE void unpack(const format f, panel *p, const uint8_t *const row[PANEL_ROWS], int groups, size_t first, int blocks)
+/* `blocks` blocks of the format from w on, of sixteen rows; g is 0 or 1. */
+INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks)
 {
-    for (int g = 0; g < groups; g++) {
-        const uint8_t *const *r = row + 16 * g;
-        size_t at = first;
-        for (int b = 0; b < blocks; b++, at += (size_t)f.bytes) {
+    for (int b = 0; b < blocks; b++) {
+        if (f.bytes > 24 || b % 2 == 0) {
             UNROLL
-            for (int i = 0; i < 16; i++) _mm_prefetch((const char *)r[i] + at + 8 * f.bytes, _MM_HINT_T0);
-            if (f.type == QUANT_NVFP4) {
-                unpack_nvfp4(f, p->codes + 2048 * b + 64 * g, (float (*)[2][16])p->d[4 * b][g], r, at);
-                continue;
-            }
+            for (int i = 0; i < 16; i++)
+                _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes, _MM_HINT_T0);
+        }
+        if (f.type == QUANT_NVFP4) {
+            unpack_nvfp4(f, p->codes + 2048 * b + 64 * g, (float (*)[2][16])p->d[4 * b][g], &w);
+        } else {
             uint8_t *out = p->codes + 1024 * b + 64 * g;
-            if (f.type == QUANT_Q8_0) unpack_q8_0(out, r, at + (size_t)f.codes);
-            else unpack_nibbles(f, out, r, at);
+            if (f.type == QUANT_Q8_0) unpack_q8_0(out, &w, (size_t)f.codes);
+            else unpack_nibbles(f, out, &w);
+            const uint8_t *row[16];
+            rows_at(&w, row);
             __m512 m;
-            _mm512_store_ps(p->d[b][g], scales16(f, r, at, &m));
+            _mm512_store_ps(p->d[b][g], scales16(f, row, 0, &m));
             if (f.affine) _mm512_store_ps(p->m[b][g], m);
         }
+        UNROLL
+        for (int i = 0; i < 4; i++) w.first[i] += f.bytes;
     }
 }
 
-/* Where an activation's part of the panel's columns is. */
+/* Where activations have the panel's columns: offsets from a row's start to its codes
+ * and scales, and the first of them in panel.extra, `stride` from one row to the next. */
 typedef struct {
-    const int8_t *codes;
-    const float  *d;
-    const void   *extra;
-} part;
+    size_t         codes, d;
+    const int32_t *extra;
+    size_t         stride;
+} columns;
 
 /* y += panel times `count` activations, for 16 * groups rows */
-INLINE void multiply(const format f, panel *p, const part *x, int first, int count, int groups, int blocks)
+INLINE void multiply(const format f, panel *p, const uint8_t *const *x, columns at, int first, int count, int groups,
+                     int blocks)
 {
     enum { MOST = 4 };
     const int steps = block_len(f) / 4;
@@ -344,10 +372,11 @@ INLINE void multiply(const format f, panel *p, const part *x, int first, int cou
     }
     for (int b = 0; b < blocks; b++) {
         const uint8_t *w = p->codes + b * steps * 128;
+        const size_t codes = at.codes + (size_t)(b * steps * 4), d_at = at.d + 4 * (size_t)(f.type == QUANT_NVFP4 ? b / 2 : b);
         __m512i sum[MOST][2];
         UNROLL
         for (int c = 0; c < count; c++) {
-            const __m512i start = f.offset ? _mm512_set1_epi32(((const int32_t *)x[c].extra)[b]) : _mm512_setzero_si512();
+            const __m512i start = f.offset ? _mm512_set1_epi32(at.extra[(size_t)c * at.stride + (size_t)b]) : _mm512_setzero_si512();
             UNROLL
             for (int g = 0; g < groups; g++) sum[c][g] = start;
         }
@@ -358,20 +387,21 @@ INLINE void multiply(const format f, panel *p, const part *x, int first, int cou
             for (int g = 0; g < groups; g++) code[g] = _mm512_load_si512(w + 128 * k + 64 * g);
             UNROLL
             for (int c = 0; c < count; c++) {
-                const __m512i a = _mm512_set1_epi32((int)word_at(x[c].codes, b * steps + k));
+                const __m512i a = _mm512_set1_epi32((int)word_at(x[c] + codes, k));
                 UNROLL
                 for (int g = 0; g < groups; g++) sum[c][g] = _mm512_dpbusd_epi32(sum[c][g], code[g], a);
             }
         }
         UNROLL
         for (int c = 0; c < count; c++) {
-            const __m512 d = _mm512_set1_ps(x[c].d[f.type == QUANT_NVFP4 ? b / 2 : b]);
+            const __m512 d = _mm512_castsi512_ps(_mm512_set1_epi32((int)word_at(x[c] + d_at, 0)));
             UNROLL
             for (int g = 0; g < groups; g++) {
                 __m512 term = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(p->d[b][g]), d), _mm512_cvtepi32_ps(sum[c][g]));
-                if (f.affine)
-                    term = _mm512_add_ps(term, _mm512_mul_ps(_mm512_load_ps(p->m[b][g]),
-                                                             _mm512_set1_ps(((const float *)x[c].extra)[b])));
+                if (f.affine) {
+                    const __m512 s = _mm512_castsi512_ps(_mm512_set1_epi32(at.extra[(size_t)c * at.stride + (size_t)b]));
+                    term = _mm512_add_ps(term, _mm512_mul_ps(_mm512_load_ps(p->m[b][g]), s));
+                }
                 y[c][g] = _mm512_add_ps(y[c][g], term);
             }
         }
@@ -384,17 +414,18 @@ INLINE void multiply(const format f, panel *p, const part *x, int first, int cou
 }
 
 /* A last single activation would leave the adders idle: five are three and two. */
-INLINE void multiply_all(const format f, panel *p, const part *x, int batch, int groups, int blocks)
+INLINE void multiply_all(const format f, panel *p, const uint8_t *const *x, columns at, int batch, int groups, int blocks)
 {
     for (int c = 0; c < batch;) {
         const int left = batch - c, count = left == 5 ? 3 : min_of(left, 4);
         switch (count) {
-        case 4:  multiply(f, p, x + c, c, 4, groups, blocks); break;
-        case 3:  multiply(f, p, x + c, c, 3, groups, blocks); break;
-        case 2:  multiply(f, p, x + c, c, 2, groups, blocks); break;
-        default: multiply(f, p, x + c, c, 1, groups, blocks); break;
+        case 4:  multiply(f, p, x + c, at, c, 4, groups, blocks); break;
+        case 3:  multiply(f, p, x + c, at, c, 3, groups, blocks); break;
+        case 2:  multiply(f, p, x + c, at, c, 2, groups, blocks); break;
+        default: multiply(f, p, x + c, at, c, 1, groups, blocks); break;
         }
         c += count;
+        at.extra += (size_t)count * at.stride;
     }
 }
 
@@ -410,61 +441,73 @@ INLINE void fill_extra(const format f, panel *p, const uint8_t *const *x, int ba
 {
     const int n_blocks = n / block_len(f);
     for (int c = 0; c < batch; c++) {
-        const activation_planes a = activation_planes_of(x[c], f.affine ? QUANT_Q8_1 : QUANT_Q8_0, n);
+        const activation_planes a = activation_planes_of(x[c], activation_of(f), n);
         int32_t *start = p->extra.start + (size_t)c * (size_t)n_blocks;
-        for (int b = 0; b < n_blocks; b++) {
-            if (f.affine) p->extra.s[c * n_blocks + b] = half(((const block_q8_1 *)(const void *)x[c])[b].s);
-            else if (f.type != QUANT_NVFP4) start[b] = -f.offset * a.sums[b];
-            else start[b] = -f.offset * sum16_codes(a.codes + 16 * b);
+        float *s = p->extra.s + (size_t)c * (size_t)n_blocks;
+        int b = 0;
+        if (f.affine) {
+            for (; b < n_blocks; b++) s[b] = half(((const block_q8_1 *)(const void *)x[c])[b].s);
+        } else if (f.type == QUANT_NVFP4) {
+            for (; b < n_blocks; b++) start[b] = -f.offset * sum16_codes(a.codes + 16 * b);
+        } else {
+            for (; b + 16 <= n_blocks; b += 16)
+                _mm512_storeu_si512(start + b, _mm512_mullo_epi32(load64(a.sums + b), _mm512_set1_epi32(-f.offset)));
+            for (; b < n_blocks; b++) start[b] = -f.offset * a.sums[b];
         }
     }
 }
 
-INLINE void store_rows(const panel *p, const tile_args *a, int first, int batch, int r, int rows)
-{
-    for (int c = 0; c < batch; c++) {
-        float *y = a->y + (uint64_t)(first + c) * a->y_stride + (uint64_t)r;
-        const uint32_t there = (uint32_t)((1ull << rows) - 1);
-        _mm512_mask_storeu_ps(y, (__mmask16)there, _mm512_load_ps(p->y[c][0]));
-        if (rows > 16) _mm512_mask_storeu_ps(y + 16, (__mmask16)(there >> 16), _mm512_load_ps(p->y[c][1]));
-    }
-}
-
-/* All rows times activations first .. first + batch - 1. */
-INLINE void many(const format f, const tile_args *a, int first, int batch)
+/* 16 * groups rows from r on times activations first .. first + batch - 1. */
+INLINE void rows_times_batch(const format f, const tile_args *a, int r, int groups, int first, int batch)
 {
     panel *p = (panel *)(void *)a->scratch;
-    const int len = block_len(f), n_blocks = a->n / len;
+    const int len = block_len(f), n_blocks = a->n / len, at_once = PANEL_COLS / len;
     const int stored = f.type == QUANT_NVFP4 ? 4 : 1;           /* blocks of `len` in one of the format */
-    const int at_once = f.type == QUANT_NVFP4 ? 16 : 8;
-    fill_extra(f, p, a->x + first, batch, a->n);
+    const uint8_t *const *x = a->x + first;
+    const activation_planes plane = activation_planes_of(x[0], activation_of(f), a->n);
+    const size_t codes = (size_t)((const uint8_t *)plane.codes - x[0]), d = (size_t)((const uint8_t *)plane.d - x[0]);
+    memset(p->y, 0, (size_t)batch * sizeof p->y[0]);
 
-    for (int r = 0; r < a->rows; r += PANEL_ROWS) {
-        const int rows = min_of(PANEL_ROWS, a->rows - r), groups = rows > 16 ? 2 : 1;
-        const uint8_t *row[PANEL_ROWS];
-        for (int i = 0; i < PANEL_ROWS; i++) row[i] = a->w + (uint64_t)(r + min_of(i, rows - 1)) * a->w_stride;
-        memset(p->y, 0, (size_t)batch * sizeof p->y[0]);
-
-        for (int b = 0; b < n_blocks; b += at_once) {
-            const int blocks = min_of(at_once, n_blocks - b);
-            unpack(f, p, row, groups, (size_t)(b / stored) * (size_t)f.bytes, blocks / stored);
-            part x[BATCH];
-            for (int c = 0; c < batch; c++) {
-                const activation_planes v = activation_planes_of(a->x[first + c], f.affine ? QUANT_Q8_1 : QUANT_Q8_0, a->n);
-                x[c] = (part){ v.codes + b * len, v.d + b * len / 32, p->extra.start + c * n_blocks + b };
-            }
-            if (groups == 2) multiply_all(f, p, x, batch, 2, blocks);
-            else multiply_all(f, p, x, batch, 1, blocks);
+    for (int b = 0; b < n_blocks; b += at_once) {
+        const int blocks = min_of(at_once, n_blocks - b);
+        const uint8_t *w = a->w + (uint64_t)r * a->w_stride + (size_t)(b / stored) * (size_t)f.bytes;
+        for (int g = 0; g < groups; g++, w += 16 * a->w_stride) {
+            const rows16 rows = { { w, w + 4 * a->w_stride, w + 8 * a->w_stride, w + 12 * a->w_stride }, a->w_stride };
+            unpack(f, p, rows, g, blocks / stored);
         }
-        store_rows(p, a, first, batch, r, rows);
+        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8), p->extra.start + b, (size_t)n_blocks };
+        if (groups == 2) multiply_all(f, p, x, at, batch, 2, blocks);
+        else multiply_all(f, p, x, at, batch, 1, blocks);
+    }
+    for (int c = 0; c < batch; c++) {
+        float *y = a->y + (uint64_t)(first + c) * a->y_stride + (uint64_t)r;
+        for (int g = 0; g < groups; g++) _mm512_storeu_ps(y + 16 * g, _mm512_load_ps(p->y[c][g]));
+    }
+}
+
+/* All rows, sixteen at least. The last ones may be done twice: their bits are the same. */
+INLINE void many(const format f, const tile_args *a, int first, int batch)
+{
+    fill_extra(f, (panel *)(void *)a->scratch, a->x + first, batch, a->n);
+    for (int r = 0; r < a->rows;) {
+        const int groups = a->rows - r > 16 && a->rows >= 32 ? 2 : 1;
+        rows_times_batch(f, a, min_of(r, a->rows - 16 * groups), groups, first, batch);
+        r += 16 * groups;
     }
 }
 
 /* ---- the tiles ---------------------------------------------------------------------- */
 
-INLINE void tile(const format f, const tile_args *a)
+INLINE void tile(const format f, const cpu_kernels *k, const tile_args *a)
 {
-    if (a->batch < f.panel_from) {
+    if (a->rows < 16 && f.type == QUANT_NVFP4) {        /* one by one: no real matrix is so low */
+        for (int c = 0; c < a->batch; c++)
+            for (int r = 0; r < a->rows; r++)
+                a->y[(uint64_t)c * a->y_stride + (uint64_t)r] =
+                    k->dot[QUANT_NVFP4](a->w + (uint64_t)r * a->w_stride, a->x[c], a->n);
+        return;
+    }
+    if (a->rows < 16 || a->batch < f.panel_from) {
         few(f, a);
         return;
     }
@@ -476,8 +519,7 @@ INLINE void tile(const format f, const tile_args *a)
 #define TILE(name, ...)                                                         \
     static void tile_##name(const cpu_kernels *k, const tile_args *a)           \
     {                                                                           \
-        (void)k;                                                                \
-        tile((format){ __VA_ARGS__ }, a);                                       \
+        tile((format){ __VA_ARGS__ }, k, a);                                    \
     }
 
 TILE(q8_0,   QUANT_Q8_0,   sizeof(block_q8_0),   2, 128, false, 0, 3)
