@@ -61,8 +61,9 @@ static inline __m512i odd(__m512i s)
     return _mm512_or_si512(_mm512_add_epi32(s, s), _mm512_set1_epi32(1));
 }
 
-static void unpack_iq2_xxs(q8k_panel *p, const uint8_t *const row[16])
+INLINE void spread_iq2_xxs(q8k_sink *s, const uint8_t *const row[16])
 {
+    s->d = low_halves(dwords16(row, 0));
     for (int g = 0; g < 8; g += 2) {
         __m512i word[4];                /* indices, signs and scale; the same of the next group */
         words_of_rows(word, row, 2 + 8 * g);
@@ -72,27 +73,18 @@ static void unpack_iq2_xxs(q8k_panel *p, const uint8_t *const row[16])
             const __m512i low = look_up_256(quant_iq2_xxs_levels[0], index);
             const __m512i high = look_up_256(quant_iq2_xxs_levels[1], index);
             const __m512i masks = masks_of_indices(rest);
-            __m512i *code = p->code + 8 * (g + i);
+            __m512i dot = q8k_begin(s, g + i, SHIFT);
             UNROLL
             for (int k = 0; k < 4; k++) {
-                code[2 * k] = iq2_columns(low, masks, k, 0);
-                code[2 * k + 1] = iq2_columns(high, masks, k, 1);
+                dot = q8k_take(s, dot, 8 * (g + i) + 2 * k, iq2_columns(low, masks, k, 0));
+                dot = q8k_take(s, dot, 8 * (g + i) + 2 * k + 1, iq2_columns(high, masks, k, 1));
             }
-            p->scale[g + i] = odd(_mm512_srli_epi32(rest, 28));
+            q8k_end(s, dot, g + i, odd(_mm512_srli_epi32(rest, 28)));
         }
     }
-    p->d = low_halves(dwords16(row, 0));
 }
 
-#define IQ_TILE(type, group_, factor_)                                                      \
-    static void tile_##type(const cpu_kernels *k, const tile_args *a)                       \
-    {                                                                                       \
-        (void)k;                                                                            \
-        static const q8k_type t = { unpack_##type, sizeof(block_##type), group_, SHIFT, false, factor_ }; \
-        q8k_tile(&t, a);                                                                    \
-    }
-
-IQ_TILE(iq2_xxs, 32, 0.125f)
+Q8K_TILE(iq2_xxs, 32, SHIFT, false, 0.125f)
 
 void cpu_kernels_avx512vbmi(cpu_kernels *k)
 {

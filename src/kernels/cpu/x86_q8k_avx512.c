@@ -21,8 +21,6 @@ typedef struct {
     __m512i sum[ACTIVATIONS][PANELS];
 } block_sums;
 
-static inline __m512i four_codes(const int8_t *codes) { return _mm512_set1_epi32((int)word_at(codes, 0)); }
-
 /* sum[m][r] = block of panel r times activation m. n_x, n_p, group: constants. */
 INLINE
 void multiply(block_sums *s, const q8k_panel *p, const pass *a, int n_x, int n_p, int group)
@@ -46,7 +44,7 @@ void multiply(block_sums *s, const q8k_panel *p, const pass *a, int n_x, int n_p
         for (int u = 0; u < step / 4; u++) {
             UNROLL
             for (int m = 0; m < n_x; m++) {
-                const __m512i x = four_codes(a->x[m]->codes + g * step + 4 * u);
+                const __m512i x = q8k_four(a->x[m]->codes + g * step + 4 * u);
                 UNROLL
                 for (int r = 0; r < n_p; r++)
                     dot[m][r] = _mm512_dpbusd_epi32(dot[m][r], p[r].code[g * (step / 4) + u], x);
@@ -96,12 +94,12 @@ static inline __m512i offset_sum(const q8k_panel *p, const block_q8_k *x)
 }
 
 /* Without fused operations: the roundings are those of the definition. */
-static inline __m512 block_value(const q8k_type *t, const q8k_panel *p, const block_q8_k *x, __m512i sum)
+INLINE __m512 block_value(const q8k_type *t, float d_a, __m512 d, __m512i sum, __m512 dmin, __m512i offset)
 {
-    const __m512 d_a = _mm512_set1_ps(x->d), factor = _mm512_set1_ps(t->factor);
-    const __m512 v = _mm512_mul_ps(_mm512_mul_ps(factor, _mm512_mul_ps(d_a, p->d)), _mm512_cvtepi32_ps(sum));
+    const __m512 a = _mm512_set1_ps(d_a), factor = _mm512_set1_ps(t->factor);
+    const __m512 v = _mm512_mul_ps(_mm512_mul_ps(factor, _mm512_mul_ps(a, d)), _mm512_cvtepi32_ps(sum));
     if (!t->affine) return v;
-    return _mm512_sub_ps(v, _mm512_mul_ps(_mm512_mul_ps(d_a, p->dmin), _mm512_cvtepi32_ps(offset_sum(p, x))));
+    return _mm512_sub_ps(v, _mm512_mul_ps(_mm512_mul_ps(a, dmin), _mm512_cvtepi32_ps(offset)));
 }
 
 /* Where the sums of one activation start: [16] or [8] groups. */
@@ -128,27 +126,42 @@ static void add_block(const q8k_type *t, const q8k_panel *p, int n_p, const tile
     for (int m = 0; m < n_x; m++)
         for (int r = 0; r < n_p; r++) {
             float *at = y + (uint64_t)(first_x + m) * a->y_stride + 16 * r;
+            const __m512i offset = t->affine ? offset_sum(&p[r], now.x[m]) : _mm512_setzero_si512();
+            const __m512 v = block_value(t, now.x[m]->d, p[r].d, s.sum[m][r], p[r].dmin, offset);
             const __m512 sum = i == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes[r], at);
-            _mm512_mask_storeu_ps(at, lanes[r], _mm512_add_ps(sum, block_value(t, &p[r], now.x[m], s.sum[m][r])));
+            _mm512_mask_storeu_ps(at, lanes[r], _mm512_add_ps(sum, v));
         }
 }
 
-/* Rows of one or two panels, the last one again where there are fewer. */
-static void some_rows(const q8k_type *t, const tile_args *a, int first, int rows, int n_p)
+/* Rows from `first` on, the last one again where there are fewer. */
+static void rows_from(const uint8_t *row[16], const tile_args *a, int first)
+{
+    for (int r = 0; r < 16; r++)
+        row[r] = a->w + (uint64_t)(first + r < a->rows ? first + r : a->rows - 1) * a->w_stride;
+}
+
+static __mmask16 lanes_of(int rows) { return (__mmask16)(rows >= 16 ? 0xffff : (1 << rows) - 1); }
+
+static void next_block(const uint8_t *row[16], int bytes)
+{
+    for (int r = 0; r < 16; r++) row[r] += bytes;
+}
+
+/* One or two panels of rows. */
+static void some_rows(const q8k_type *t, const tile_args *a, int first, int n_p)
 {
     q8k_panel *p = (q8k_panel *)(void *)a->scratch;
     const uint8_t *row[PANELS][16];
     __mmask16 lanes[PANELS];
-
-    for (int r = 0; r < 16 * n_p; r++)
-        row[r / 16][r % 16] = a->w + (uint64_t)(first + (r < rows ? r : rows - 1)) * a->w_stride;
-    for (int r = 0; r < n_p; r++) lanes[r] = (__mmask16)(rows - 16 * r >= 16 ? 0xffff : (1 << (rows - 16 * r)) - 1);
-
+    for (int r = 0; r < n_p; r++) {
+        rows_from(row[r], a, first + 16 * r);
+        lanes[r] = lanes_of(a->rows - first - 16 * r);
+    }
     const int passes = (a->batch + ACTIVATIONS - 1) / ACTIVATIONS;
     for (int i = 0; i < a->n / QK; i++) {
         for (int r = 0; r < n_p; r++) {
             t->unpack(&p[r], row[r]);
-            for (int l = 0; l < 16; l++) row[r][l] += t->block_bytes;
+            next_block(row[r], t->block_bytes);
         }
         for (int k = 0; k < passes; k++) {          /* of equal size, as far as it goes */
             const int from = a->batch * k / passes, to = a->batch * (k + 1) / passes;
@@ -157,11 +170,35 @@ static void some_rows(const q8k_type *t, const tile_args *a, int first, int rows
     }
 }
 
+/* Sixteen rows and one activation. The rows of the next sixteen are asked for in the
+ * order of memory: it is fastest so, and sixteen streams are more than the processor
+ * follows. */
+static void sixteen_rows(const q8k_type *t, const tile_args *a, int first)
+{
+    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
+    const uint8_t *row[16], *ahead = a->w + (uint64_t)(first + 16) * a->w_stride;
+    const uint8_t *const end = a->w + (uint64_t)a->rows * a->w_stride;
+    int32_t start[16];
+    __m512 sum = _mm512_setzero_ps();
+
+    rows_from(row, a, first);
+    for (int i = 0; i < a->n / QK; i++) {
+        for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        q8k_sink s = { .x = x + i, .start = start };
+        if (t->shift) set_starts(start, x + i, t);
+        t->one(&s, row);
+        next_block(row, t->block_bytes);
+        sum = _mm512_add_ps(sum, block_value(t, x[i].d, s.d, s.sum, s.dmin, s.offset));
+    }
+    _mm512_mask_storeu_ps(a->y + first, lanes_of(a->rows - first), sum);
+}
+
 void q8k_tile(const q8k_type *t, const tile_args *a)
 {
-    const int at_once = 16 * PANELS;
-    for (int r = 0; r < a->rows; r += at_once) {
-        const int rows = a->rows - r < at_once ? a->rows - r : at_once;
-        some_rows(t, a, r, rows, (rows + 15) / 16);
+    if (a->batch == 1) {
+        for (int r = 0; r < a->rows; r += 16) sixteen_rows(t, a, r);
+        return;
     }
+    for (int r = 0; r < a->rows; r += 16 * PANELS) some_rows(t, a, r, a->rows - r > 16 ? PANELS : 1);
 }
