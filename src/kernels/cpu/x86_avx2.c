@@ -1,6 +1,6 @@
 /* x86_avx2: the AVX2 rung: float rows, activations, and the table. Needs AVX2, FMA
- * and F16C. Tiles of block formats are in x86_q32_avx2.c, x86_kq_avx2.c and
- * x86_iq_avx2.c. */
+ * and F16C. Tiles of block formats are in x86_q32_avx2.c, x86_nvfp4_avx2.c,
+ * x86_kq_avx2.c and x86_iq_avx2.c. */
 #include "kernels/cpu/x86_tiles_avx2.h"
 #include "quant/float_formats.h"
 
@@ -160,43 +160,49 @@ static inline __m256i pack_bytes(__m256i a, __m256i b, __m256i c, __m256i d)
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-/* 32 codes of one block as Q8_0 and Q8_1 store them; returns d before rounding.
- * Faster: eight codes at a time. Assumes finite x; gives the definition's bytes. */
-static inline float encode_signed(int8_t codes[32], const float *x)
+static inline int32_t sum_codes(__m256i codes)
 {
-    const float d = largest_magnitude(x, 32) / 127.0f;
-    const __m256 id = _mm256_set1_ps(quotient_or_0(1.0f, d));
-    __m256i v[4];
-    for (int k = 0; k < 4; k++) v[k] = round_away(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * k), id));
-    _mm256_storeu_si256((__m256i *)codes, pack_bytes(v[0], v[1], v[2], v[3]));
-    return d;
-}
-
-static inline int32_t sum_codes(const int8_t codes[32])
-{
-    const __m256i lanes = unscaled(_mm256_maddubs_epi16(_mm256_set1_epi8(1), load32(codes)));
+    const __m256i lanes = unscaled(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes));
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
+/* Block i of 32 codes as Q8_0 and Q8_1 store them, in the block and in the planes;
+ * returns d before rounding. Faster: eight codes at a time. Assumes finite x; gives
+ * the definition's bytes. */
+static inline float encode_signed(int8_t codes[32], uint16_t *d16, const activation_planes *p, int i, const float *x)
+{
+    const float d = largest_magnitude(x, 32) / 127.0f;
+    const __m256 id = _mm256_set1_ps(quotient_or_0(1.0f, d));
+    __m256i v[4];
+    UNROLL
+    for (int k = 0; k < 4; k++) v[k] = round_away(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * k), id));
+    const __m256i all = pack_bytes(v[0], v[1], v[2], v[3]);
+    put32(codes, all);
+    *d16 = _cvtss_sh(d, _MM_FROUND_TO_NEAREST_INT);
+
+    put32((int8_t *)(uintptr_t)p->codes + 32 * i, all);
+    ((float *)(uintptr_t)p->d)[i] = half(*d16);
+    ((int32_t *)(uintptr_t)p->sums)[i] = sum_codes(all);
+    return d;
+}
+
 static void quantise_q8_0(void *restrict dst, const float *restrict src, int n)
 {
     block_q8_0 *b = dst;
-    for (int i = 0; i < n / 32; i++)
-        b[i].d = _cvtss_sh(encode_signed(b[i].codes, src + i * 32), _MM_FROUND_TO_NEAREST_INT);
-    activation_fill_planes(dst, QUANT_Q8_0, n);
+    const activation_planes p = activation_planes_of(dst, QUANT_Q8_0, n);
+    for (int i = 0; i < n / 32; i++) encode_signed(b[i].codes, &b[i].d, &p, i, src + i * 32);
 }
 
 static void quantise_q8_1(void *restrict dst, const float *restrict src, int n)
 {
     block_q8_1 *b = dst;
+    const activation_planes p = activation_planes_of(dst, QUANT_Q8_1, n);
     for (int i = 0; i < n / 32; i++) {
-        const float d = encode_signed(b[i].codes, src + i * 32);
-        b[i].d = _cvtss_sh(d, _MM_FROUND_TO_NEAREST_INT);
-        b[i].s = _cvtss_sh((float)sum_codes(b[i].codes) * d, _MM_FROUND_TO_NEAREST_INT);
+        const float d = encode_signed(b[i].codes, &b[i].d, &p, i, src + i * 32);
+        b[i].s = _cvtss_sh((float)p.sums[i] * d, _MM_FROUND_TO_NEAREST_INT);
     }
-    activation_fill_planes(dst, QUANT_Q8_1, n);
 }
 
 /* The first element of the greatest magnitude, with its sign; 0 if all are. */
@@ -260,6 +266,7 @@ void cpu_kernels_avx2(cpu_kernels *k)
     k->tile[QUANT_F16] = tile_f16;
     k->tile[QUANT_BF16] = tile_bf16;
     cpu_tiles_q32_avx2(k);
+    cpu_tiles_nvfp4_avx2(k);
     cpu_tiles_kq_avx2(k);
     cpu_tiles_iq_avx2(k);
 

@@ -82,11 +82,11 @@ ALWAYS_INLINE void unpack_q6_k(k_row *out, const void *block)
 }
 
 /* The greatest codes: 3, 7, 15, 31, 63. */
-K_TILE(q2_k, offsetof(block_q2_k, d), offsetof(block_q2_k, dmin), AFFINE, 4, 0, 1.0f)
-K_TILE(q3_k, offsetof(block_q3_k, d), 0, SIGNED, 4, 4, 1.0f)
-K_TILE(q4_k, offsetof(block_q4_k, d), offsetof(block_q4_k, dmin), AFFINE, 8, 0, 1.0f)
-K_TILE(q5_k, offsetof(block_q5_k, d), offsetof(block_q5_k, dmin), AFFINE, 4, 0, 1.0f)
-K_TILE(q6_k, offsetof(block_q6_k, d), 0, SIGNED, 2, 32, 1.0f)
+K_TILE(q2_k, offsetof(block_q2_k, d), offsetof(block_q2_k, dmin), AFFINE, 4, 0, 1.0f, 3)
+K_TILE(q3_k, offsetof(block_q3_k, d), 0, SIGNED, 4, 4, 1.0f, 1)
+K_TILE(q4_k, offsetof(block_q4_k, d), offsetof(block_q4_k, dmin), AFFINE, 8, 0, 1.0f, 3)
+K_TILE(q5_k, offsetof(block_q5_k, d), offsetof(block_q5_k, dmin), AFFINE, 4, 0, 1.0f, 2)
+K_TILE(q6_k, offsetof(block_q6_k, d), 0, SIGNED, 2, 32, 1.0f, 2)
 
 void cpu_tiles_kq_avx2(cpu_kernels *k)
 {

@@ -54,9 +54,9 @@ ALWAYS_INLINE __m256i biased_by(int bias, int32_t sum)
     return _mm256_madd_epi16(_mm256_set1_epi32(sum), _mm256_set1_epi32(bias));
 }
 
-/* ---- one activation ----------------------------------------------------------------- */
+/* ---- few activations ---------------------------------------------------------------- */
 
-ALWAYS_INLINE __m256 one_activation(const q32_type *t, const uint8_t *const row[SIDE], const activation *x, int n,
+ALWAYS_INLINE __m256 eight_rows(const q32_type *t, const uint8_t *const row[SIDE], const activation *x, int n,
                                     const uint8_t *ahead)
 {
     const size_t bytes = (size_t)t->bytes;
@@ -75,7 +75,7 @@ ALWAYS_INLINE __m256 one_activation(const q32_type *t, const uint8_t *const row[
     return y;
 }
 
-/* ---- several activations ---------------------------------------------------------------- */
+/* ---- more activations ------------------------------------------------------------------- */
 
 ALWAYS_INLINE void fill_panel(q32_panel *p, const q32_type *t, const uint8_t *const row[SIDE], int first, int blocks)
 {
@@ -158,15 +158,17 @@ ALWAYS_INLINE void panel_tile(const tile_args *a, const q32_type *t, const activ
 ALWAYS_INLINE void q32_tile(const tile_args *a, const q32_type *t)
 {
     const quant_type type = t->affine ? QUANT_Q8_1 : QUANT_Q8_0;
+    const int few = t->run ? 1 : 2;         /* where a panel does not pay, by measurement */
     activation x[PANEL_BATCH];
     for (int c0 = 0; c0 < a->batch; c0 += PANEL_BATCH) {
         const int batch = a->batch - c0 < PANEL_BATCH ? a->batch - c0 : PANEL_BATCH;
         for (int c = 0; c < batch; c++) x[c] = activation_at(a->x[c0 + c], type, a->n);
-        if (batch > 1) panel_tile(a, t, x, c0, batch);
-        for (int first = 0; batch == 1 && first < a->rows; first += SIDE) {
+        if (batch > few) panel_tile(a, t, x, c0, batch);
+        for (int first = 0; batch <= few && first < a->rows; first += SIDE) {
             const uint8_t *row[SIDE];
             rows_at(row, a, first);
-            store_rows(a, first, c0, one_activation(t, row, x, a->n, rows_after(a, first)));
+            for (int c = 0; c < batch; c++)
+                store_rows(a, first, c0 + c, eight_rows(t, row, &x[c], a->n, rows_after(a, first)));
         }
     }
 }

@@ -5,9 +5,9 @@
  * exact integer sums one conversion, two products and one addition in the
  * definition's order serve eight results. There are two ways to the sums:
  *
- * - One activation: a row's block is multiplied as it lies, and the partial lanes
+ * - Few activations: a row's block is multiplied as it lies, and the partial lanes
  *   of eight rows are added crosswise (lanes_to_rows).
- * - Several: 256 columns of eight rows are unpacked once into unsigned bytes, four
+ * - More: 256 columns of eight rows are unpacked once into unsigned bytes, four
  *   columns of each row to a vector (a panel), and meet four broadcast columns of
  *   each activation. Products of unsigned by signed bytes are summed in 16 bits as
  *   long as no activation can make them overflow ("run"), then in 32. */
@@ -186,6 +186,7 @@ typedef struct {
     int       run;                  /* 1, 2, 4, 8; 0: wide                          */
     int       bias;
     float     factor;
+    int       few;                  /* most activations that meet blocks as they lie, by measurement */
 } k_type;
 
 ALWAYS_INLINE __m256 k_d(const k_type *t, const uint8_t *const row[SIDE], int block)
@@ -273,18 +274,20 @@ ALWAYS_INLINE __m256 k_eight(const k_type *t, const uint8_t *const row[SIDE], co
     return y;
 }
 
-/* Tiles of one activation: compiled for each type, unpacking and all. */
+/* Tiles of few activations: compiled for each type, unpacking and all. */
 ALWAYS_INLINE void k_rows(const tile_args *a, const k_type *t)
 {
-    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
     const uint8_t *row[SIDE];
     for (int first = 0; first < a->rows; first += SIDE) {
         rows_at(row, a, first);
-        store_rows(a, first, 0, k_eight(t, row, x, a->n / QK, rows_after(a, first)));
+        for (int c = 0; c < a->batch; c++) {
+            const block_q8_k *x = (const block_q8_k *)(const void *)a->x[c];
+            store_rows(a, first, c, k_eight(t, row, x, a->n / QK, rows_after(a, first)));
+        }
     }
 }
 
-/* Tiles of several. */
+/* Tiles of more. */
 void k_panels(const tile_args *a, const k_type *t);
 
 #define K_TILE(name, ...)                                                           \
@@ -292,13 +295,14 @@ void k_panels(const tile_args *a, const k_type *t);
     {                                                                               \
         static const k_type type = { unpack_##name, sizeof(block_##name), __VA_ARGS__ }; \
         (void)k;                                                                    \
-        if (a->batch > 1) k_panels(a, &type);                                       \
+        if (a->batch > type.few) k_panels(a, &type);                                \
         else k_rows(a, &type);                                                      \
     }
 
 /* ---- the parts of the rung ---------------------------------------------------- */
 
 void cpu_tiles_q32_avx2(cpu_kernels *k);
+void cpu_tiles_nvfp4_avx2(cpu_kernels *k);
 void cpu_tiles_kq_avx2(cpu_kernels *k);
 void cpu_tiles_iq_avx2(cpu_kernels *k);
 
