@@ -6,6 +6,7 @@
 #   make test       all tests              make asan     tests under ASan and UBSan
 #   make fuzz       fuzz every target      make tsan     tests under TSan
 #   make deps       system packages        make install  PREFIX=/usr/local
+#   make bench      speed of this machine, beside a peer where one installs
 
 VARIANT ?= release
 CC      ?= cc
@@ -174,6 +175,26 @@ $(B)/tests/bench/bench_kernels $(B)/tests/bench/bench_tokenizer: %: %.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 bench-kernels: $(B)/tests/bench/bench_kernels
 	@$<
+
+# make bench: this engine beside a peer, each behind its own driver (bench/README.md).
+.PHONY: bench
+BENCH_PROGRAMS := $(B)/bin/bench-compare $(B)/bin/bench-ds4
+ifeq ($(SYSTEM),Linux)
+BENCH_PROGRAMS += $(B)/bin/bench-llama
+endif
+$(B)/bin/bench-compare: $(patsubst %,$(B)/bench/%.o,compare process report rows) $(LIB)
+$(B)/bin/bench-ds4: $(B)/bench/driver_ds4.o $(B)/bench/driver.o $(LIB)
+$(B)/bin/bench-llama: $(B)/bench/peers/driver_llama.o $(B)/bench/peers/twin.o $(B)/bench/driver.o $(LIB)
+# The peer's libraries call these two functions of the program. No others: names
+# such as gguf_find_tensor exist there too.
+$(B)/bin/bench-llama: LDFLAGS += -Wl,--export-dynamic-symbol=mmap -Wl,--export-dynamic-symbol=ggml_backend_tensor_alloc
+$(BENCH_PROGRAMS):
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -ldl $(LIBS) -o $@
+bench:
+	@$(MAKE) --no-print-directory programs $(BENCH_PROGRAMS)
+	@bench/run.sh
 
 # MB/s over any text: make bench-tokenizer BENCH_TEXT="FILE..."
 BENCH_TEXT ?= tests/data/text-golden.jsonl src/text/chat.c src/text/unicode_table.c
