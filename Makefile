@@ -135,11 +135,11 @@ $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LI
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 $(B)/tools/%.o: EXTRA_CFLAGS += -Itests
 
-# tests/fault/alloc.c stands between these programs and the allocator, where
-# the linker can do that.
-$(FAULTS): $(B)/tests/fault/alloc.o
+# tests/fault/{alloc,reads}.c stand between these programs and the allocator and the
+# files they read, where the linker can do that.
+$(FAULTS): $(B)/tests/fault/alloc.o $(B)/tests/fault/reads.o
 ifneq ($(SYSTEM),Darwin)
-$(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup,-Wl,--wrap=$(f))
+$(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup pread,-Wl,--wrap=$(f))
 endif
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
