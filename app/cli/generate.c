@@ -147,6 +147,26 @@ static finish_reason decode(generation *g)
     }
 }
 
+static ds4_expert_metrics expert_metrics(const timeline *t)
+{
+    ds4_metrics m;
+    ds4_engine_metrics(t->engine, &m);
+    return m.experts;
+}
+
+/* What was counted since `before`. */
+static ds4_expert_metrics counted_since(ds4_expert_metrics now, const ds4_expert_metrics *before)
+{
+    now.hits -= before->hits;
+    now.misses -= before->misses;
+    now.bytes_read -= before->bytes_read;
+    now.ahead -= before->ahead;
+    now.ahead_used -= before->ahead_used;
+    now.wait_ns -= before->wait_ns;
+    now.busy_ns -= before->busy_ns;
+    return now;
+}
+
 void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const generate_options *o,
                      answer *out, generate_result *r, ds4_error *err)
 {
@@ -154,6 +174,7 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
         .timeline = t, .vocab = v, .special = vocab_special(v), .sampler = sampler,
         .options = o, .out = out, .result = r, .section = o->start, .err = err,
     };
+    const ds4_expert_metrics before = expert_metrics(t);
     const uint64_t start = clock_ns();
     *r = (generate_result){ 0 };
     bytes_init(&g.piece, (size_t)1 << 20);
@@ -167,6 +188,7 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
 
     r->ended_in = g.section;
     r->ns = clock_ns() - start;
+    r->experts = counted_since(expert_metrics(t), &before);
     stream_close(g.streams[SECTION_REASONING]);
     stream_close(g.streams[SECTION_TEXT]);
     bytes_free(&g.piece);

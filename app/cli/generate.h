@@ -28,6 +28,7 @@ typedef struct {
     answer_section ended_in;
     int            tokens, reasoning_tokens;    /* sampled, without the end of turn */
     uint64_t       ns;
+    ds4_expert_metrics experts;                 /* of the tokens' steps; slots 0: all are mapped */
 } generate_result;
 
 /* The timeline must be synced. On FINISH_ERROR err is filled. */

@@ -79,7 +79,7 @@ static exit_code print_json(oneshot *r, const turn_stats *s)
 
 static exit_code conclude(oneshot *r, const turn_stats *s, const ds4_error *err)
 {
-    char line[256];
+    char line[TURN_STATS_TEXT];
     if (r->options->json && s->answer.finish != FINISH_ERROR) {
         const exit_code code = print_json(r, s);
         if (code) return code;

@@ -30,7 +30,7 @@ static void say_interrupted(repl *r)
  * well-formed conversation. */
 static void settle(repl *r, const generate_result *result, size_t prompt_tokens, const ds4_error *err)
 {
-    char line[256];
+    char line[TURN_STATS_TEXT];
     r->last = turn_stats_of(&r->talk, prompt_tokens, result);
     r->has_last = true;
     if (result->finish == FINISH_INTERRUPTED) say_interrupted(r);

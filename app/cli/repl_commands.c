@@ -152,7 +152,7 @@ static void do_tokens(repl *r, const char *argument)
 
 static void do_stats(repl *r, const char *argument)
 {
-    char line[256];
+    char line[TURN_STATS_TEXT];
     (void)argument;
     if (!r->has_last) {
         console_print(r->console, "No turn yet.");

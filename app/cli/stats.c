@@ -22,12 +22,34 @@ static double rate(double n, uint64_t ns)
     return ns ? n / seconds(ns) : 0;
 }
 
+static double share(uint64_t part, uint64_t whole)
+{
+    return whole ? (double)part / (double)whole : 0;
+}
+
+static uint64_t read_per_token(const turn_stats *s)
+{
+    return s->answer.tokens > 0 ? s->answer.experts.bytes_read / (uint64_t)s->answer.tokens : 0;
+}
+
+static void experts_text(const turn_stats *s, char *out, size_t size)
+{
+    const ds4_expert_metrics *e = &s->answer.experts;
+    char per_token[24];
+    console_bytes(per_token, read_per_token(s));
+    snprintf(out, size, "; experts: %.1f %% were in memory, %s read per token at %.2f GB/s, %.0f %% of the time waited, "
+             "%.0f %% of %llu guesses wanted", 100 * share(e->hits, e->hits + e->misses), per_token,
+             e->busy_ns ? (double)e->bytes_read / (double)e->busy_ns : 0, 100 * share(e->wait_ns, s->answer.ns),
+             100 * share(e->ahead_used, e->ahead), (unsigned long long)e->ahead);
+}
+
 void turn_stats_text(const turn_stats *s, char *out, size_t size)
 {
-    snprintf(out, size, "prefill %zu tokens in %.2f s (%.2f t/s), generation %d tokens in %.2f s (%.2f t/s), ctx %d/%d",
+    const int n = snprintf(out, size, "prefill %zu tokens in %.2f s (%.2f t/s), generation %d tokens in %.2f s (%.2f t/s), ctx %d/%d",
              s->prefilled, seconds(s->prefill_ns), rate((double)s->prefilled, s->prefill_ns),
              s->answer.tokens, seconds(s->answer.ns), rate(s->answer.tokens, s->answer.ns),
              s->used, s->capacity);
+    if (s->answer.experts.slots && n > 0 && (size_t)n < size) experts_text(s, out + n, size - (size_t)n);
 }
 
 static void field_int(json_writer *w, const char *key, int64_t v)
@@ -46,6 +68,24 @@ static void field_bytes(json_writer *w, const char *key, const bytes *b)
 {
     json_key(w, key);
     json_string(w, b->data ? b->data : "", b->len);
+}
+
+static void field_experts(json_writer *w, const turn_stats *s)
+{
+    const ds4_expert_metrics *e = &s->answer.experts;
+    json_key(w, "experts");
+    json_object(w);
+    field_int(w, "cached", (int64_t)e->slots);
+    field_int(w, "total", (int64_t)e->experts);
+    field_int(w, "hits", (int64_t)e->hits);
+    field_int(w, "misses", (int64_t)e->misses);
+    field_int(w, "bytes_read", (int64_t)e->bytes_read);
+    field_int(w, "bytes_read_per_token", (int64_t)read_per_token(s));
+    field_double(w, "read_seconds", seconds(e->busy_ns));
+    field_double(w, "wait_seconds", seconds(e->wait_ns));
+    field_int(w, "guessed", (int64_t)e->ahead);
+    field_int(w, "guessed_and_wanted", (int64_t)e->ahead_used);
+    json_object_end(w);
 }
 
 bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
@@ -73,6 +113,7 @@ bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
     field_double(&w, "generation_seconds", seconds(s->answer.ns));
     field_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns));
     json_object_end(&w);
+    if (s->answer.experts.slots) field_experts(&w, s);
 
     json_object_end(&w);
     bytes_char(out, '\n');

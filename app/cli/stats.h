@@ -13,7 +13,10 @@ typedef struct {
 
 turn_stats turn_stats_of(const conversation *c, size_t prompt_tokens, const generate_result *r);
 
-/* "prefill 512 tokens in 1.24 s (412.90 t/s), generation 87 tokens in ..., ctx 599/32768" */
+enum { TURN_STATS_TEXT = 512 };             /* room for turn_stats_text */
+
+/* "prefill 512 tokens in 1.24 s (412.90 t/s), generation 87 tokens in ..., ctx 599/32768",
+ * and how the experts of the answer came into memory where they are not all mapped */
 void turn_stats_text(const turn_stats *s, char *out, size_t size);
 
 /* content, reasoning, finish_reason, usage, timings; with a final newline. */

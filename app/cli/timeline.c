@@ -16,6 +16,7 @@ ds4_status timeline_attach(timeline *t, ds4_engine *e, int ctx, console *c, ds4_
     token_list_free(&t->tokens);
     t->tokens = kept;
     t->console = c;
+    t->engine = e;
     return ds4_session_open(&t->session, e, ctx, err);
 }
 

@@ -13,6 +13,7 @@
 #include "../console.h"
 
 typedef struct {
+    ds4_engine  *engine;        /* borrowed while attached */
     ds4_session *session;       /* owned */
     token_list   tokens;
     console     *console;       /* progress of prefills; borrowed */
