@@ -86,7 +86,8 @@ struct expert_store {
     int32_t     *slot_of;       /* [n_layer*n_expert] -1: not in memory                   */
     queue_of_slots wanted, ahead;
     int          n_ahead;       /* slots with `ahead` set                                 */
-    int          n_reading;     /* reads under way                                        */
+    int          n_reading;     /* reads under way, and                                   */
+    int          n_wanted;      /* those of them that the engine waits for                */
     uint64_t     busy_since;
     bool         closing;
     ds4_error    error;         /* of the read that failed last */
@@ -233,21 +234,23 @@ static int find_room(expert_store *s, bool certain)
     return -1;
 }
 
-static void begin_read(expert_store *s, int at, int layer, int expert, bool certain)
+typedef enum { GUESS, LATER, NOW } urgency;
+
+static void begin_read(expert_store *s, int at, int layer, int expert, urgency u)
 {
+    const bool now = u == NOW;
     slot *k = &s->slot[at];
     if (k->state != EMPTY) empty(s, at);
-    *k = (slot){ .layer = layer, .expert = expert, .state = READING, .held = certain, .guessed = !certain,
+    *k = (slot){ .layer = layer, .expert = expert, .state = READING, .held = now, .guessed = u == GUESS,
                  .parts_left = N_PARTS };
     *place_of(s, layer, expert) = at;
-    set_ahead(s, at, !certain);
-    push(s, certain ? &s->wanted : &s->ahead, at);
-    if (!certain) s->stats.ahead++;
+    set_ahead(s, at, !now);
+    push(s, now ? &s->wanted : &s->ahead, at);
     pthread_cond_broadcast(&s->work);
 }
 
-/* Reads an expert on a guess, or keeps one that is there; false: no more room for guesses. */
-static bool look_ahead(expert_store *s, int layer, int expert)
+/* Reads an expert ahead, or keeps one that is there; false: no more room for such. */
+static bool look_ahead(expert_store *s, int layer, int expert, urgency u)
 {
     if (s->n_ahead >= s->most_ahead) return false;
     const int there = *place_of(s, layer, expert);
@@ -257,19 +260,22 @@ static bool look_ahead(expert_store *s, int layer, int expert)
     }
     const int at = find_room(s, false);
     if (at < 0) return false;
-    begin_read(s, at, layer, expert, false);
+    begin_read(s, at, layer, expert, u);
     return true;
 }
 
 /* ---- readers --------------------------------------------------------------------- */
 
-/* The next matrix to read: what is wanted before what is guessed. */
+/* The next matrix to read: what is wanted first, and a guess only while nothing wanted
+ * is under way, so that guesses use time in which the disk would be idle. */
 static int next_read(expert_store *s, int *p)
 {
     queue_of_slots *q = s->wanted.first >= 0 ? &s->wanted : &s->ahead;
     const int at = q->first;
     if (at < 0) return -1;
     slot *k = &s->slot[at];
+    if (k->guessed && s->n_wanted > 0) return -1;
+    if (k->guessed && k->next_part == 0) s->stats.ahead++;
     *p = k->next_part++;
     if (k->next_part == N_PARTS) pull(s, q, at);
     return at;
@@ -304,6 +310,8 @@ static void *reader_loop(void *arg)
         }
         const part *from = &s->parts[s->slot[at].layer].part[p];
         const int expert = s->slot[at].expert;
+        const bool wanted = s->slot[at].held;
+        s->n_wanted += wanted;
         if (s->n_reading++ == 0) s->busy_since = clock_ns();
         pthread_mutex_unlock(&s->lock);
 
@@ -312,6 +320,8 @@ static void *reader_loop(void *arg)
                                           room_of(s, at, p), &err);
         pthread_mutex_lock(&s->lock);
         if (--s->n_reading == 0) s->stats.busy_ns += clock_ns() - s->busy_since;
+        s->n_wanted -= wanted;
+        if (s->n_wanted == 0) pthread_cond_broadcast(&s->work);
         finish_read(s, at, from->bytes, st ? &err : NULL);
     }
     pthread_mutex_unlock(&s->lock);
@@ -326,6 +336,18 @@ static void warm(expert_store *s, int layer, int expert, double uses)
     *h = s->now + log2(exp2(*h - s->now) + uses);
 }
 
+/* What was read ahead for this layer, or for all up to it, and not wanted loses its
+ * protection; what has not begun is not read. */
+static void drop_guesses(expert_store *s, int layer)
+{
+    for (int i = 0; i < s->n_slots; i++) {
+        slot *k = &s->slot[i];
+        if (!k->ahead || k->layer > layer) continue;
+        if (k->state == READING && k->next_part == 0 && pull(s, &s->ahead, i)) empty(s, i);
+        else set_ahead(s, i, false);
+    }
+}
+
 /* What a layer that is routed by token will want of the step's rows. */
 static void look_ahead_by_token(expert_store *s, int layer)
 {
@@ -335,7 +357,7 @@ static void look_ahead_by_token(expert_store *s, int layer)
     for (int t = 0; t < s->rows->n; t++)
         for (int i = 0; i < k; i++) s->seen[view_i32(table, s->rows->token[t])[i]] = true;
     for (int e = 0; e < s->c->n_expert; e++)
-        if (s->seen[e] && !look_ahead(s, layer, e)) return;
+        if (s->seen[e] && !look_ahead(s, layer, e, LATER)) return;
 }
 
 void experts_begin_step(expert_store *s, const batch_rows *rows)
@@ -344,8 +366,7 @@ void experts_begin_step(expert_store *s, const batch_rows *rows)
     s->rows = rows;
     s->now += 1.0 / HALF_LIFE;
     s->n_guess = 0;
-    for (int i = 0; i < s->n_slots; i++)            /* guesses of a step that ended early */
-        if (s->slot[i].ahead) set_ahead(s, i, false);
+    drop_guesses(s, s->c->n_layer);                 /* of a step that ended early */
     for (int l = 0; l < s->c->n_hash_layers; l++) look_ahead_by_token(s, l);
     pthread_mutex_unlock(&s->lock);
 }
@@ -369,11 +390,11 @@ static bool hold(expert_store *s, int layer, int expert, int *missing)
     const bool there = at >= 0 && s->slot[at].state == READY;
     if (at < 0) {
         if (*missing >= s->most_missing || (at = find_room(s, true)) < 0) return false;
-        begin_read(s, at, layer, expert, true);
+        begin_read(s, at, layer, expert, NOW);
     } else {
         slot *k = &s->slot[at];
         k->held = true;
-        if (k->guessed) s->stats.ahead_used++;
+        if (k->guessed && k->next_part > 0) s->stats.ahead_used++;
         k->guessed = false;
         set_ahead(s, at, false);
         if (pull(s, &s->ahead, at)) push(s, &s->wanted, at);
@@ -388,11 +409,10 @@ static bool hold(expert_store *s, int layer, int expert, int *missing)
 /* The op has all it wants of this layer: readers may turn to what comes next. */
 static void look_further(expert_store *s, int layer)
 {
-    for (int i = 0; i < s->n_slots; i++)
-        if (s->slot[i].ahead && s->slot[i].layer == layer) set_ahead(s, i, false);
+    drop_guesses(s, layer);
     if (layer + 1 < s->c->n_hash_layers) look_ahead_by_token(s, layer + 1);
     if (s->guess_layer <= layer) return;
-    for (int i = 0; i < s->n_guess && look_ahead(s, s->guess_layer, s->guess[i]); i++) continue;
+    for (int i = 0; i < s->n_guess && look_ahead(s, s->guess_layer, s->guess[i], GUESS); i++) continue;
 }
 
 static void wait_for_change(expert_store *s)
@@ -417,7 +437,7 @@ static ds4_status acquire(expert_source *source, int layer, const int32_t *ids, 
     }
     for (int i = 0; i < s->n_group; i++) warm(s, layer, ids[i], (double)weight[i] / s->rows->n);
     if (s->n_group == n) look_further(s, layer);
-    else for (int i = s->n_group; i < n && look_ahead(s, layer, ids[i]); i++) continue;
+    else for (int i = s->n_group; i < n && look_ahead(s, layer, ids[i], LATER); i++) continue;
     *taken = s->n_group;
     pthread_mutex_unlock(&s->lock);
     return DS4_OK;

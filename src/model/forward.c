@@ -283,7 +283,7 @@ static ds4_status ffn(const pass *p)
 }
 
 /* What the next layer's router would choose if this layer's FFN added nothing: known a
- * layer early, so that reading can begin. Uses what moe_block is about to write. */
+ * layer early, so that reading can begin. Leaves nothing that this layer does not write anew. */
 static ds4_status guess_experts(const pass *p)
 {
     const model_config *c = p->c;
@@ -291,10 +291,12 @@ static ds4_status guess_experts(const pass *p)
     if (l >= c->n_layer || l < c->n_hash_layers) return DS4_OK;
     const layer_weights *L = &p->f->w->layer[l];
     const view ids = p->ws.ids;
+    pass next = *p;
+    next.layer = l;
 
-    RUN(rms_norm, (rms_norm_args){ .x = p->ws.x, .y = p->ws.y, .weight = L->ffn_norm, .eps = c->rms_eps,
-                                   .layer = l, .name = "guess" });
-    RUN(matmul, (matmul_args){ .w = L->gate_inp, .x = p->ws.y, .y = p->ws.router, .layer = l, .name = "guess" });
+    const ds4_status st = hc_pre(&next, &L->hc_ffn, L->ffn_norm, "guess");
+    if (st) return st;
+    RUN(matmul, (matmul_args){ .w = L->gate_inp, .x = p->ws.normed, .y = p->ws.router, .layer = l, .name = "guess" });
     RUN(router, (router_args){ .logits = p->ws.router, .bias = L->router_bias, .ids = ids,
                                .weights = p->ws.weights, .rows = p->rows, .scale = c->expert_scale, .layer = l });
     experts_guess(p->f->o.experts, l, view_i32(ids, 0), (int)ids.rows * ids.cols);
@@ -308,8 +310,8 @@ static ds4_status one_layer(const pass *p)
     if ((st = attention(p))) return st;
     if ((st = hc_expand(p, "attn"))) return st;
 
-    if ((st = hc_pre(p, &p->L->hc_ffn, p->L->ffn_norm, "ffn"))) return st;
     if (p->f->o.experts && (st = guess_experts(p))) return st;
+    if ((st = hc_pre(p, &p->L->hc_ffn, p->L->ffn_norm, "ffn"))) return st;
     if ((st = ffn(p))) return st;
     return hc_expand(p, "ffn");
 }
