@@ -169,8 +169,8 @@ layers:
 	@tools/layers.sh
 
 # Inner loops alone, GB/s per type and instruction set.
-.PHONY: bench-kernels bench-tokenizer
-$(B)/tests/bench/bench_kernels $(B)/tests/bench/bench_tokenizer: %: %.o $(LIB)
+.PHONY: bench-kernels bench-tokenizer bench-pool
+$(B)/tests/bench/bench_kernels $(B)/tests/bench/bench_tokenizer $(B)/tests/bench/bench_pool: %: %.o $(LIB)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 bench-kernels: $(B)/tests/bench/bench_kernels
@@ -200,6 +200,10 @@ bench:
 BENCH_TEXT ?= tests/data/text-golden.jsonl src/text/chat.c src/text/unicode_table.c
 bench-tokenizer: $(B)/tests/bench/bench_tokenizer
 	@$< $(BENCH_TEXT)
+
+# The thread pool, also beside a process that keeps a core busy.
+bench-pool: $(B)/tests/bench/bench_pool
+	@$< 0 && $< 1
 
 deps:
 	tools/deps.sh test

@@ -45,6 +45,7 @@ static inline bool checked_align_u64(uint64_t v, uint64_t align, uint64_t *out)
 static inline int     min_int(int a, int b)         { return a < b ? a : b; }
 static inline int     max_int(int a, int b)         { return a > b ? a : b; }
 static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline size_t  min_size(size_t a, size_t b)  { return a < b ? a : b; }
 
 #endif

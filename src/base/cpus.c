@@ -1,7 +1,8 @@
 #include "base/cpus.h"
 
+#include <fcntl.h>
+#include <inttypes.h>
 #include <sched.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,4 +182,25 @@ int cpus_online(void)
 {
     const long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (int)n;
+}
+
+/* "ran waited turns", in nanoseconds, of the thread that opens it. */
+int cpus_clock_open(void)
+{
+    return open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+}
+
+void cpus_clock_read(int clock, cpus_time *t)
+{
+    char text[96];
+    cpus_time now;
+    const ssize_t n = clock < 0 ? -1 : pread(clock, text, sizeof text - 1, 0);
+    if (n <= 0) return;
+    text[n] = 0;
+    if (sscanf(text, "%" SCNu64 " %" SCNu64, &now.ran_ns, &now.waited_ns) == 2) *t = now;
+}
+
+void cpus_clock_close(int clock)
+{
+    if (clock >= 0) close(clock);
 }

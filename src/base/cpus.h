@@ -4,6 +4,9 @@
 #ifndef BASE_CPUS_H
 #define BASE_CPUS_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 /* Physical cores among cpu[0..n): hardware threads that the topology calls
  * siblings count once; one of unknown topology counts as a core. */
 int cpus_cores(const char *root, const int *cpu, int n);
@@ -18,5 +21,17 @@ int cpus_allowed(int *cpu, int cap);
 
 /* Processors that are switched on, at least 1. */
 int cpus_online(void);
+
+/* What became of a thread's time since it began. */
+typedef struct {
+    uint64_t ran_ns;
+    uint64_t waited_ns;         /* ready to run, while others had the processor */
+} cpus_time;
+
+/* The calling thread's own clock; -1 where the system does not tell. Any thread
+ * may read or close it. A failed read leaves *t alone. */
+int  cpus_clock_open(void);
+void cpus_clock_read(int clock, cpus_time *t);
+void cpus_clock_close(int clock);
 
 #endif

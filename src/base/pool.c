@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/checked.h"
 #include "base/clock.h"
@@ -28,13 +29,27 @@
 
 enum {
     MOST_THREADS = 1024,
-    SPIN_NS = 50000             /* longer than the gap between two ops of a step */
+    SPIN_NS = 50000,            /* longer than the gap between two ops of a step */
+    QUOTA_SPIN_NS = 5000,       /* where spinning is paid for with time to work in */
+    LOOK_NS = 2000000,          /* a worker looks that often what became of its time */
+    MEMORY_NS = 64000000,       /* and forgets what is much older than that */
+    SHORTEST_REST_NS = 10000000, LONGEST_REST_NS = 160000000
 };
+
+/* What became of a worker's time since its last rest, older time counting less. */
+typedef struct {
+    int         clock;          /* of cpus_clock_open       */
+    cpus_time   at;             /* at the last look ...     */
+    uint64_t    look_ns;        /* ... which was then       */
+    cpus_time   sum;
+    uint64_t    rest_ns;        /* length of the last rest  */
+} account;
 
 typedef struct {
     pool     *p;
     pthread_t thread;
     int       index;            /* 1..n_threads-1; the caller is 0 */
+    account   time;             /* the worker's own */
 } worker;
 
 struct pool {
@@ -48,12 +63,14 @@ struct pool {
     worker     *workers;                    /* [n_threads-1] */
     int         n_threads, n_started;
     uint64_t    spin_ns;
+    bool        keeps_accounts;             /* see "stepping back" */
 
     pthread_mutex_t lock;                   /* for sleeping only */
     pthread_cond_t  opened, left;
     atomic_int  sleepers;                   /* workers waiting for `opened`   */
     atomic_bool caller_sleeps;              /* the caller waits for `left`    */
     atomic_bool closing;
+    _Atomic uint64_t next_rest_ns;          /* no worker goes to rest before */
 };
 
 static void relax(void)
@@ -126,15 +143,79 @@ static void wake(pool *p, pthread_cond_t *who)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* ---- stepping back ----------------------------------------------------- */
+
+/* Where somebody else keeps a processor busy, the system takes it from a worker in
+ * the middle of a task, and all the others wait for that task at the end of the
+ * loop. So a worker keeps account of the time it ran and the time it was kept from
+ * running, and when it costs more than it brings it rests for a while: the pool is
+ * never slower than with fewer threads. */
+
+static void start_account(account *a)
+{
+    a->sum = (cpus_time){ 0 };
+    a->look_ns = clock_ns();
+    cpus_clock_read(a->clock, &a->at);
+}
+
+static void look(account *a, uint64_t now)
+{
+    cpus_time t = a->at;
+    cpus_clock_read(a->clock, &t);
+    a->sum.ran_ns += t.ran_ns - a->at.ran_ns;
+    a->sum.waited_ns += t.waited_ns - a->at.waited_ns;
+    if (a->sum.ran_ns + a->sum.waited_ns > MEMORY_NS) {
+        a->sum.ran_ns /= 2;
+        a->sum.waited_ns /= 2;
+    }
+    a->at = t;
+    a->look_ns = now;
+}
+
+/* While it ran the worker brought one thread's work; while it was kept waiting,
+ * everybody else may have waited too. It should bring twice what it costs. Of several
+ * that do not, one rests at a time: without it the others may do better. */
+static bool costs_too_much(worker *w)
+{
+    account *a = &w->time;
+    const uint64_t now = clock_ns();
+    if (a->clock < 0 || now - a->look_ns < LOOK_NS) return false;
+    look(a, now);
+    const uint64_t others = (uint64_t)w->p->n_threads - 1;
+    if (a->sum.waited_ns < LOOK_NS / 2 || 2 * others * a->sum.waited_ns < a->sum.ran_ns) return false;
+
+    uint64_t from = atomic_load(&w->p->next_rest_ns);
+    return now >= from && atomic_compare_exchange_strong(&w->p->next_rest_ns, &from, now + 2 * LOOK_NS);
+}
+
+/* Longer from time to time as long as coming back does not pay. */
+static void rest(worker *w)
+{
+    account *a = &w->time;
+    const bool soon = a->sum.ran_ns + a->sum.waited_ns < a->rest_ns;
+    a->rest_ns = soon ? min_u64(2 * a->rest_ns, LONGEST_REST_NS) : SHORTEST_REST_NS;
+    for (uint64_t ns = 0; ns < a->rest_ns && !atomic_load(&w->p->closing); ns += LOOK_NS)
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+    start_account(a);
+}
+
 /* ---- working ----------------------------------------------------------- */
 
-static void work(pool *p, int thread)
+static bool next_task(pool *p, unsigned *i)
 {
-    for (;;) {
-        const unsigned i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-        if (i >= p->n_tasks) return;
-        p->task(p->ctx, (int)i, thread);
+    *i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+    return *i < p->n_tasks;
+}
+
+/* True when the worker had better rest; it leaves the other tasks to the others. */
+static bool work(worker *w)
+{
+    pool *p = w->p;
+    for (unsigned i; next_task(p, &i);) {
+        p->task(p->ctx, (int)i, w->index);
+        if (costs_too_much(w)) return true;
     }
+    return false;
 }
 
 /* Enters the present loop, if it is open; *seen becomes its generation either way. */
@@ -156,17 +237,21 @@ static void leave(pool *p)
 
 static void *worker_main(void *arg)
 {
-    const worker *w = arg;
+    worker *w = arg;
     pool *p = w->p;
     uint64_t seen = 0;
+    w->time.clock = p->keeps_accounts ? cpus_clock_open() : -1;
+    start_account(&w->time);
     for (;;) {
         wait_for_new(p, seen);
-        if (atomic_load(&p->closing)) return NULL;
-        if (enter(p, &seen)) {
-            work(p, w->index);
-            leave(p);
-        }
+        if (atomic_load(&p->closing)) break;
+        if (!enter(p, &seen)) continue;
+        const bool tired = work(w);
+        leave(p);
+        if (tired) rest(w);
     }
+    cpus_clock_close(w->time.clock);
+    return NULL;
 }
 
 void pool_run(pool *p, pool_task *task, void *ctx, int n_tasks)
@@ -185,27 +270,34 @@ void pool_run(pool *p, pool_task *task, void *ctx, int n_tasks)
     atomic_store(&p->state, (s / GENERATION + 1) * GENERATION | OPEN);
     if (atomic_load(&p->sleepers)) wake(p, &p->opened);
 
-    work(p, 0);
+    for (unsigned i; next_task(p, &i);) task(ctx, (int)i, 0);
     atomic_fetch_and(&p->state, ~OPEN);
     wait_until_left(p);
 }
 
 /* ---- life -------------------------------------------------------------- */
 
-/* Hardware threads that can run at the same time for this process. */
-static int at_once(void)
+/* More threads than processors: whoever spins keeps another from working. Under a
+ * quota the system stops all threads alike, so a worker that was stopped has not
+ * kept the others waiting. */
+static void suit_the_machine(pool *p)
 {
     int cpu[MOST_THREADS];
     const int allowed = cpus_allowed(cpu, MOST_THREADS), quota = cpus_quota("");
-    const int n = allowed ? allowed : cpus_online();
-    return quota ? min_int(n, quota) : n;
+    const int processors = allowed ? allowed : cpus_online();
+    if (p->n_threads <= (quota ? min_int(quota, processors) : processors))
+        p->spin_ns = quota ? QUOTA_SPIN_NS : SPIN_NS;
+    p->keeps_accounts = !quota;
 }
 
-/* Workers inherit a mask with every signal blocked: signals are the program's. */
+/* Workers inherit a mask that leaves signals to the program, save for those that
+ * an instruction of their own raises: a page that the disk cannot give, above all. */
 static ds4_status start_workers(pool *p, ds4_error *err)
 {
+    static const int own[] = { SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP };
     sigset_t all, before;
     sigfillset(&all);
+    for (size_t i = 0; i < countof(own); i++) sigdelset(&all, own[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failure = 0;
     for (int i = 0; i < p->n_threads - 1 && !failure; i++) {
@@ -232,8 +324,7 @@ ds4_status pool_open(pool **out, int n_threads, ds4_error *err)
     pthread_cond_init(&p->opened, NULL);
     pthread_cond_init(&p->left, NULL);
     p->n_threads = n_threads;
-    /* More threads than processors: whoever spins keeps another from working. */
-    p->spin_ns = n_threads <= at_once() ? SPIN_NS : 0;
+    suit_the_machine(p);
     p->workers = calloc((size_t)n_threads, sizeof *p->workers);
 
     const ds4_status st = p->workers

@@ -1,9 +1,11 @@
 /* pool: threads that share one parallel loop at a time.
  *
  * The calling thread works too, so a pool of 1 starts no thread. Workers spin
- * briefly between loops and then sleep. Tasks are handed out dynamically from
- * one counter: which thread runs a task never changes its result. One caller
- * at a time; a task must not call pool_run on the same pool. */
+ * briefly between loops and then sleep; one whose processor is busy with something
+ * else stays away for a while. Tasks are handed out dynamically from one counter:
+ * which thread runs a task never changes its result. One caller at a time; a task
+ * must not call pool_run on the same pool. Threads are not pinned: on a shared
+ * machine the system moves them out of the way better than we could. */
 #ifndef BASE_POOL_H
 #define BASE_POOL_H
 

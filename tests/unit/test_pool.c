@@ -1,4 +1,5 @@
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -152,6 +153,103 @@ TEST(workers_leave_signals_to_the_program)
     EXPECT(!elsewhere);
     signal(SIGUSR1, SIG_DFL);
     pool_close(p);
+}
+
+/* A worker that blocks what its own instructions raise would die without a word. */
+static void read_mask(void *ctx, int index, int thread)
+{
+    (void)thread;
+    usleep(1000);                                   /* so that the workers come too */
+    pthread_sigmask(SIG_SETMASK, NULL, (sigset_t *)ctx + index);
+}
+
+TEST(workers_do_not_block_what_they_raise_themselves)
+{
+    pool *p;
+    ds4_error err;
+    sigset_t mask[64];
+    REQUIRE_OK(pool_open(&p, 4, &err), err);
+    pool_run(p, read_mask, mask, (int)countof(mask));
+    int workers = 0;
+    for (size_t i = 0; i < countof(mask); i++) {
+        EXPECT(!sigismember(&mask[i], SIGBUS) && !sigismember(&mask[i], SIGSEGV));
+        workers += sigismember(&mask[i], SIGINT) == 1;
+    }
+    EXPECT(workers > 0);
+    pool_close(p);
+}
+
+/* ---- a processor for too many ------------------------------------------- */
+
+static void toil(void *ctx, int index, int thread)
+{
+    (void)thread;
+    int *times = ctx;
+    for (volatile int i = 0; i < 20000; i = i + 1) {}
+    times[index]++;
+}
+
+/* Long enough that workers are taken off the processor, go to rest and come back. */
+static void toil_with(int threads, uint64_t ns)
+{
+    pool *p;
+    ds4_error err;
+    REQUIRE_OK(pool_open(&p, threads, &err), err);
+    int times[40], loops = 0;
+    for (const uint64_t end = clock_ns() + ns; clock_ns() < end; loops++) {
+        memset(times, 0, sizeof times);
+        pool_run(p, toil, times, (int)countof(times));
+        for (size_t i = 0; i < countof(times); i++) EXPECT_INT(times[i], 1);
+    }
+    EXPECT(loops > 0);
+    pool_close(p);
+}
+
+#ifdef __linux__
+TEST(threads_that_share_one_processor_do_every_task_once)
+{
+    cpu_set_t before, one;
+    CPU_ZERO(&one);
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &before)) cpu++;
+    CPU_SET(cpu, &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    toil_with(2, 150000000);
+    toil_with(5, 150000000);
+    sched_setaffinity(0, sizeof before, &before);
+}
+
+TEST(a_thread_knows_how_long_it_ran)
+{
+    const int c = cpus_clock_open();
+    if (c < 0) {
+        test_skip("this kernel keeps no account of threads");
+        return;
+    }
+    cpus_time a = { 0 }, b = { 0 };
+    cpus_clock_read(c, &a);
+    const uint64_t start = clock_ns();
+    while (clock_ns() < start + 20000000) {}
+    cpus_clock_read(c, &b);
+    const uint64_t wall = clock_ns() - start, told = b.ran_ns - a.ran_ns + b.waited_ns - a.waited_ns;
+    EXPECT(told > wall / 2 && told < wall + wall / 2);      /* ticks of the system are 1 to 10 ms */
+    cpus_clock_close(c);
+}
+#endif
+
+TEST(a_clock_that_is_not_there_changes_nothing)
+{
+    cpus_time t = { 1, 2 };
+    cpus_clock_read(-1, &t);
+    EXPECT_INT(t.ran_ns, 1);
+    EXPECT_INT(t.waited_ns, 2);
+    cpus_clock_close(-1);
+}
+
+TEST(more_threads_than_processors_do_every_task_once)
+{
+    toil_with(2 * cpus_online() + 1, 150000000);
 }
 
 /* ---- how many processors ----------------------------------------------- */
