@@ -4,6 +4,7 @@
  * everything else. */
 #include <string.h>
 
+#include "bench/machine_run.h"
 #include "bench/options.h"
 #include "bench/output.h"
 #include "bench/run.h"
@@ -12,7 +13,8 @@
 #include "version.h"
 
 static const char usage_text[] =
-    "Usage: ds4-bench speed [options]      tokens per second of prompts and of decoding\n"
+    "Usage: ds4-bench machine [options]    what this computer can do; see machine --help\n"
+    "       ds4-bench speed [options]      tokens per second of prompts and of decoding\n"
     "       ds4-bench [--prompt-file FILE] [--ctx-start N] ...      a sweep over contexts\n\n";
 
 static exit_code usage_error(console *c, const char *message)
@@ -65,10 +67,11 @@ static exit_code run_speed(int argc, char **argv, bool bare, console *c)
 
 static exit_code run(int argc, char **argv, console *c)
 {
+    if (argc > 1 && strcmp(argv[1], "machine") == 0) return machine_run(argc - 1, argv + 1, c);
     if (argc > 1 && strcmp(argv[1], "speed") == 0) return run_speed(argc - 1, argv + 1, false, c);
     if (argc > 1 && argv[1][0] == '-') return run_speed(argc, argv, true, c);
-    return usage_error(c, argc > 1 ? "the first word is speed, or an option of a sweep"
-                                   : "what is to be measured? speed, or a sweep with --ctx-start");
+    return usage_error(c, argc > 1 ? "the first word is machine or speed, or an option of a sweep"
+                                   : "what is to be measured? machine, speed, or a sweep with --ctx-start");
 }
 
 int main(int argc, char **argv)
