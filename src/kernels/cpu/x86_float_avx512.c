@@ -6,9 +6,10 @@
  * sixteen chains hide the latency of fma. Float sums of n/16 terms per lane are
  * assumed to be precise enough.
  *
- * Few activations: rows as they lie, those of the next group fetched ahead in the
- * order of memory. Many: panels of columns, weights widened once, partial sums kept
- * from one panel to the next. */
+ * Rows are read as they lie; those of the next group are fetched ahead in the order
+ * of memory, into the second-level cache: into the first they would drive out what is
+ * in use. More than four activations meet panels of columns, so that both sides stay
+ * near, and partial sums are kept from one panel to the next. */
 #include "kernels/cpu/x86_avx512.h"
 
 /* The first `left` of sixteen elements. */
@@ -69,7 +70,7 @@ INLINE void products(quant_type type, __m512 (*s)[4], const uint8_t *const *row,
         const int step = 64 * (int)size_of(type);
         UNROLL
         for (int line = 0; ahead && line < step; line += 64)
-            _mm_prefetch((const char *)ahead + (size_t)(i / 16) * (size_t)step + line, _MM_HINT_T0);
+            _mm_prefetch((const char *)ahead + (size_t)(i / 16) * (size_t)step + line, _MM_HINT_T1);
         __m512 w[4];
         UNROLL
         for (int r = 0; r < rows; r++) w[r] = load(type, row[r], i);
@@ -137,84 +138,49 @@ INLINE void products_of(quant_type type, __m512 (*s)[4], const uint8_t *const *r
 
 /* ---- tiles --------------------------------------------------------------------------- */
 
-enum { FEW = 4, BATCH = 64, PANEL_ROWS = 8, PANEL_COLS = 512 };
+enum { FEW = 4, BATCH = 64, PANEL_ROWS = 8, PANEL_COLS = 1024 };
 
 typedef struct {
-    float  w[PANEL_ROWS][PANEL_COLS];
     __m512 sum[PANEL_ROWS / 4][BATCH][4];
-} panel;
+} partial;
 
-_Static_assert(sizeof(panel) <= TILE_SCRATCH, "the panel fits the scratch");
+_Static_assert(sizeof(partial) <= TILE_SCRATCH, "partial sums fit the scratch");
 
-/* Rows r .. r+3, the last one again for those that are not there. */
-INLINE void four_rows(const tile_args *a, int r, const uint8_t *row[4])
+/* Up to eight rows from r on times activations first .. first + batch - 1. */
+INLINE void panel_rows(quant_type type, const tile_args *a, int r, int first, int batch)
 {
-    for (int i = 0; i < 4; i++) row[i] = a->w + (uint64_t)min_of(r + i, a->rows - 1) * a->w_stride;
-}
+    partial *p = (partial *)(void *)a->scratch;
+    const int halves = a->rows - r > 4 ? 2 : 1, at_once = batch > FEW ? PANEL_COLS : a->n;
+    const uint8_t *row[PANEL_ROWS];     /* the last one again for those that are not there */
+    for (int i = 0; i < PANEL_ROWS; i++) row[i] = a->w + (uint64_t)min_of(r + i, a->rows - 1) * a->w_stride;
+    for (int half = 0; half < halves; half++) memset(p->sum[half], 0, (size_t)batch * sizeof p->sum[half][0]);
 
-INLINE void store_four(const tile_args *a, int r, int c, const __m512 s[4])
-{
-    const __mmask8 there = (__mmask8)((1 << min_of(4, a->rows - r)) - 1);
-    _mm_mask_storeu_ps(a->y + (uint64_t)c * a->y_stride + (uint64_t)r, there, sums4(s));
-}
-
-INLINE void few(quant_type type, const tile_args *a)
-{
-    const float *x[FEW];
-    for (int c = 0; c < a->batch; c++) x[c] = (const float *)(const void *)a->x[c];
-    for (int r = 0; r < a->rows; r += 4) {
-        const uint8_t *row[4];
-        four_rows(a, r, row);
-        __m512 s[FEW][4];
-        for (int c = 0; c < FEW; c++)
-            for (int i = 0; i < 4; i++) s[c][i] = _mm512_setzero_ps();
-        products_of(type, s, row, x, a->batch, a->n, row[0] + 4 * a->w_stride);
-        for (int c = 0; c < a->batch; c++) store_four(a, r, c, s[c]);
-    }
-}
-
-/* Columns i .. i+cols-1 of up to eight rows as floats; F32 rows stay where they are. */
-INLINE void widen(quant_type type, panel *p, const tile_args *a, int r, int i, int cols, const uint8_t *w[PANEL_ROWS])
-{
-    for (int k = 0; k < PANEL_ROWS; k++) {
-        const uint8_t *row = a->w + (uint64_t)min_of(r + k, a->rows - 1) * a->w_stride + (size_t)i * size_of(type);
-        w[k] = type == QUANT_F32 ? row : (const uint8_t *)p->w[k];
-        if (type == QUANT_F32) continue;
-        int j = 0;
-        for (; j + 16 <= cols; j += 16) _mm512_store_ps(p->w[k] + j, load(type, row, j));
-        if (j < cols) _mm512_store_ps(p->w[k] + j, load_part(type, first(cols - j), row, j));
-    }
-}
-
-/* Up to eight rows from r on times activations c0 .. c0 + batch - 1. */
-INLINE void panel_rows(quant_type type, panel *p, const tile_args *a, int r, int c0, int batch)
-{
-    memset(p->sum, 0, sizeof p->sum);
-    for (int i = 0; i < a->n; i += PANEL_COLS) {
-        const int cols = min_of(PANEL_COLS, a->n - i);
-        const uint8_t *w[PANEL_ROWS];
-        widen(type, p, a, r, i, cols, w);
-        for (int c = 0; c < batch; c += 4) {
-            const int count = min_of(4, batch - c);
-            const float *x[4];
-            for (int k = 0; k < count; k++) x[k] = (const float *)(const void *)a->x[c0 + c + k] + i;
-            for (int half = 0; half < 2 && r + 4 * half < a->rows; half++)
-                products_of(QUANT_F32, p->sum[half] + c, w + 4 * half, x, count, cols, NULL);
+    for (int i = 0; i < a->n; i += at_once) {
+        const int cols = min_of(at_once, a->n - i);
+        const size_t skip = (size_t)i * size_of(type);
+        for (int c = 0; c < batch; c += FEW) {
+            const int count = min_of(FEW, batch - c);
+            const float *x[FEW];
+            for (int k = 0; k < count; k++) x[k] = (const float *)(const void *)a->x[first + c + k] + i;
+            for (int half = 0; half < halves; half++) {
+                const uint8_t *four[4], *ahead = row[4 * half] + (batch > FEW ? 8 : 4) * a->w_stride + 4 * skip;
+                for (int k = 0; k < 4; k++) four[k] = row[4 * half + k] + skip;
+                products_of(type, p->sum[half] + c, four, x, count, cols, c == 0 ? ahead : NULL);
+            }
         }
     }
-    for (int half = 0; half < 2 && r + 4 * half < a->rows; half++)
-        for (int c = 0; c < batch; c++) store_four(a, r + 4 * half, c0 + c, p->sum[half][c]);
+    for (int half = 0; half < halves; half++) {
+        const __mmask8 there = (__mmask8)((1 << min_of(4, a->rows - r - 4 * half)) - 1);
+        for (int c = 0; c < batch; c++)
+            _mm_mask_storeu_ps(a->y + (uint64_t)(first + c) * a->y_stride + (uint64_t)(r + 4 * half), there,
+                               sums4(p->sum[half][c]));
+    }
 }
 
 INLINE void tile(quant_type type, const tile_args *a)
 {
-    if (a->batch <= FEW) {
-        few(type, a);
-        return;
-    }
-    panel *p = (panel *)(void *)a->scratch;
     for (int c = 0; c < a->batch; c += BATCH)
-        for (int r = 0; r < a->rows; r += PANEL_ROWS) panel_rows(type, p, a, r, c, min_of(BATCH, a->batch - c));
+        for (int r = 0; r < a->rows; r += PANEL_ROWS) panel_rows(type, a, r, c, min_of(BATCH, a->batch - c));
 }
 
 #define FLOAT_TYPE(name, type)                                                              \

@@ -180,7 +180,7 @@ INLINE __m128 four_rows(const format f, const uint8_t *const row[4], const uint8
         const size_t first = (size_t)b * bytes;
         const size_t at[4] = { first, first + bytes, first + 2 * bytes, first + 3 * bytes };
         UNROLL
-        for (int i = 0; i < 16 * f.bytes; i += 64) _mm_prefetch((const char *)ahead + 4 * first + i, _MM_HINT_T0);
+        for (int i = 0; i < 16 * f.bytes; i += 64) _mm_prefetch((const char *)ahead + 4 * first + i, _MM_HINT_T1);
         const four_blocks v = load_four(f, x_row, &x, b, n_blocks);
         sum = add_four(f, sum, row, at, &v, 4);
     }
@@ -331,7 +331,7 @@ INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks)
         if (f.bytes > 24 || b % 2 == 0) {
             UNROLL
             for (int i = 0; i < 16; i++)
-                _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes, _MM_HINT_T0);
+                _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes, _MM_HINT_T1);
         }
         if (f.type == QUANT_NVFP4) {
             unpack_nvfp4(f, p->codes + 2048 * b + 64 * g, (float (*)[2][16])p->d[4 * b][g], &w);
