@@ -34,6 +34,8 @@ ds4_status process_start(process *p, char *const argv[], ds4_error *err)
     if (!private_pipe(to) || !private_pipe(from)) return ds4_fail(err, DS4_EIO, "pipe: %s", strerror(errno));
     p->pid = fork();
     if (p->pid == 0) {
+        signal(SIGINT, SIG_DFL);
+        signal(SIGPIPE, SIG_DFL);
         dup2(to[0], STDIN_FILENO);
         dup2(from[1], STDOUT_FILENO);
         execv(argv[0], argv);

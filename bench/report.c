@@ -33,9 +33,10 @@ static const char *verdict(const result *r)
     return got >= aim ? "aim" : got >= reach ? "reached" : "missed";
 }
 
-static const char *against(const row *w)
+static const char *against(const result *r)
 {
-    return !w->b.command ? "" : w->b.engine == ENGINE_PEER ? "llama.cpp" : w->b.threads != w->a.threads ? "1 thread" :
+    const row *w = r->row;
+    return !r->b_stat.n ? "" : w->b.engine == ENGINE_PEER ? "llama.cpp" : w->b.threads != w->a.threads ? "1 thread" :
            "short, alone";
 }
 
@@ -62,7 +63,7 @@ void report_table(const result *r, int n, const report_facts *f, bytes *out)
         bar(w, false, out);
         bar(w, true, out);
         figure(&r[i].a_stat, out);
-        bytes_printf(out, " %s |", against(w));
+        bytes_printf(out, " %s |", against(&r[i]));
         if (r[i].b_stat.n) figure(&r[i].b_stat, out);
         else bytes_text(out, " |");
         if (r[i].ratio_stat.n) figure(&r[i].ratio_stat, out);

@@ -10,15 +10,16 @@
 #include "base/status.h"
 #include "gguf/gguf.h"
 
-enum { ALIGNMENT = 32 };
+enum { DEFAULT_ALIGNMENT = 32 };
 
 struct twin {
     gguf    *real;
-    FILE    *file;              /* the twin                                     */
+    FILE    *file;              /* the twin                                      */
     int      real_fd;
     int      n;
+    int64_t  alignment;         /* of tensors, bytes                             */
     uint64_t *at;               /* [n] offset of each tensor in the twin, rising */
-    uint8_t *base;              /* the mapping                                  */
+    uint8_t *base;              /* the mapping                                   */
     size_t   mapped;
 };
 
@@ -26,6 +27,7 @@ struct twin {
  * tensor the place behind the one before it. Returns the length of the twin. */
 static uint64_t rewrite_offsets(twin *t, uint8_t *header, uint64_t table, uint64_t data_start)
 {
+    const uint64_t alignment = (uint64_t)t->alignment;
     uint64_t place = 0;
     uint8_t *p = header + table;
     for (int i = 0; i < t->n; i++) {
@@ -38,7 +40,7 @@ static uint64_t rewrite_offsets(twin *t, uint8_t *header, uint64_t table, uint64
         memcpy(p, &place, sizeof place);
         p += sizeof place;
         t->at[i] = data_start + place;
-        place += (gguf_tensor_at(t->real, i)->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        place += (gguf_tensor_at(t->real, i)->bytes + alignment - 1) / alignment * alignment;
     }
     return data_start + place;
 }
@@ -78,6 +80,12 @@ ds4_status twin_open(twin **out, const char *path, ds4_error *err)
     t->real_fd = -1;
 
     ds4_status st = gguf_open(&t->real, path, NULL, err);
+    if (!st && gguf_n_shards(t->real) > 1) st = ds4_fail(err, DS4_EUNSUPPORTED, "%s: a split file has no twin", path);
+    if (!st) {
+        t->alignment = DEFAULT_ALIGNMENT;
+        if (gguf_find(t->real, "general.alignment"))
+            st = gguf_get_int(t->real, "general.alignment", 1, 1 << 20, &t->alignment, err);
+    }
     if (!st) {
         t->n = gguf_n_tensors(t->real);
         t->at = malloc((size_t)t->n * sizeof *t->at);
