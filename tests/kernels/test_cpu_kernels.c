@@ -16,11 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/random.h"
+#include "kernels/boxes.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "quant/blocks.h"
 #include "quant/float_formats.h"
@@ -64,37 +63,7 @@ static const int float_widths[] = { 1, 7, 8, 15, 16, 31, 64, 127, 512, 4096, 163
 
 enum { MAX_WIDTH = 16384 };
 
-/* ---- memory with poison around it ------------------------------------------------ */
-
-/* n bytes that end `slack` bytes before a page nobody may touch: without slack a
- * read or a write beyond them ends the test, under an emulator too. */
-typedef struct {
-    uint8_t *data;
-    size_t   n;
-    uint8_t *map;
-    size_t   map_bytes;
-} box;
-
-enum { POISON = 0xa5, GUARD = 64 };
-
-static box box_new(size_t n, size_t slack)
-{
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t body = (n + slack + page - 1) / page * page;
-    uint8_t *map = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED || mprotect(map + body, page, PROT_NONE)) abort();
-    memset(map, POISON, body);
-    return (box){ map + body - slack - n, n, map, body + page };
-}
-
-static void box_free(box *b) { munmap(b->map, b->map_bytes); }
-
-/* The GUARD bytes after the first n of an output are untouched. */
-static bool guarded(const box *b, size_t n)
-{
-    for (size_t i = n; i < b->n; i++) if (b->data[i] != POISON) return false;
-    return true;
-}
+enum { GUARD = 64 };            /* bytes behind an output */
 
 static size_t bytes_of(quant_type type, int n)
 {
@@ -633,7 +602,7 @@ static void check_outputs(const char *what, uint32_t isa, int n, const box *got,
 {
     const int at = first_difference(got, want, size);
     if (at >= 0) test_fail(__FILE__, __LINE__, "%s isa %s width %d: differs at [%d]", what, cpu_isa_name(isa), n, at);
-    if (!guarded(got, used)) test_fail(__FILE__, __LINE__, "%s isa %s width %d: wrote beyond", what, cpu_isa_name(isa), n);
+    if (!box_guarded(got, used)) test_fail(__FILE__, __LINE__, "%s isa %s width %d: wrote beyond", what, cpu_isa_name(isa), n);
 }
 
 TEST(axpy_gives_the_bits_of_the_definition)
