@@ -17,7 +17,8 @@ typedef struct {
     int max_expert_width;       /* F                                              */
     int n_experts;
     int max_head_width;         /* K                                              */
-    int max_index_rows;         /* rows one query may score                       */
+    int index_heads;            /* of the indexer                                 */
+    int index_width;
 } backend_limits;
 
 struct backend {

@@ -108,7 +108,8 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
         .max_expert_width = c->expert_width,
         .n_experts = c->n_expert,
         .max_head_width = c->head_dim,
-        .max_index_rows = most_rows(o, 4),
+        .index_heads = c->index_heads,
+        .index_width = c->index_dim,
     };
 }
 

@@ -170,7 +170,7 @@ static void set_scene(scene *s, uint32_t isa, int ratio, int threads)
     s->c = (model_config){ .n_layer = 1, .head_dim = K, .n_rot = 16, .n_swa = WINDOW, .index_dim = 32 };
     s->c.ratio[0] = ratio;
     const backend_options bo = { .name = "cpu", .n_threads = threads, .isa_mask = isa, .limits = { .max_rows = LAST, .max_cols = HEADS * K,
-                                 .max_pairs = 1, .max_expert_width = 256, .n_experts = 1, .max_head_width = K, .max_index_rows = LENGTH } };
+                                 .max_pairs = 1, .max_expert_width = 256, .n_experts = 1, .max_head_width = K } };
     const kv_options ko = { .max_sessions = 1, .max_tokens = LENGTH, .max_step = LENGTH, .packed = true };
     REQUIRE_OK(backend_open(&s->b, &bo, &err), err);
     REQUIRE_OK(kv_pool_open(&s->pool, &s->c, &ko, s->b, &err), err);

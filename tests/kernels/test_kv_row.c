@@ -46,7 +46,7 @@ TEST(packing_rounded_rows_loses_nothing)
     backend *b;
     ds4_error err;
     const backend_options o = { .name = "cpu", .n_threads = 1, .limits = { .max_rows = 1, .max_cols = WIDEST, .max_pairs = 1,
-                                .max_expert_width = 256, .n_experts = 1, .max_head_width = 8, .max_index_rows = 8 } };
+                                .max_expert_width = 256, .n_experts = 1, .max_head_width = 8 } };
     REQUIRE_OK(backend_open(&b, &o, &err), err);
     random_stream r;
     random_seed(&r, test_seed());

@@ -17,7 +17,7 @@ static backend *open_cpu(uint32_t isa)
     ds4_error err;
     const backend_options o = { .name = "cpu", .n_threads = 2, .isa_mask = isa,
                                 .limits = { .max_rows = 8, .max_cols = 2048, .max_pairs = 16, .max_expert_width = 512,
-                                            .n_experts = 8, .max_head_width = 64, .max_index_rows = 64 } };
+                                            .n_experts = 8, .max_head_width = 64 } };
     EXPECT_OK(backend_open(&b, &o, &err), err);
     return b;
 }
@@ -257,7 +257,7 @@ TEST(a_planted_difference_is_named_by_check)
     ds4_error err;
     backend_options o = { .name = "cpu", .n_threads = 1, .isa_mask = ~0u,
                           .limits = { .max_rows = 4, .max_cols = 64, .max_pairs = 4, .max_expert_width = 64,
-                                      .n_experts = 2, .max_head_width = 8, .max_index_rows = 8 } };
+                                      .n_experts = 2, .max_head_width = 8 } };
     backend *cpu, *check;
     EXPECT_OK(backend_cpu_open(&cpu, &o, &err), err);
     cpu->ops.add = wrong_add;

@@ -15,11 +15,33 @@
 
 #include "kernels/kv_row.h"
 
-enum { ATTN_TILE = 32 };
+enum { ATTN_TILE = 32, INDEX_TILE = 64 };
 
 /* Floats from one row of a tile to the next: rows 2 KiB apart would share few sets
  * of a first-level cache, so there is a gap. */
 static inline int attn_row_stride(int K) { return ((K + 15) & ~15) + 16; }
+
+/* ---- the indexer's numbers as integers ----
+ * An E2M1 code doubled is one of 0 1 2 3 4 6 8 12 or its negative, so the dot product of
+ * a group of 32 is exact in integers and its scale a power of two. */
+
+/* A query whose heads ROUND_HADAMARD_FP4 went over. */
+typedef struct {
+    int      n_heads, width, groups;    /* groups of a head: width / 32                */
+    int8_t  *codes;                     /* [n_heads][width], doubled                   */
+    float   *scale;                     /* [n_heads][groups], a quarter of the group's */
+    int32_t *start;                     /* [n_heads][groups] -12 * sum of the codes    */
+    float   *weight;                    /* [n_heads]                                   */
+} index_query;
+
+/* Up to INDEX_TILE packed rows, 16 of them side by side in the lanes of a register:
+ * number i of row 16b + j is byte ((b * width/4 + i/4) * 16 + j) * 4 + i%4, doubled
+ * and 12 added, so that it is not negative; its group's scale is at (b * groups + i/32)
+ * * 16 + j. Rows that fill up the last 16 are zeros of scale 0. */
+typedef struct {
+    uint8_t *codes;                     /* [INDEX_TILE][width], 64-byte aligned        */
+    float   *scale;                     /* [INDEX_TILE][groups]                        */
+} index_keys;
 
 typedef struct {
     /* kv_row_unpack, to the bit. */
@@ -39,12 +61,29 @@ typedef struct {
     void (*mix)(float *restrict acc, const float *restrict keep, const float *restrict s, int n_heads,
                 const float *restrict rows, int n_rows, int K);
 
+    /* Packed FP4 rows, `stride` bytes apart, width a multiple of 32; n <= INDEX_TILE. */
+    void (*index_unpack)(const index_keys *to, kv_row r, const uint8_t *rows, uint64_t stride, int n);
+
+    /* score[k] = sum_h weight[h] * max(0, q_h . key k) for the first n keys, in floats:
+     * q_h . k adds its groups' exact products in order, the sum its heads. No fused
+     * operations: all rungs give the same bits. */
+    void (*index_scores)(float *restrict score, const index_query *q, const index_keys *keys, int n);
+
     /* y = a * x */
     void (*scale)(float *y, float a, const float *x, int n);    /* y may be x */
 } attn_kernels;
 
+/* The query's memory, `bytes` long, from floats that were rounded before. */
+uint64_t index_query_bytes(int n_heads, int width);
+uint64_t index_keys_bytes(int width);
+index_query index_query_at(void *memory, int n_heads, int width);
+index_keys  index_keys_at(void *memory, int width);
+void index_query_fill(const index_query *q, const float *x, const float *weights, float scale);
+
 void attn_kernels_ref(attn_kernels *k);
 void attn_kernels_avx2(attn_kernels *k);
 void attn_kernels_avx512(attn_kernels *k);
+void index_kernels_avx2(attn_kernels *k);
+void index_kernels_avx512(attn_kernels *k);
 
 #endif

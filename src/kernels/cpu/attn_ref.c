@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+#include "kernels/shared/formulas.h"
+#include "quant/float_formats.h"
+
 static void scores(float *restrict s, const float *restrict q, int n_heads, const float *restrict rows, int n_rows, int K)
 {
     for (int h = 0; h < n_heads; h++)
@@ -38,6 +41,91 @@ static void mix(float *restrict acc, const float *restrict keep, const float *re
         }
 }
 
+/* ---- indexer ---------------------------------------------------------------------- */
+
+static uint64_t to_64(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
+
+uint64_t index_query_bytes(int n_heads, int width)
+{
+    const uint64_t H = (uint64_t)n_heads, per_group = H * (uint64_t)(width / KV_FP4_GROUP) * 4;
+    return to_64(H * (uint64_t)width) + 2 * to_64(per_group) + to_64(H * 4);
+}
+
+index_query index_query_at(void *memory, int n_heads, int width)
+{
+    const int groups = width / KV_FP4_GROUP;
+    uint8_t *codes = memory, *scale = codes + to_64((uint64_t)n_heads * (uint64_t)width);
+    uint8_t *start = scale + to_64((uint64_t)n_heads * (uint64_t)groups * 4);
+    uint8_t *weight = start + to_64((uint64_t)n_heads * (uint64_t)groups * 4);
+    return (index_query){ n_heads, width, groups, (int8_t *)codes, (float *)(void *)scale,
+                          (int32_t *)(void *)start, (float *)(void *)weight };
+}
+
+uint64_t index_keys_bytes(int width)
+{
+    return to_64((uint64_t)INDEX_TILE * (uint64_t)width) + to_64((uint64_t)INDEX_TILE * (uint64_t)(width / KV_FP4_GROUP) * 4);
+}
+
+index_keys index_keys_at(void *memory, int width)
+{
+    uint8_t *codes = memory;
+    return (index_keys){ codes, (float *)(void *)(codes + to_64((uint64_t)INDEX_TILE * (uint64_t)width)) };
+}
+
+/* Rounding picked a scale at least as coarse as the one found here, so that every
+ * quotient is a code. */
+void index_query_fill(const index_query *q, const float *x, const float *weights, float scale)
+{
+    int8_t *code = q->codes;
+    for (int g = 0; g < q->n_heads * q->groups; g++, x += KV_FP4_GROUP, code += KV_FP4_GROUP) {
+        float most = 0.0f;
+        for (int i = 0; i < KV_FP4_GROUP; i++) most = fmaxf(most, fabsf(x[i]));
+        const float s = formula_fp4_scale(most), doubled = 2.0f / s;
+        int sum = 0;
+        for (int i = 0; i < KV_FP4_GROUP; i++) {
+            const float v = x[i] * doubled;         /* a whole number; NaN becomes an end */
+            code[i] = (int8_t)(v > 12.0f ? 12.0f : v > -12.0f ? v : -12.0f);
+            sum += code[i];
+        }
+        q->scale[g] = 0.25f * s;
+        q->start[g] = -12 * sum;
+    }
+    for (int h = 0; h < q->n_heads; h++) q->weight[h] = weights[h] * scale;
+}
+
+static void index_unpack(const index_keys *to, kv_row r, const uint8_t *rows, uint64_t stride, int n)
+{
+    const int groups = r.width / KV_FP4_GROUP;
+    for (int k = 0; k < (n + 15) / 16 * 16; k++) {
+        const uint8_t *row = rows + (uint64_t)k * stride;
+        for (int i = 0; i < r.width; i++) {
+            const int byte = k < n ? row[i / 32 * 16 + i % 16] : 0, code = i % 32 < 16 ? byte & 15 : byte >> 4;
+            to->codes[((k / 16 * (r.width / 4) + i / 4) * 16 + k % 16) * 4 + i % 4] = (uint8_t)(e2m1_doubled(code) + 12);
+        }
+        for (int g = 0; g < groups; g++)
+            to->scale[(k / 16 * groups + g) * 16 + k % 16] =
+                k < n ? float_from_bits((uint32_t)row[kv_row_scales(r) + g] << 23) : 0.0f;
+    }
+}
+
+static void index_scores(float *restrict score, const index_query *q, const index_keys *keys, int n)
+{
+    for (int k = 0; k < n; k++) {
+        const uint8_t *codes = keys->codes + (size_t)(k / 16) * (size_t)q->width * 16 + 4 * (k % 16);
+        float total = 0.0f;
+        for (int h = 0; h < q->n_heads; h++) {
+            float dot = 0.0f;
+            for (int g = 0; g < q->groups; g++) {
+                int sum = 0;
+                for (int i = 32 * g; i < 32 * g + 32; i++) sum += q->codes[h * q->width + i] * (codes[i / 4 * 64 + i % 4] - 12);
+                dot += (float)sum * keys->scale[(k / 16 * q->groups + g) * 16 + k % 16] * q->scale[h * q->groups + g];
+            }
+            total += q->weight[h] * (dot > 0.0f ? dot : 0.0f);
+        }
+        score[k] = total;
+    }
+}
+
 static void scale_row(float *y, float a, const float *x, int n)
 {
     for (int i = 0; i < n; i++) y[i] = a * x[i];
@@ -45,5 +133,6 @@ static void scale_row(float *y, float a, const float *x, int n)
 
 void attn_kernels_ref(attn_kernels *k)
 {
-    *k = (attn_kernels){ .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix, .scale = scale_row };
+    *k = (attn_kernels){ .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix,
+                         .index_unpack = index_unpack, .index_scores = index_scores, .scale = scale_row };
 }

@@ -1,95 +1,168 @@
-/* cpu_indexer: which compressed rows a query of a ratio-4 layer sees. */
+/* cpu_indexer: which compressed rows a query of a ratio-4 layer sees.
+ *
+ * Packed rows are scored in integers (attn_kernels.h), F32 rows in floats. A task is
+ * a tile of rows with all queries of one session, so that a row is unpacked once. */
 #include "kernels/cpu/cpu_internal.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
 
-/* ---- indexer --------------------------------------------------------------- */
+/* ---- scores ----------------------------------------------------------------- */
 
-#define SCORE_ROWS 64           /* compressed rows per task */
+/* Neighbouring queries of one session, and the number of their first task. */
+typedef struct {
+    const kv_layer *l;
+    int             first, n;   /* queries of the call */
+    int             first_task;
+} query_run;
 
 typedef struct {
     const cpu_backend       *b;
     const index_scores_args *a;
-    int                      tasks_per_row;
+    int                      first, n;          /* rows of a's views in this round      */
+    query_run                run[INDEX_QUERIES];
+    int                      n_runs;
 } scores_ctx;
+
+static int visible_rows(const index_scores_args *a, int i) { return (a->rows->pos[a->first + i] + 1) / a->ratio; }
+
+static bool in_integers(const kv_layer *l) { return l->index_row.kind == KV_ROW_FP4 && l->index_row.width % KV_FP4_GROUP == 0; }
+
+static index_query query_of(const scores_ctx *c, int i)
+{
+    const int width = c->a->q.cols / c->a->n_heads;
+    return index_query_at(c->b->index_queries + (size_t)(i - c->first) * index_query_bytes(c->a->n_heads, width), c->a->n_heads, width);
+}
+
+static void prepare_query(void *ctx, int i, int thread)
+{
+    (void)thread;
+    const scores_ctx *c = ctx;
+    const int at = c->first + i;
+    if (!in_integers(cpu_layer_of(c->a->rows, c->a->first + at, c->a->layer))) return;
+    const index_query q = query_of(c, at);
+    index_query_fill(&q, view_f32(c->a->q, at), view_f32(c->a->weights, at), c->a->scale);
+}
+
+/* Rows of a tile lie in one block of the pool, one after another. */
+static void score_integers(const scores_ctx *c, const query_run *run, int first, int end, int thread)
+{
+    const kv_layer *l = run->l;
+    const uint64_t bytes = index_keys_bytes(l->index_row.width);
+    const index_keys keys = index_keys_at(c->b->thread_keys + (uint64_t)thread * bytes, l->index_row.width);
+
+    assert(l->block_rows % INDEX_TILE == 0);
+    c->b->k.attn.index_unpack(&keys, l->index_row, view_at(l->index_pool, cpu_pool_row(l, first)), l->index_pool.stride, end - first);
+    for (int i = run->first; i < run->first + run->n; i++) {
+        const index_query q = query_of(c, i);
+        const int n = min_int(end, visible_rows(c->a, i)) - first;
+        if (n > 0) c->b->k.attn.index_scores(view_f32(c->a->scores, i) + first, &q, &keys, n);
+    }
+}
+
+static void score_floats(const scores_ctx *c, const query_run *run, int first, int end, int thread)
+{
+    const index_scores_args *a = c->a;
+    const kv_layer *l = run->l;
+    const int width = l->index_row.width;
+    float *key = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
+
+    for (int r = first; r < end; r++) {
+        kv_row_unpack(l->index_row, key, view_at(l->index_pool, cpu_pool_row(l, r)));
+        for (int i = run->first; i < run->first + run->n; i++) {
+            if (r >= visible_rows(a, i)) continue;
+            const float *q = view_f32(a->q, i), *w = view_f32(a->weights, i);
+            float sum = 0.0f;
+            for (int h = 0; h < a->n_heads; h++)
+                sum += w[h] * a->scale * fmaxf(0.0f, c->b->k.dot_f32(key, q + (size_t)h * width, width));
+            view_f32(a->scores, i)[r] = sum;
+        }
+    }
+}
 
 static void scores_task(void *ctx, int task, int thread)
 {
     const scores_ctx *c = ctx;
-    const index_scores_args *a = c->a;
-    const int i = task / c->tasks_per_row, t = a->first + i;
-    const kv_layer *l = cpu_layer_of(a->rows, t, a->layer);
-    const int visible = (a->rows->pos[t] + 1) / a->ratio, width = l->index_row.width;
-    const int first = (task % c->tasks_per_row) * SCORE_ROWS;
-    const float *q = view_f32(a->q, i), *w = view_f32(a->weights, i);
-    float *scores = view_f32(a->scores, i), *key = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
+    const query_run *run = c->run + c->n_runs - 1;
+    while (run->first_task > task) run--;
 
-    for (int r = first; r < min_int(first + SCORE_ROWS, visible); r++) {
-        kv_row_unpack(l->index_row, key, view_at(l->index_pool, cpu_pool_row(l, r)));
-        float sum = 0.0f;
-        for (int h = 0; h < a->n_heads; h++)
-            sum += w[h] * a->scale * fmaxf(0.0f, c->b->k.dot_f32(key, q + (size_t)h * width, width));
-        scores[r] = sum;
+    const int first = (task - run->first_task) * INDEX_TILE;
+    const int end = min_int(first + INDEX_TILE, visible_rows(c->a, run->first + run->n - 1));
+    if (in_integers(run->l)) score_integers(c, run, first, end, thread);
+    else score_floats(c, run, first, end, thread);
+}
+
+/* Positions ascend within a run, so its last query sees the most. */
+static int cut_into_runs(scores_ctx *c)
+{
+    const index_scores_args *a = c->a;
+    int n_tasks = 0;
+    c->n_runs = 0;
+    for (int i = c->first; i < c->first + c->n;) {
+        query_run *run = &c->run[c->n_runs++];
+        const int32_t *segment_of = a->rows->segment_of + a->first;
+        *run = (query_run){ .l = cpu_layer_of(a->rows, a->first + i, a->layer), .first = i, .first_task = n_tasks };
+        while (i < c->first + c->n && segment_of[i] == segment_of[run->first]) i++;
+        run->n = i - run->first;
+        n_tasks += (visible_rows(a, i - 1) + INDEX_TILE - 1) / INDEX_TILE;
     }
+    return n_tasks;
 }
 
 static ds4_status index_scores(queue *dev, const index_scores_args *a)
 {
     cpu_backend *b = cpu_of(dev);
-    int most = 0;
-    for (int i = 0; i < (int)a->q.rows; i++)
-        most = max_int(most, (a->rows->pos[a->first + i] + 1) / a->ratio);
-
-    scores_ctx c = { b, a, (most + SCORE_ROWS - 1) / SCORE_ROWS };
-    pool_run(b->pool, scores_task, &c, (int)a->q.rows * c.tasks_per_row);
+    scores_ctx c = { .b = b, .a = a };
+    for (; c.first < (int)a->q.rows; c.first += c.n) {
+        c.n = min_int(INDEX_QUERIES, (int)a->q.rows - c.first);
+        cpu_for_rows(b, prepare_query, &c, c.n);
+        pool_run(b->pool, scores_task, &c, cut_into_runs(&c));
+    }
     return DS4_OK;
 }
 
-/* Larger keys are better: the score's bits made monotonic, then the lower row. */
-static uint64_t score_key(float score, int row)
+/* ---- top k --------------------------------------------------------------------- */
+
+/* A score's bits so that larger numbers are larger; NaN is the smallest, both zeros
+ * are one. */
+static uint32_t score_key(float score)
 {
     uint32_t u;
     if (!(score == score)) score = -INFINITY;
-    if (score == 0.0f) score = 0.0f;                /* -0 and +0 tie */
+    score += 0.0f;
     memcpy(&u, &score, sizeof u);
-    u = u & 0x80000000u ? ~u : u | 0x80000000u;
-    return (uint64_t)u << 32 | (uint32_t)~row;
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* Moves the k largest keys to the front (quickselect; keys are distinct). */
-static void select_largest(uint64_t *keys, int n, int k)
+/* The k-th largest key of n > k scores, and how many of those that equal it belong
+ * to the k: the key's bits are settled from the top, a histogram for each part. */
+static uint32_t least_key(const float *scores, int n, int k, int *n_equal)
 {
-    int lo = 0, hi = n - 1;
-    while (lo < hi) {
-        const uint64_t pivot = keys[lo + (hi - lo) / 2];
-        int i = lo, j = hi;
-        while (i <= j) {
-            while (keys[i] > pivot) i++;
-            while (keys[j] < pivot) j--;
-            if (i <= j) {
-                const uint64_t t = keys[i];
-                keys[i++] = keys[j];
-                keys[j--] = t;
-            }
+    static const struct { int shift, bits; } part[3] = { { 21, 11 }, { 10, 11 }, { 0, 10 } };
+    uint32_t found = 0, settled = 0;                /* bits, and which of them are known */
+    for (int p = 0; p < 3; p++) {
+        int count[1 << 11] = { 0 };
+        const uint32_t mask = (1u << part[p].bits) - 1;
+        for (int r = 0; r < n; r++) {
+            const uint32_t key = score_key(scores[r]);
+            count[key >> part[p].shift & mask] += (key & settled) == found;
         }
-        if (k - 1 <= j) hi = j;
-        else if (k - 1 >= i) lo = i;
-        else return;
+        uint32_t bin = mask;
+        while (count[bin] < k) k -= count[bin--];
+        found |= bin << part[p].shift;
+        settled |= mask << part[p].shift;
     }
+    *n_equal = k;
+    return found;
 }
-
-typedef struct {
-    const cpu_backend *b;
-    const top_k_args  *a;
-} top_k_ctx;
 
 static void top_k_row(void *ctx, int i, int thread)
 {
-    const top_k_ctx *c = ctx;
-    const top_k_args *a = c->a;
+    (void)thread;
+    const top_k_args *a = ctx;
     const int n = (a->rows->pos[a->first + i] + 1) / a->ratio, k = a->selected.cols;
     int32_t *out = view_i32(a->selected, i);
     int count = 0;
@@ -97,23 +170,20 @@ static void top_k_row(void *ctx, int i, int thread)
     if (n <= k) {
         for (int r = 0; r < n; r++) out[count++] = r;
     } else {
-        uint64_t *keys = c->b->thread_keys + (size_t)thread * c->b->limits.max_index_rows;
         const float *scores = view_f32(a->scores, i);
-        for (int r = 0; r < n; r++) keys[r] = score_key(scores[r], r);
-        select_largest(keys, n, k);
-
-        uint64_t least = keys[0];                   /* emit all at or above it, in row order */
-        for (int r = 1; r < k; r++) least = keys[r] < least ? keys[r] : least;
-        for (int r = 0; r < n; r++)
-            if (score_key(scores[r], r) >= least) out[count++] = r;
+        int n_equal;
+        const uint32_t least = least_key(scores, n, k, &n_equal);
+        for (int r = 0; r < n && count < k; r++) {
+            const uint32_t key = score_key(scores[r]);
+            if (key > least || (key == least && n_equal-- > 0)) out[count++] = r;
+        }
     }
     while (count < k) out[count++] = -1;
 }
 
 static ds4_status top_k(queue *dev, const top_k_args *a)
 {
-    top_k_ctx c = { cpu_of(dev), a };
-    cpu_for_rows(cpu_of(dev), top_k_row, &c, (int)a->selected.rows);
+    cpu_for_rows(cpu_of(dev), top_k_row, (void *)a, (int)a->selected.rows);
     return DS4_OK;
 }
 

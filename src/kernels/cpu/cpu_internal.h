@@ -24,6 +24,9 @@ enum {
     CPU_MAX_MIXES   = (2 + CPU_MAX_STREAMS) * CPU_MAX_STREAMS   /* outputs of a hyper-connection's fn */
 };
 
+/* Queries of the indexer that meet a tile of keys at once. */
+enum { INDEX_QUERIES = 16 };
+
 typedef struct {
     backend        base;
     cpu_kernels    k;
@@ -45,7 +48,8 @@ typedef struct {
     thread_tile *thread_tile;   /* [n_threads]                                            */
     float   *thread_row;        /* [n_threads][max_cols]                                  */
     uint8_t *thread_attend;     /* [n_threads][cpu_attend_bytes]                          */
-    uint64_t*thread_keys;       /* [n_threads][max_index_rows]                            */
+    uint8_t *thread_keys;       /* [n_threads][index_keys_bytes]                          */
+    uint8_t *index_queries;     /* [INDEX_QUERIES][index_query_bytes]                     */
 } cpu_backend;
 
 static inline cpu_backend *cpu_of(queue *dev) { return (cpu_backend *)dev->backend; }

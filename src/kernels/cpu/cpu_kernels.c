@@ -32,10 +32,12 @@ static void climb(cpu_kernels *k, uint32_t isa)
     if (!(isa & ISA_AVX2)) return;
     cpu_kernels_avx2(k);
     attn_kernels_avx2(&k->attn);
+    index_kernels_avx2(&k->attn);
 
     if (!(isa & ISA_AVX512)) return;
     cpu_kernels_avx512(k);
     attn_kernels_avx512(&k->attn);
+    index_kernels_avx512(&k->attn);
 
     if (!(isa & ISA_AVX512_VBMI)) return;
     cpu_kernels_avx512vbmi(k);
