@@ -182,7 +182,7 @@ BENCH_PROGRAMS := $(B)/bin/bench-compare $(B)/bin/bench-ds4
 ifeq ($(SYSTEM),Linux)
 BENCH_PROGRAMS += $(B)/bin/bench-llama
 endif
-$(B)/bin/bench-compare: $(patsubst %,$(B)/bench/%.o,compare process report rows) $(LIB)
+$(B)/bin/bench-compare: $(patsubst %,$(B)/bench/%.o,compare limit process report rows) $(LIB)
 $(B)/bin/bench-ds4: $(B)/bench/driver_ds4.o $(B)/bench/driver.o $(LIB)
 $(B)/bin/bench-llama: $(B)/bench/peers/driver_llama.o $(B)/bench/peers/twin.o $(B)/bench/driver.o $(LIB)
 # The peer's libraries call these two functions of the program. No others: names

@@ -15,6 +15,7 @@
 #include "base/cpus.h"
 #include "base/file.h"
 #include "base/options.h"
+#include "limit.h"
 #include "process.h"
 
 enum { THREADS_MAX = 2 };
@@ -117,6 +118,18 @@ static void summarise(result *r, bool paired)
     stats_of(sorted, r->n, &r->ratio_stat);
 }
 
+/* The mean of before and after; a machine that changed in between shows in the samples. */
+static void find_share(const bench *b, result *r, double before)
+{
+    const row *w = r->row;
+    token_bytes t;
+    ds4_error err;
+    const double after = before > 0 ? limit_now(w->limit, w->a.threads) : 0;
+    if (after <= 0 || limit_token(&t, w->file == FILE_Q4 ? b->q4 : b->model, &err)) return;
+    r->limit = (before + after) / 2;
+    r->share = limit_taken(w->limit, &t, r->a_stat.p50) / r->limit;
+}
+
 static ds4_status run_row(bench *b, result *r, ds4_error *err)
 {
     const row *w = r->row;
@@ -125,11 +138,14 @@ static ds4_status run_row(bench *b, result *r, ds4_error *err)
 
     int cpu[1024];
     const int n = cpus_allowed(cpu, 1024);
+    const double limit = w->limit ? limit_now(w->limit, w->a.threads) : 0;
     const pid_t burner = w->busy && n ? process_burn(cpu[n - 1]) : 0;
     const ds4_status st = run_pairs(b, r, paired, err);
     process_kill(burner);
-    if (!st) summarise(r, paired);
-    return st;
+    if (st) return st;
+    summarise(r, paired);
+    find_share(b, r, limit);
+    return DS4_OK;
 }
 
 /* ---- do both compute the same? -------------------------------------------- */

@@ -15,6 +15,9 @@ enum { ROWS_MAX = 16, PAIRS_MAX = 32 };
 typedef enum { ENGINE_DS4, ENGINE_PEER } engine_kind;
 typedef enum { FILE_Q2, FILE_Q4 } file_kind;
 
+/* What the machine itself gives in the same minutes, measured before and after a row. */
+typedef enum { LIMIT_NONE, LIMIT_READ /* bytes of a token, GB/s */, LIMIT_INT8 /* multiply-adds, G/s */ } limit_kind;
+
 typedef struct {
     engine_kind engine;
     int         threads;
@@ -29,6 +32,8 @@ typedef struct {
     bool        ratio_only;     /* the bars below are for a/b, else for a and for a/b */
     double      reach, aim;             /* tokens/s, or a/b                           */
     double      reach_ratio, aim_ratio; /* a/b against a peer; 0: no bar              */
+    limit_kind  limit;
+    double      reach_share, aim_share; /* of the limit                               */
 } row;
 
 extern const row bench_rows[];          /* ends with key NULL */
@@ -38,6 +43,7 @@ typedef struct {
     int        n;               /* pairs                                              */
     double     a[PAIRS_MAX], b[PAIRS_MAX], ratio[PAIRS_MAX];    /* in order of time   */
     stats      a_stat, b_stat, ratio_stat;
+    double     limit, share;    /* the machine's figure, and arm a's part of it; 0: unknown */
 } result;
 
 typedef struct {

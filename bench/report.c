@@ -33,6 +33,15 @@ static const char *verdict(const result *r)
     return got >= aim ? "aim" : got >= reach ? "reached" : "missed";
 }
 
+/* Arm a's part of what the machine gives. */
+static void share_line(const result *r, bytes *out)
+{
+    const row *w = r->row;
+    bytes_printf(out, "| %s: of the %.1f %s beside it | %.0f %% | %.0f %% | %.0f %% | | | | %s |\n", w->key, r->limit,
+                 w->limit == LIMIT_READ ? "GB/s read" : "G int8 multiply-adds/s", 100 * w->reach_share, 100 * w->aim_share,
+                 100 * r->share, r->share >= w->aim_share ? "aim" : r->share >= w->reach_share ? "reached" : "missed");
+}
+
 static const char *against(const result *r)
 {
     const row *w = r->row;
@@ -69,6 +78,7 @@ void report_table(const result *r, int n, const report_facts *f, bytes *out)
         if (r[i].ratio_stat.n) figure(&r[i].ratio_stat, out);
         else bytes_text(out, " |");
         bytes_printf(out, " %s |\n", verdict(&r[i]));
+        if (r[i].share > 0) share_line(&r[i], out);
     }
 }
 
@@ -109,6 +119,10 @@ static void json_row(json_writer *w, const result *r)
     json_samples(w, "against_tps", r->b, &r->b_stat);
     json_samples(w, "ratio", r->ratio, &r->ratio_stat);
     json_key(w, "verdict"), json_text(w, verdict(r));
+    if (r->share > 0) {
+        json_key(w, r->row->limit == LIMIT_READ ? "read_GBps" : "int8_gmacs"), json_double(w, r->limit, 6);
+        json_key(w, "share"), json_double(w, r->share, 4);
+    }
     json_object_end(w);
 }
 
