@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bench/machine_run.h"
+#include "bus_error.h"
 #include "bench/options.h"
 #include "bench/output.h"
 #include "bench/run.h"
@@ -78,6 +79,7 @@ int main(int argc, char **argv)
 {
     console out;
     terminal_guard();
+    bus_error_catch("ds4-bench");
     signals_ignore_pipe();
     console_open(&out, "ds4-bench", CONSOLE_NORMAL, COLOR_AUTO);
     const exit_code code = run(argc, argv, &out);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "bus_error.h"
 #include "cli/answer.h"
 #include "cli/dump_tokens.h"
 #include "cli/exit_code.h"
@@ -130,6 +131,7 @@ int main(int argc, char **argv)
 
     fill_standard_streams();
     terminal_guard();
+    bus_error_catch("ds4");
     signals_ignore_pipe();
     const ds4_status st = cli_options_parse(&options, argc, argv, &err);
     console_open(&out, "ds4", level_of(&options), cli_color(&options));

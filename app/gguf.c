@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bus_error.h"
 #include "base/bytes.h"
 #include "base/options.h"
 #include "base/status.h"
@@ -452,6 +453,7 @@ int main(int argc, char **argv)
     console c;
     struct sigaction stop = { .sa_handler = on_signal };
     terminal_guard();
+    bus_error_catch("ds4-gguf");
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGTERM, &stop, NULL);
     signal(SIGPIPE, SIG_IGN);

@@ -34,7 +34,7 @@ static void put_back(int fd, const char *sequence, size_t n)
 }
 
 /* Async-signal-safe: write and tcsetattr are. */
-static void restore(void)
+void terminal_restore(void)
 {
     if (guard.style_fd >= 0) put_back((int)guard.style_fd, "\033[0m", 4);
     if (guard.paste_fd >= 0) put_back((int)guard.paste_fd, "\033[?2004l", 8);
@@ -48,7 +48,7 @@ static void restore(void)
  * handles it now: a fault happens again on return, others are sent again. */
 static void on_fatal(int sig)
 {
-    restore();
+    terminal_restore();
     for (size_t i = 0; i < countof(fatal_signals); i++)
         if (fatal_signals[i] == sig) sigaction(sig, &previous[i], NULL);
     if (sig != SIGSEGV && sig != SIGBUS && sig != SIGFPE && sig != SIGILL) raise(sig);
@@ -57,7 +57,7 @@ static void on_fatal(int sig)
 void terminal_guard(void)
 {
     if (tcgetattr(STDIN_FILENO, &guard.modes) == 0) guard.has_modes = 1;
-    atexit(restore);
+    atexit(terminal_restore);
 
     struct sigaction act = { .sa_handler = on_fatal };
     sigemptyset(&act.sa_mask);

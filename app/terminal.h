@@ -15,6 +15,7 @@
 typedef enum { COLOR_AUTO, COLOR_ALWAYS, COLOR_NEVER } color_choice;
 
 void terminal_guard(void);
+void terminal_restore(void);        /* what it does then; async-signal-safe */
 
 /* A terminal that can move its cursor (TERM is set and not "dumb"). */
 bool terminal_is_smart(int fd);

@@ -3,12 +3,13 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 
-from harness import (BIN, DS4, ROOT, SLOW, THREADS, Skip, check, ds4, environment, equal, expect_exit, main, model,
-                     path_of, test)
+from harness import (BIN, DS4, PATIENCE, ROOT, SLOW, THREADS, Skip, check, ds4, environment, equal, expect_exit, main,
+                     model, path_of, test)
 
 NO_MODEL = ("-m", "/nonexistent/model.gguf")
 
@@ -401,6 +402,20 @@ def dump_tokens_of_a_chat():
     without = ids_of(run("--dump-tokens=chat", "-p", "Hi", "--system", "", "--nothink"))
     raw = ids_of(run("--dump-tokens", "-p", "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>"))
     equal(without, raw, "tokens without system message and thinking")
+
+
+@test
+def a_model_that_becomes_shorter_is_told_by_name_and_byte():
+    copy = path_of("shrinking.gguf")
+    shutil.copyfile(model(), copy)
+    p = subprocess.Popen([DS4, "-m", copy, "-p", "x", "-n", "3000", "--show-thinking", "yes", *SLOW],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    p.stdout.read(1)
+    os.truncate(copy, 8192)
+    _, err = p.communicate(timeout=PATIENCE)
+    equal(p.returncode, 1, "exit code")
+    check(re.search(rb"\nds4: \S*shrinking\.gguf: became shorter while it was in use; byte \d+ is no longer there\n$", err),
+          "what stderr says", err)
 
 
 def ids_of(result):
