@@ -34,7 +34,7 @@ typedef enum { DS4_KV_PACKED, DS4_KV_F32 } ds4_kv_type;
 
 typedef struct {
     const char *model_path;
-    const char *backend;         /* "auto" "cpu" "check:cpu" "trace:cpu"                       */
+    const char *backend;         /* "auto" "cpu" "check:cpu" "trace:cpu" "time:cpu"            */
     int         n_threads;       /* 0: one per physical core this process may use              */
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */

@@ -90,6 +90,8 @@ static void put_table(const cells_job *j, bytes *out)
     report_table_head(out);
     for (int i = 0; i < j->n_rows; i++) report_table_row(&j->rows[i], out);
     report_table_notes(j->rows, j->n_rows, &j->run.context, out);
+    for (int i = 0; i < j->n_rows && j->run.options->classes; i++)
+        report_classes(&j->rows[i], &j->run.context, j->run.dot_peak[i % j->run.n_arms], out);
 }
 
 /* One array, or a line for each. */

@@ -84,7 +84,9 @@ static int sweep_rows(bench_options *o, option *table)
 static int output_rows(bench_options *o, option *table)
 {
     int n = 0;
-    ROW(.topic = "output", .long_name = "json", .kind = OPTION_TEXT, .target = &o->json, .value_name = "FILE",
+    ROW(.topic = "output", .long_name = "classes", .kind = OPTION_FLAG, .target = &o->classes,
+        .help = "take every cell apart by kind of matrix: time, bytes, GB/s, multiply-adds");
+    ROW(.long_name = "json", .kind = OPTION_TEXT, .target = &o->json, .value_name = "FILE",
         .help = "the records as one JSON array (- is standard output, in place of the table)");
     ROW(.long_name = "jsonl", .kind = OPTION_TEXT, .target = &o->jsonl, .value_name = "FILE",
         .help = "a record per line");

@@ -39,6 +39,7 @@ typedef struct {
 
     /* output */
     const char *json, *jsonl, *csv, *md;
+    bool        classes;
     bool        help, version, quiet, verbose;
 } bench_options;
 

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "base/status.h"
+#include "bench/peak.h"
+#include "kernels/cpu/cpu_kernels.h"
 #include "../cli/signals.h"
 #include "../version.h"
 
@@ -115,12 +117,19 @@ static bool on_fill(void *ctx, int done, int total)
     return !signals_interrupted();
 }
 
-static ds4_engine_options engine_options(const bench_run *r)
+/* Random tokens choose experts as no text does, so their number is told beside. */
+static bool takes_apart(const bench_options *o)
+{
+    return (o->classes || o->random_given) && !strchr(o->backend, ':');
+}
+
+static ds4_engine_options engine_options(bench_run *r)
 {
     const bench_options *o = r->options;
     ds4_engine_options e = ds4_engine_defaults();
     e.model_path = r->path.path;
-    e.backend = o->backend;
+    snprintf(r->backend, sizeof r->backend, "%s%.50s", takes_apart(o) ? "time:" : "", o->backend);
+    e.backend = r->backend;
     e.max_batch_rows = o->prefill_chunk;
     e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
     e.warm_weights = o->warm_weights;
@@ -130,6 +139,16 @@ static ds4_engine_options engine_options(const bench_run *r)
     e.log = on_log;
     e.progress_ctx = e.log_ctx = r->console;
     return e;
+}
+
+/* A share of the peak is told where a loop is written for this machine. */
+static ds4_status find_peak(bench_run *r, int k, ds4_error *err)
+{
+    const peak_loop *l = peak_int8(cpu_isa_present());
+    stats s = { 0 };
+    const ds4_status st = l ? peak_measure(l, r->arm[k].threads, &s, err) : DS4_OK;
+    r->dot_peak[k] = s.max;
+    return st;
 }
 
 static exit_code open_failed(bench_run *r, ds4_status st, const ds4_error *err)
@@ -151,6 +170,7 @@ static void describe(bench_run *r)
                                    .model_path = r->path.path, .text = r->text_name, .machine = &r->machine,
                                    .readings = &r->readings, .n_arms = r->n_arms,
                                    .random_tokens = r->context.random_tokens };
+    memcpy(r->context.dot_peak, r->dot_peak, sizeof r->dot_peak);
     report_describe_model(&r->context, &r->arm[0]);
 }
 
@@ -170,6 +190,7 @@ exit_code run_open(bench_run *r, const bench_options *o, int n_sessions, int max
         st = arm_open(&r->arm[k], &e, n_sessions, max_tokens, &err);
         r->n_arms = k + !st;
     }
+    for (int k = 0; k < r->n_arms && !st; k++) st = find_peak(r, k, &err);
     console_progress_end(c);
     if (!st) st = read_text(r, max_tokens, &err);
     if (st) return open_failed(r, st, &err);

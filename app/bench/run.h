@@ -19,8 +19,10 @@ typedef struct {
     char           text_name[160];
     host_machine   machine;
     host_readings  readings;
+    double         dot_peak[ARMS_MAX];      /* G int8 multiply-adds/s with an arm's threads */
     report_context context;
     char           command[512];
+    char           backend[64];             /* with time: in front where it is taken apart */
 } bench_run;
 
 /* Finds the model, opens the arms for sessions of max_tokens, reads the text. On

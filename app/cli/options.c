@@ -321,7 +321,7 @@ static ds4_status check_values(cli_options *o, ds4_error *err)
         return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, got \"%s\"",
                         o->isa);
     if (!backend_exists(o->backend))
-        return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu",
+        return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu, time:cpu",
                         o->backend);
     if (o->quiet && o->verbose)
         return ds4_fail(err, DS4_EARG, "--verbose: contradicts --quiet");

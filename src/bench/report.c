@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/crc32c.h"
+#include "bench/classes.h"
 #include "engine/engine.h"
 
 /* ---- the model ------------------------------------------------------------- */
@@ -112,6 +113,16 @@ void report_table_row(const speed_row *r, bytes *out)
     bytes_printf(out, "%s%s\n", *verdict ? "  " : "", verdict);
 }
 
+static class_times times_of(const speed_row *r, double dot_peak)
+{
+    class_times t = { .time = r->times, .n = r->n_times, .read_gbs = r->read.max, .dot_peak = dot_peak };
+    for (int i = 0; i < r->n; i++) {
+        t.tokens += r->samples[i].prompt_tokens + r->samples[i].gen_tokens;
+        t.seconds += r->samples[i].prompt_s + r->samples[i].gen_s;
+    }
+    return t;
+}
+
 /* The same cell with one session, for the gain of several together. */
 static const speed_row *alone(const speed_row *rows, int n, const speed_row *r)
 {
@@ -138,11 +149,28 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
                      r->tps.p50 * (double)r->token_macs * 1e-9,
                      100 * r->tps.p50 * (double)r->token_macs * 1e-9 / c->dot_peak[i % c->n_arms], c->dot_peak[i % c->n_arms]);
     }
+    for (int i = 0; i < n && c->random_tokens; i++) {
+        const class_times t = times_of(&rows[i], 0);
+        if (!rows[i].n_times) continue;
+        cell_name(&rows[i].cell, name);
+        bytes_printf(out, "%s, %d threads: %.1f distinct experts a layer and step, chosen by random tokens\n", name,
+                     rows[i].threads, classes_experts(&t));
+    }
     if (c->drifted)
         bytes_printf(out, "the machine drifted: a fixed decode ran at %.2f, %.2f and %.2f t/s at start, middle and end\n",
                      c->sentinel[0], c->sentinel[1], c->sentinel[2]);
     bytes_text(out, "t/s: median over n passes; roof %: bytes a decoded token reads times t/s, against the memory\n"
                     "read speed measured just before with the same threads\n");
+}
+
+void report_classes(const speed_row *r, const report_context *c, double dot_peak, bytes *out)
+{
+    char name[CELL_NAME_BYTES];
+    if (!r->n_times) return;
+    const class_times t = times_of(r, dot_peak);
+    cell_name(&r->cell, name);
+    bytes_printf(out, "\n%s, %d threads, %s\n", name, r->threads, c->text);
+    classes_table(&t, out);
 }
 
 /* ---- CSV and Markdown --------------------------------------------------------- */
@@ -428,6 +456,12 @@ void report_record(json_writer *w, const speed_row *r, const report_context *c)
     json_array(w);
     for (size_t i = 0; i < countof(c->sentinel); i++) json_double(w, c->sentinel[i] > 0 ? c->sentinel[i] : NAN, 6);
     json_array_end(w);
+    if (r->n_times) {
+        const class_times t = times_of(r, 0);
+        real(w, "experts_per_layer", classes_experts(&t));
+        json_key(w, "ops");
+        classes_json(&t, w);
+    }
     text(w, "verdict", verdict);
     missing_part(w, c);
     json_object_end(w);

@@ -35,6 +35,9 @@ void report_table_head(bytes *out);
 void report_table_row(const speed_row *r, bytes *out);
 void report_table_notes(const speed_row *rows, int n, const report_context *c, bytes *out);
 
+/* Where the time of a row's tokens went; nothing for a row that was not taken apart. */
+void report_classes(const speed_row *r, const report_context *c, double dot_peak, bytes *out);
+
 void report_csv(const speed_row *rows, int n, bytes *out);
 void report_markdown(const speed_row *rows, int n, const report_context *c, bytes *out);
 

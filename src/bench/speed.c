@@ -2,11 +2,13 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "bench/read_speed.h"
+#include "engine/engine.h"
 
 #define AGREEMENT 0.02          /* of two warm-up passes            */
 #define SETTLED   0.01          /* half-width of the median's 95 %  */
@@ -139,6 +141,17 @@ static void fill_samples(speed_row *row, double *x)
     row->swapin_mbs = seconds > 0 ? swapped / seconds * 1e-6 : 0;
 }
 
+/* Without memory for the copy the row simply has none. */
+static void keep_times(speed_row *row, const bench_arm *a)
+{
+    int n;
+    const op_time *t = backend_times(a->engine->backend, &n);
+    if (n && (row->times = malloc((size_t)n * sizeof *t))) {
+        memcpy(row->times, t, (size_t)n * sizeof *t);
+        row->n_times = n;
+    }
+}
+
 static void conclude(speed_row *row, const bench_arm *a, double *gaps)
 {
     double x[SPEED_CAP];
@@ -147,6 +160,7 @@ static void conclude(speed_row *row, const bench_arm *a, double *gaps)
     fill_samples(row, x);
     if (row->cell.gen) fill_gaps(row, gaps, x);
     fill_bytes(row, a);
+    keep_times(row, a);
     row->kv_bytes = arm_kv_bytes(a, row->cell.sessions);
 }
 
@@ -168,6 +182,7 @@ void speed_row_free(speed_row *r)
     free(r->samples);
     free(r->rate);
     free(r->outlier);
+    free(r->times);
     *r = (speed_row){ 0 };
 }
 
@@ -179,6 +194,7 @@ static ds4_status measure_arms(bench_arm *arms, int n_arms, const bench_cell *c,
     const uint64_t bytes = read_speed_bytes(256u << 20, rules->last_level_bytes);
     for (int k = 0; k < n_arms && !st; k++) st = read_speed_memory(bytes, arms[k].threads, &rows[k].read, err);
 
+    for (int k = 0; k < n_arms; k++) backend_times_clear(arms[k].engine->backend);
     bool more = true;
     for (int round = 0; more && !st; round++) {
         more = false;

@@ -8,6 +8,7 @@
 
 #include "bench/arm.h"
 #include "bench/stats.h"
+#include "kernels/backend.h"
 
 enum { SPEED_LEAST = 5, SPEED_MOST = 15, SPEED_CAP = 1000, ARMS_MAX = 16 };
 
@@ -41,6 +42,8 @@ typedef struct {
     uint64_t    kv_bytes, rss_peak;
     double      faults_per_token, swapin_mbs, others;
     bool        cached, drift;
+    op_time    *times;          /* [n_times] owned; of a time: backend, over the timed passes */
+    int         n_times;
     uint64_t    start_unix, end_unix;
 } speed_row;
 

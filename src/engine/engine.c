@@ -45,7 +45,7 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
     if (!o->model_path) return ds4_fail(err, DS4_EARG, "no model path was given");
     if (o->backend && !backend_exists(o->backend))
         return ds4_fail(err, DS4_EUNSUPPORTED,
-                        "backend \"%s\" is not built into this program; there are cpu, check:cpu and trace:cpu",
+                        "backend \"%s\" is not built into this program; there are cpu, check:cpu, trace:cpu and time:cpu",
                         o->backend);
     if (o->max_sessions < 1 || o->max_sessions > 4096)
         return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);

@@ -14,6 +14,7 @@ bool backend_exists(const char *name)
 {
     if (starts(name, "check:")) name += strlen("check:");
     else if (starts(name, "trace:")) name += strlen("trace:");
+    else if (starts(name, "time:")) name += strlen("time:");
     return strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0;
 }
 
@@ -46,13 +47,14 @@ ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err)
     *out = NULL;
     if (!backend_exists(o->name))
         return ds4_fail(err, DS4_EUNSUPPORTED,
-                        "backend \"%s\" is not built into this program; there are cpu, check:cpu and trace:cpu",
+                        "backend \"%s\" is not built into this program; there are cpu, check:cpu, trace:cpu and time:cpu",
                         o->name);
     backend *b;
     const ds4_status st = backend_cpu_open(&b, o, err);
     if (st) return st;
     if (starts(o->name, "check:")) return backend_check_open(out, b, o, err);
     if (starts(o->name, "trace:")) return backend_trace_open(out, b, tell_line, (void *)o, err);
+    if (starts(o->name, "time:")) return backend_time_open(out, b, err);
     *out = b;
     return DS4_OK;
 }

@@ -37,7 +37,7 @@ struct backend {
 };
 
 typedef struct {
-    const char    *name;        /* "auto" "cpu" "check:cpu" "trace:cpu"              */
+    const char    *name;        /* "auto" "cpu" "check:cpu" "trace:cpu" "time:cpu"   */
     int            n_threads;   /* 0: pool_default_threads                           */
     uint32_t       isa_mask;    /* CPU: instruction sets that may be used            */
     bool           exact;       /* float activations in every matrix product         */
@@ -65,6 +65,22 @@ ds4_status backend_check_open(backend **out, backend *inner, const backend_optio
 typedef void backend_tap(void *ctx, const char *op, const char *name, int layer,
                          const char *result, view v);
 ds4_status backend_trace_open(backend **out, backend *inner, backend_tap *tap, void *ctx, ds4_error *err);
+
+/* Adds up time and cost of every kind of op. Takes `inner` (also when it fails). */
+ds4_status backend_time_open(backend **out, backend *inner, ds4_error *err);
+
+typedef struct {
+    const char *op, *name;      /* "matmul" "attn_q_b"; name may be ""                */
+    uint64_t    calls, ns;
+    uint64_t    read_bytes;     /* weights and session memory, as op_cost.h counts    */
+    uint64_t    macs;           /* multiply-adds of dot products                      */
+    uint64_t    experts;        /* distinct routed experts, summed over calls         */
+} op_time;
+
+/* In order of first appearance, good until the next step or clear; NULL and 0 for
+ * a backend that is not a time: one. */
+const op_time *backend_times(const backend *b, int *n);
+void           backend_times_clear(backend *b);
 
 /* ops_run's common ending: keeps the sentence where the queue's owner finds it. */
 ds4_status queue_fail(queue *dev, ds4_status st, const char *fmt, ...)
