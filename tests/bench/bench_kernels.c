@@ -4,7 +4,7 @@
  *
  * KIB of weights per type (default 256: stays in a core's second-level cache, so
  * arithmetic is measured; give more than the last level to measure memory). Rows go
- * through the tiles in tasks of 256 KiB, as the driver hands them out. Times are the
+ * through the tiles in tasks of 512 KiB, as the driver hands them out. Times are the
  * thread's own, the best of the repeats: neighbours on the machine count little.
  * GB/s are of weight bytes, or the source's for activations; G/s are multiply-adds.
  * A line per type, instruction set and batch, tab-separated. */
@@ -17,7 +17,7 @@
 #include "base/random.h"
 #include "kernels/cpu/cpu_kernels.h"
 
-enum { WIDTH = 4096, MAX_REPEATS = 1001, MIN_NS = 2000000, TASK_BYTES = 256 * 1024, MAX_BATCH = 64 };
+enum { WIDTH = 4096, MAX_REPEATS = 1001, MIN_NS = 2000000, TASK_BYTES = 512 * 1024, MAX_BATCH = 64 };
 
 static const int batches[] = { 1, 3, 12, 64 };
 
