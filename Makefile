@@ -68,6 +68,9 @@ BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/si
 
 TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
+ifeq ($(SYSTEM),Darwin)         # no memfd_create, and no peer
+TESTS    := $(filter-out $(B)/tests/unit/test_twin,$(TESTS))
+endif
 FAULTS   := $(filter $(B)/tests/fault/%,$(TESTS))
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS  := $(FUZZ_SRC:%.c=$(B)/%)
@@ -127,6 +130,7 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
+$(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
 
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
@@ -150,7 +154,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf $(B)/bin/ds4-bench
+tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
