@@ -77,10 +77,10 @@ ALWAYS_INLINE void multiply(const k_panel *p, const block_q8_k *const *x, const 
             for (int c = 0; c < n; c++) {
                 const __m256i a = word_of(x[c]->codes + 4 * (v + i));
                 const __m256i product = _mm256_maddubs_epi16(w, a);
-                s[c] = i ? _mm256_add_epi16(s[c], product) : product;
+                s[c] = i ? add16_in_place(s[c], product) : product;
                 if (run) continue;
                 const __m256i low = _mm256_maddubs_epi16(p->fine[v + i], a);
-                f[c] = i ? _mm256_add_epi16(f[c], low) : low;
+                f[c] = i ? add16_in_place(f[c], low) : low;
             }
         }
         UNROLL
@@ -105,24 +105,22 @@ ALWAYS_INLINE void multiply(const k_panel *p, const block_q8_k *const *x, const 
 
 typedef void multiply_fn(const k_panel *p, const block_q8_k *const *x, int n, __m256 factor, __m256 *y);
 
-/* `most` activations at a time, by measurement: four share a load best, three leave
- * registers for runs of four. */
-#define MULTIPLY(name, most, run, formula, biased)                                                          \
+#define MULTIPLY(name, run, formula, biased)                                                                \
     static void name(const k_panel *p, const block_q8_k *const *x, int n, __m256 factor, __m256 *y)         \
     {                                                                                                       \
-        for (; n >= most; n -= most, x += most, y += most) multiply(p, x, most, run, formula, biased, factor, y); \
+        for (; n >= 4; n -= 4, x += 4, y += 4) multiply(p, x, 4, run, formula, biased, factor, y);          \
         if (n == 3) multiply(p, x, 3, run, formula, biased, factor, y);                                     \
         if (n == 2) multiply(p, x, 2, run, formula, biased, factor, y);                                     \
         if (n == 1) multiply(p, x, 1, run, formula, biased, factor, y);                                     \
     }
 
-MULTIPLY(affine_8, 4, 8, AFFINE, false)
-MULTIPLY(affine_4, 3, 4, AFFINE, false)
-MULTIPLY(shifted_4, 3, 4, SHIFTED, true)
-MULTIPLY(signed_4, 3, 4, SIGNED, true)
-MULTIPLY(signed_2, 4, 2, SIGNED, true)
-MULTIPLY(signed_1, 4, 1, SIGNED, true)
-MULTIPLY(signed_wide, 4, 0, SIGNED, true)
+MULTIPLY(affine_8, 8, AFFINE, false)
+MULTIPLY(affine_4, 4, AFFINE, false)
+MULTIPLY(shifted_4, 4, SHIFTED, true)
+MULTIPLY(signed_4, 4, SIGNED, true)
+MULTIPLY(signed_2, 2, SIGNED, true)
+MULTIPLY(signed_1, 1, SIGNED, true)
+MULTIPLY(signed_wide, 0, SIGNED, true)
 
 static multiply_fn *multiply_of(const k_type *t)
 {

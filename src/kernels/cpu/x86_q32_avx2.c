@@ -115,11 +115,11 @@ ALWAYS_INLINE void multiply(const q32_panel *p, const q32_type *t, const activat
             for (int c = 0; c < n; c++) {
                 const __m256i a = word_of(x[c].codes + 32 * block + 4 * v);
                 const __m256i product = _mm256_maddubs_epi16(w, a);
-                s[c] = v % run ? _mm256_add_epi16(s[c], product) : product;
+                s[c] = v % run ? add16_in_place(s[c], product) : product;
                 if (v % run == run - 1) sum[c] = _mm256_add_epi32(sum[c], unscaled(s[c]));
                 if (t->run) continue;
                 const __m256i low = _mm256_maddubs_epi16(p->fine[8 * i + v], a);
-                f[c] = v ? _mm256_add_epi16(f[c], low) : low;
+                f[c] = v ? add16_in_place(f[c], low) : low;
             }
         }
         UNROLL
@@ -148,8 +148,9 @@ ALWAYS_INLINE void panel_tile(const tile_args *a, const q32_type *t, const activ
             int c = 0;
             fill_panel(p, t, row, i, blocks);
             for (; c + 4 <= batch; c += 4) multiply(p, t, x + c, 4, i, blocks, y + c);
-            for (; c + 2 <= batch; c += 2) multiply(p, t, x + c, 2, i, blocks, y + c);
-            if (c < batch) multiply(p, t, x + c, 1, i, blocks, y + c);
+            if (c + 3 == batch) multiply(p, t, x + c, 3, i, blocks, y + c);
+            if (c + 2 == batch) multiply(p, t, x + c, 2, i, blocks, y + c);
+            if (c + 1 == batch) multiply(p, t, x + c, 1, i, blocks, y + c);
         }
         for (int c = 0; c < batch; c++) store_rows(a, first, c0 + c, y[c]);
     }

@@ -145,6 +145,15 @@ static inline __m256i word_of(const void *p)
     return _mm256_set1_epi32((int)word_at(p, 0));
 }
 
+/* s + x in s's register: left alone, compilers reorder such sums to trees whose many
+ * products do not fit the registers. */
+ALWAYS_INLINE __m256i add16_in_place(__m256i s, __m256i x)
+{
+    s = _mm256_add_epi16(s, x);
+    __asm__("" : "+x"(s));
+    return s;
+}
+
 static inline void put32(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
 
 /* Rows of the next eight are asked for in the order of memory, `bytes` of them while
