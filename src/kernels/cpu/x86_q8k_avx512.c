@@ -93,23 +93,6 @@ static inline __m512i offset_sum(const q8k_panel *p, const block_q8_k *x)
     return _mm512_add_epi32(even, odd);
 }
 
-/* Without fused operations: the roundings are those of the definition. */
-INLINE __m512 block_value(const q8k_type *t, float d_a, __m512 d, __m512i sum, __m512 dmin, __m512i offset)
-{
-    const __m512 a = _mm512_set1_ps(d_a), factor = _mm512_set1_ps(t->factor);
-    const __m512 v = _mm512_mul_ps(_mm512_mul_ps(factor, _mm512_mul_ps(a, d)), _mm512_cvtepi32_ps(sum));
-    if (!t->affine) return v;
-    return _mm512_sub_ps(v, _mm512_mul_ps(_mm512_mul_ps(a, dmin), _mm512_cvtepi32_ps(offset)));
-}
-
-/* Where the sums of one activation start: [16] or [8] groups. */
-static inline void set_starts(int32_t start[16], const block_q8_k *x, const q8k_type *t)
-{
-    const __m256i shift = _mm256_set1_epi16((short)-t->shift), sums = load32(x->sums);
-    if (t->group == 32) _mm256_storeu_si256((__m256i *)start, _mm256_madd_epi16(sums, shift));
-    else _mm512_storeu_si512(start, _mm512_mullo_epi32(_mm512_cvtepi16_epi32(sums), _mm512_set1_epi32(-t->shift)));
-}
-
 /* Adds block i of n_p panels times n_x activations to y; the first block sets it. */
 static void add_block(const q8k_type *t, const q8k_panel *p, int n_p, const tile_args *a, int first_x, int n_x, int i,
                       float *y, const __mmask16 *lanes)
@@ -120,31 +103,17 @@ static void add_block(const q8k_type *t, const q8k_panel *p, int n_p, const tile
 
     for (int m = 0; m < n_x; m++) {
         now.x[m] = (const block_q8_k *)(const void *)a->x[first_x + m] + i;
-        set_starts(now.start[m], now.x[m], t);
+        q8k_set_starts(now.start[m], now.x[m], t);
     }
     run(&s, p, &now);
     for (int m = 0; m < n_x; m++)
         for (int r = 0; r < n_p; r++) {
             float *at = y + (uint64_t)(first_x + m) * a->y_stride + 16 * r;
             const __m512i offset = t->affine ? offset_sum(&p[r], now.x[m]) : _mm512_setzero_si512();
-            const __m512 v = block_value(t, now.x[m]->d, p[r].d, s.sum[m][r], p[r].dmin, offset);
+            const __m512 v = q8k_block_value(t, now.x[m]->d, p[r].d, s.sum[m][r], p[r].dmin, offset);
             const __m512 sum = i == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes[r], at);
             _mm512_mask_storeu_ps(at, lanes[r], _mm512_add_ps(sum, v));
         }
-}
-
-/* Rows from `first` on, the last one again where there are fewer. */
-static void rows_from(const uint8_t *row[16], const tile_args *a, int first)
-{
-    for (int r = 0; r < 16; r++)
-        row[r] = a->w + (uint64_t)(first + r < a->rows ? first + r : a->rows - 1) * a->w_stride;
-}
-
-static __mmask16 lanes_of(int rows) { return (__mmask16)(rows >= 16 ? 0xffff : (1 << rows) - 1); }
-
-static void next_block(const uint8_t *row[16], int bytes)
-{
-    for (int r = 0; r < 16; r++) row[r] += bytes;
 }
 
 /* One or two panels of rows. */
@@ -154,14 +123,14 @@ static void some_rows(const q8k_type *t, const tile_args *a, int first, int n_p)
     const uint8_t *row[PANELS][16];
     __mmask16 lanes[PANELS];
     for (int r = 0; r < n_p; r++) {
-        rows_from(row[r], a, first + 16 * r);
-        lanes[r] = lanes_of(a->rows - first - 16 * r);
+        q8k_rows_from(row[r], a, first + 16 * r);
+        lanes[r] = q8k_lanes_of(a->rows - first - 16 * r);
     }
     const int passes = (a->batch + ACTIVATIONS - 1) / ACTIVATIONS;
     for (int i = 0; i < a->n / QK; i++) {
         for (int r = 0; r < n_p; r++) {
             t->unpack(&p[r], row[r]);
-            next_block(row[r], t->block_bytes);
+            q8k_next_block(row[r], t->block_bytes);
         }
         for (int k = 0; k < passes; k++) {          /* of equal size, as far as it goes */
             const int from = a->batch * k / passes, to = a->batch * (k + 1) / passes;
@@ -170,35 +139,7 @@ static void some_rows(const q8k_type *t, const tile_args *a, int first, int n_p)
     }
 }
 
-/* Sixteen rows and one activation. The rows of the next sixteen are asked for in the
- * order of memory: it is fastest so, and sixteen streams are more than the processor
- * follows. */
-static void sixteen_rows(const q8k_type *t, const tile_args *a, int first)
+void q8k_tile_by_panels(const q8k_type *t, const tile_args *a)
 {
-    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
-    const uint8_t *row[16], *ahead = a->w + (uint64_t)(first + 16) * a->w_stride;
-    const uint8_t *const end = a->w + (uint64_t)a->rows * a->w_stride;
-    int32_t start[16];
-    __m512 sum = _mm512_setzero_ps();
-
-    rows_from(row, a, first);
-    for (int i = 0; i < a->n / QK; i++) {
-        for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
-            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
-        q8k_sink s = { .x = x + i, .start = start };
-        if (t->shift) set_starts(start, x + i, t);
-        t->one(&s, row);
-        next_block(row, t->block_bytes);
-        sum = _mm512_add_ps(sum, block_value(t, x[i].d, s.d, s.sum, s.dmin, s.offset));
-    }
-    _mm512_mask_storeu_ps(a->y + first, lanes_of(a->rows - first), sum);
-}
-
-void q8k_tile(const q8k_type *t, const tile_args *a)
-{
-    if (a->batch == 1) {
-        for (int r = 0; r < a->rows; r += 16) sixteen_rows(t, a, r);
-        return;
-    }
     for (int r = 0; r < a->rows; r += 16 * PANELS) some_rows(t, a, r, a->rows - r > 16 ? PANELS : 1);
 }

@@ -30,12 +30,11 @@ typedef struct {
 } q8k_sink;
 
 /* Block of sixteen rows; row r starts at row[r]; bytes beyond it may not be read. */
+typedef void q8k_spread(q8k_sink *s, const uint8_t *const row[16]);
 typedef void q8k_unpack(q8k_panel *p, const uint8_t *const row[16]);
-typedef void q8k_one(q8k_sink *one, const uint8_t *const row[16]);
 
 typedef struct {
     q8k_unpack *unpack;
-    q8k_one    *one;
     int         block_bytes;
     int         group;      /* 16, 32, or QK where the codes of a panel contain the scales */
     int         shift;      /* what makes the codes unsigned                               */
@@ -43,29 +42,8 @@ typedef struct {
     float       factor;     /* of every d                                                  */
 } q8k_type;
 
-void q8k_tile(const q8k_type *t, const tile_args *a);
-
-/* The two functions of a type from `spread(sink, row)`, and its tile. */
-#define Q8K_TILE(type, group_, shift_, affine_, factor_)                                    \
-    static void unpack_##type(q8k_panel *p, const uint8_t *const row[16])                   \
-    {                                                                                       \
-        q8k_sink s = { .panel = p };                                                        \
-        spread_##type(&s, row);                                                             \
-        p->d = s.d;                                                                         \
-        p->dmin = s.dmin;                                                                   \
-    }                                                                                       \
-    static void one_##type(q8k_sink *out, const uint8_t *const row[16])                     \
-    {                                                                                       \
-        q8k_sink s = { .x = out->x, .start = out->start };                                  \
-        spread_##type(&s, row);                                                             \
-        *out = s;                                                                           \
-    }                                                                                       \
-    static void tile_##type(const cpu_kernels *k, const tile_args *a)                       \
-    {                                                                                       \
-        (void)k;                                                                            \
-        static const q8k_type t = { unpack_##type, one_##type, sizeof(block_##type), group_, shift_, affine_, factor_ }; \
-        q8k_tile(&t, a);                                                                    \
-    }
+/* The tile for any batch. */
+void q8k_tile_by_panels(const q8k_type *t, const tile_args *a);
 
 /* ---- what a spread calls ------------------------------------------------------- */
 
@@ -98,6 +76,80 @@ INLINE void q8k_offsets(q8k_sink *s, int i, __m512i offsets)
     if (s->panel) s->panel->offset[i] = offsets;
     else s->offset = _mm512_dpwssd_epi32(s->offset, offsets, _mm512_set1_epi32((int)word_at(s->x->sums, i)));
 }
+
+/* ---- one activation --------------------------------------------------------------- */
+
+/* Without fused operations: the roundings are those of the definition. */
+INLINE __m512 q8k_block_value(const q8k_type *t, float d_a, __m512 d, __m512i sum, __m512 dmin, __m512i offset)
+{
+    const __m512 a = _mm512_set1_ps(d_a), factor = _mm512_set1_ps(t->factor);
+    const __m512 v = _mm512_mul_ps(_mm512_mul_ps(factor, _mm512_mul_ps(a, d)), _mm512_cvtepi32_ps(sum));
+    if (!t->affine) return v;
+    return _mm512_sub_ps(v, _mm512_mul_ps(_mm512_mul_ps(a, dmin), _mm512_cvtepi32_ps(offset)));
+}
+
+/* Where the sums of one activation start: [16] or [8] groups. */
+INLINE void q8k_set_starts(int32_t start[16], const block_q8_k *x, const q8k_type *t)
+{
+    const __m256i shift = _mm256_set1_epi16((short)-t->shift), sums = load32(x->sums);
+    if (t->group == 32) _mm256_storeu_si256((__m256i *)start, _mm256_madd_epi16(sums, shift));
+    else _mm512_storeu_si512(start, _mm512_mullo_epi32(_mm512_cvtepi16_epi32(sums), _mm512_set1_epi32(-t->shift)));
+}
+
+/* Rows from `first` on, the last one again where there are fewer. */
+INLINE void q8k_rows_from(const uint8_t *row[16], const tile_args *a, int first)
+{
+    for (int r = 0; r < 16; r++)
+        row[r] = a->w + (uint64_t)(first + r < a->rows ? first + r : a->rows - 1) * a->w_stride;
+}
+
+INLINE __mmask16 q8k_lanes_of(int rows) { return (__mmask16)(rows >= 16 ? 0xffff : (1 << rows) - 1); }
+
+INLINE void q8k_next_block(const uint8_t *row[16], int bytes)
+{
+    for (int r = 0; r < 16; r++) row[r] += bytes;
+}
+
+/* Sixteen rows and one activation. The rows of the next sixteen are asked for in the
+ * order of memory: it is fastest so, and sixteen streams are more than the processor
+ * follows. */
+INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_args *a, int first)
+{
+    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
+    const uint8_t *row[16], *ahead = a->w + (uint64_t)(first + 16) * a->w_stride;
+    const uint8_t *const end = a->w + (uint64_t)a->rows * a->w_stride;
+    int32_t start[16];
+    __m512 sum = _mm512_setzero_ps();
+
+    q8k_rows_from(row, a, first);
+    for (int i = 0; i < a->n / QK; i++) {
+        for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+        q8k_sink s = { .x = x + i, .start = start };
+        if (t->shift) q8k_set_starts(start, x + i, t);
+        spread(&s, row);
+        q8k_next_block(row, t->block_bytes);
+        sum = _mm512_add_ps(sum, q8k_block_value(t, x[i].d, s.d, s.sum, s.dmin, s.offset));
+    }
+    _mm512_mask_storeu_ps(a->y + first, q8k_lanes_of(a->rows - first), sum);
+}
+
+/* The tile of a type from its spread_TYPE. */
+#define Q8K_TILE(type, group_, shift_, affine_, factor_)                                    \
+    static void unpack_##type(q8k_panel *p, const uint8_t *const row[16])                   \
+    {                                                                                       \
+        q8k_sink s = { .panel = p };                                                        \
+        spread_##type(&s, row);                                                             \
+        p->d = s.d;                                                                         \
+        p->dmin = s.dmin;                                                                   \
+    }                                                                                       \
+    static void tile_##type(const cpu_kernels *k, const tile_args *a)                       \
+    {                                                                                       \
+        (void)k;                                                                            \
+        static const q8k_type t = { unpack_##type, sizeof(block_##type), group_, shift_, affine_, factor_ }; \
+        if (a->batch > 1) q8k_tile_by_panels(&t, a);                                        \
+        else for (int r = 0; r < a->rows; r += 16) q8k_sixteen_rows(&t, spread_##type, a, r); \
+    }
 
 /* ---- pieces of an unpack ------------------------------------------------------ */
 
