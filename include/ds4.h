@@ -108,8 +108,8 @@ void ds4_engine_shape(const ds4_engine *e, ds4_shape *out);            /* any th
 /* Routed experts that are read from the file as steps need them. */
 typedef struct {
     uint64_t slots, experts;     /* cached at once; of the model. Both 0: all are mapped  */
-    uint64_t hits, misses;       /* experts that a layer of a step wanted: in memory, or
-                                    not (yet)                                             */
+    uint64_t hits, misses;       /* experts that a layer of a step wanted: kept from an
+                                    earlier use, or read for this one                     */
     uint64_t bytes_read;
     uint64_t ahead, ahead_used;  /* read on a guess; of those, wanted later               */
     uint64_t wait_ns;            /* steps stood still for reads                           */

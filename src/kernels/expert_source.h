@@ -2,6 +2,7 @@
  * lie in memory. An op that multiplies with experts is given one instead of the
  * addresses in the weights' views.
  *
+ *   announce  what a layer will want, as soon as its router has chosen
  *   acquire   a layer's experts, as many as there is room for; reading begins
  *   arrived   those that have come since, in any order; waits for one
  *   release   the room may be used again
@@ -20,6 +21,8 @@ typedef struct {
 
 typedef struct expert_source expert_source;
 struct expert_source {
+    /* acquire will come with these n ids, here in any order and as often as rows chose them. */
+    void       (*announce)(expert_source *s, int layer, const int32_t *ids, int n);
     /* The op will ask for these experts, ascending and each once, of `layer`. `weight` says
      * how many rows want each. Holds the first *taken >= 1 of them, until release. */
     ds4_status (*acquire)(expert_source *s, int layer, const int32_t *ids, const int32_t *weight, int n,

@@ -3,6 +3,7 @@
 #include "kernels/ops.h"
 
 #include "base/checked.h"
+#include "kernels/expert_source.h"
 
 /* Runs one op and leaves the stage when it fails. */
 #define RUN(op, ...)                                                          \
@@ -114,6 +115,9 @@ static ds4_status moe_block(queue *dev, const moe_block_args *a)
     RUN(matmul, (matmul_args){ .w = a->gate_inp, .x = a->x, .y = a->router.logits,
                                .layer = a->layer, .name = "ffn_gate_inp" });
     RUN(router, a->router);
+    if (a->experts.source)                          /* reads run while the shared expert is computed */
+        a->experts.source->announce(a->experts.source, a->layer, view_i32(a->router.ids, 0),
+                                    (int)a->router.ids.rows * a->router.ids.cols);
     RUN(shared_ffn, a->shared);
     RUN(expert_ffn, a->experts);
     RUN(add, (add_args){ .a = a->experts.y, .b = a->shared.y, .y = a->y, .layer = a->layer });

@@ -44,6 +44,7 @@ typedef struct {
     bool       held;            /* by the group that is acquired                          */
     bool       ahead;           /* read or kept on a guess, and not wanted so far         */
     bool       guessed;         /* this read began on a guess                             */
+    bool       fresh;           /* read, and not used since                               */
     bool       failed;          /* a part could not be read                               */
     int8_t     next_part, parts_left;
     int32_t    next;            /* in a queue; -1: last                                   */
@@ -74,6 +75,7 @@ struct expert_store {
     int          n_group;
     int32_t     *guess;         /* [n_expert] ids, n_guess of them for guess_layer        */
     int          guess_layer, n_guess;
+    float       *weight;        /* [n_expert] of a guess                                  */
     bool        *seen;          /* [n_expert] */
 
     /* Guarded by lock. */
@@ -242,7 +244,7 @@ static void begin_read(expert_store *s, int at, int layer, int expert, urgency u
     slot *k = &s->slot[at];
     if (k->state != EMPTY) empty(s, at);
     *k = (slot){ .layer = layer, .expert = expert, .state = READING, .held = now, .guessed = u == GUESS,
-                 .parts_left = N_PARTS };
+                 .fresh = true, .parts_left = N_PARTS };
     *place_of(s, layer, expert) = at;
     set_ahead(s, at, !now);
     push(s, now ? &s->wanted : &s->ahead, at);
@@ -336,16 +338,17 @@ static void warm(expert_store *s, int layer, int expert, double uses)
     *h = s->now + log2(exp2(*h - s->now) + uses);
 }
 
-/* What was read ahead for this layer, or for all up to it, and not wanted loses its
- * protection; what has not begun is not read. */
+/* What was read ahead and is not wanted loses its protection; what has not begun is not read. */
+static void drop_guess(expert_store *s, int at)
+{
+    if (s->slot[at].state == READING && s->slot[at].next_part == 0 && pull(s, &s->ahead, at)) empty(s, at);
+    else set_ahead(s, at, false);
+}
+
 static void drop_guesses(expert_store *s, int layer)
 {
-    for (int i = 0; i < s->n_slots; i++) {
-        slot *k = &s->slot[i];
-        if (!k->ahead || k->layer > layer) continue;
-        if (k->state == READING && k->next_part == 0 && pull(s, &s->ahead, i)) empty(s, i);
-        else set_ahead(s, i, false);
-    }
+    for (int i = 0; i < s->n_slots; i++)
+        if (s->slot[i].ahead && s->slot[i].layer <= layer) drop_guess(s, i);
 }
 
 /* What a layer that is routed by token will want of the step's rows. */
@@ -371,15 +374,24 @@ void experts_begin_step(expert_store *s, const batch_rows *rows)
     pthread_mutex_unlock(&s->lock);
 }
 
-void experts_guess(expert_store *s, int layer, const int32_t *ids, int n)
+void experts_guess(expert_store *s, int layer, const int32_t *ids, const float *weights, int n)
 {
     memset(s->seen, 0, (size_t)s->c->n_expert * sizeof *s->seen);
     s->guess_layer = layer;
     s->n_guess = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         if (!s->seen[ids[i]]) {
             s->seen[ids[i]] = true;
+            s->weight[ids[i]] = 0;
             s->guess[s->n_guess++] = ids[i];
+        }
+        s->weight[ids[i]] += weights[i];
+    }
+    for (int i = 1; i < s->n_guess; i++)            /* few, or nearly all of a long prompt's */
+        for (int j = i; j > 0 && s->weight[s->guess[j]] > s->weight[s->guess[j - 1]]; j--) {
+            const int32_t t = s->guess[j];
+            s->guess[j] = s->guess[j - 1];
+            s->guess[j - 1] = t;
         }
 }
 
@@ -387,7 +399,7 @@ void experts_guess(expert_store *s, int layer, const int32_t *ids, int n)
 static bool hold(expert_store *s, int layer, int expert, int *missing)
 {
     int at = *place_of(s, layer, expert);
-    const bool there = at >= 0 && s->slot[at].state == READY;
+    const bool there = at >= 0 && s->slot[at].state == READY, kept = at >= 0 && !s->slot[at].fresh;
     if (at < 0) {
         if (*missing >= s->most_missing || (at = find_room(s, true)) < 0) return false;
         begin_read(s, at, layer, expert, NOW);
@@ -400,7 +412,8 @@ static bool hold(expert_store *s, int layer, int expert, int *missing)
         if (pull(s, &s->ahead, at)) push(s, &s->wanted, at);
     }
     *missing += !there;
-    *(there ? &s->stats.hits : &s->stats.misses) += 1;
+    *(kept ? &s->stats.hits : &s->stats.misses) += 1;
+    s->slot[at].fresh = false;
     s->given[s->n_group] = false;
     s->group[s->n_group++] = at;
     return true;
@@ -420,6 +433,25 @@ static void wait_for_change(expert_store *s)
     const uint64_t since = clock_ns();
     pthread_cond_wait(&s->change, &s->lock);
     s->stats.wait_ns += clock_ns() - since;
+}
+
+static void announce(expert_source *source, int layer, const int32_t *ids, int n)
+{
+    expert_store *s = (expert_store *)source;
+    memset(s->seen, 0, (size_t)s->c->n_expert * sizeof *s->seen);
+    for (int i = 0; i < n; i++) s->seen[ids[i]] = true;
+
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < s->n_slots; i++) {          /* guesses turn true or void */
+        slot *k = &s->slot[i];
+        if (!k->ahead || k->layer != layer) continue;
+        if (!s->seen[k->expert]) drop_guess(s, i);
+        else if (k->next_part == 0) k->guessed = false;
+    }
+    for (int e = 0; e < s->c->n_expert; e++)
+        if (s->seen[e] && !look_ahead(s, layer, e, LATER)) break;
+    pthread_cond_broadcast(&s->work);
+    pthread_mutex_unlock(&s->lock);
 }
 
 static ds4_status acquire(expert_source *source, int layer, const int32_t *ids, const int32_t *weight, int n,
@@ -508,11 +540,12 @@ static ds4_status take_memory(expert_store *s, ds4_error *err)
     s->group = malloc(E * sizeof *s->group);
     s->given = malloc(E * sizeof *s->given);
     s->guess = malloc(E * sizeof *s->guess);
+    s->weight = malloc(E * sizeof *s->weight);
     s->seen = malloc(E * sizeof *s->seen);
     s->slot = calloc(n, sizeof *s->slot);
     s->key = malloc(n * sizeof *s->key);
     s->slot_of = malloc(L * E * sizeof *s->slot_of);
-    if (!s->parts || !s->heat || !s->group || !s->given || !s->guess || !s->seen || !s->slot || !s->key || !s->slot_of)
+    if (!s->parts || !s->heat || !s->group || !s->given || !s->guess || !s->weight || !s->seen || !s->slot || !s->key || !s->slot_of)
         return ds4_fail(err, DS4_EMEMORY, "no memory for the list of %d experts", s->n_slots);
     for (size_t i = 0; i < L * E; i++) {
         s->heat[i] = -INFINITY;
@@ -557,7 +590,7 @@ ds4_status experts_open(expert_store **out, const model_config *c, const model_w
 
     expert_store *s = calloc(1, sizeof *s);
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for the expert cache");
-    s->source = (expert_source){ acquire, arrived, release };
+    s->source = (expert_source){ announce, acquire, arrived, release };
     s->c = c;
     s->w = w;
     s->b = b;
@@ -601,6 +634,7 @@ void experts_close(expert_store *s)
     free(s->group);
     free(s->given);
     free(s->guess);
+    free(s->weight);
     free(s->seen);
     free(s->slot);
     free(s->key);

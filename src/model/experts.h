@@ -43,13 +43,14 @@ expert_source *experts_source(expert_store *s);
 /* A step over these rows begins: what layers routed by token need is read at once. */
 void experts_begin_step(expert_store *s, const batch_rows *rows);
 
-/* A guess at what rows of the step will want of a later layer, n ids in any order.
- * They are read behind everything that is wanted for certain. */
-void experts_guess(expert_store *s, int layer, const int32_t *ids, int n);
+/* A guess at what rows of the step will want of a later layer: n ids as often as rows name
+ * them, with the weight they would have. The weightiest are read first, and only while
+ * nothing is read that is wanted for certain. */
+void experts_guess(expert_store *s, int layer, const int32_t *ids, const float *weights, int n);
 
 typedef struct {
     uint64_t slots, experts;    /* held at once; of the whole model                     */
-    uint64_t hits, misses;      /* wanted by a layer of a step: in memory, or not yet   */
+    uint64_t hits, misses;      /* wanted by a layer of a step: kept, or read for it    */
     uint64_t bytes_read;
     uint64_t ahead, ahead_used; /* reads begun on a guess; those that were wanted then  */
     uint64_t wait_ns;           /* the engine stood still for reads                     */

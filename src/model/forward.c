@@ -300,7 +300,8 @@ static ds4_status guess_experts(const pass *p)
     RUN(matmul, (matmul_args){ .w = L->gate_inp, .x = p->ws.normed, .y = p->ws.router, .layer = l, .name = "guess" });
     RUN(router, (router_args){ .logits = p->ws.router, .bias = L->router_bias, .ids = ids,
                                .weights = p->ws.weights, .rows = p->rows, .scale = c->expert_scale, .layer = l });
-    experts_guess(p->f->o.experts, l, view_i32(ids, 0), (int)ids.rows * ids.cols);
+    experts_guess(p->f->o.experts, l, view_i32(ids, 0), view_f32(p->ws.weights, 0),
+                  (int)ids.rows * ids.cols);
     return DS4_OK;
 }
 
