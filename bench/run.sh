@@ -29,6 +29,14 @@ make_model() { # mix file gigabytes
     ./ds4-gguf synth --shape flash --mix "$1" --alias-layers -o "$2"
 }
 
+# A model that does not fit is read from the disk again for every token.
+check_memory() { # file
+    [ -r /proc/meminfo ] || return 0
+    free=$(awk '/^MemAvailable/ { print int($2 / 1000000) }' /proc/meminfo)
+    size=$(($(wc -c < "$1") / 1000000000))
+    [ "$free" -ge $((size + 3)) ] || say "$1 has $size GB and $free GB of memory are free: figures will be the disk's"
+}
+
 # llama.cpp's libraries as an npm package ships them. Nothing of it is built or
 # run at install time, and nothing of it is kept in this repository.
 install_peer() {
@@ -52,11 +60,13 @@ install_peer() {
 
 model=${MODEL:-$dir/flash-q2.gguf}
 make_model q2 "$model" 10
+check_memory "$model"
 set -- -m "$model" --drivers "$bin" --pairs "${PAIRS:-5}" --json "$results.json" --md "$results.md" \
     --commit "$(git rev-parse --short HEAD 2> /dev/null || echo unknown)" ${ROWS:-}
 if [ -n "${Q4:-}" ]; then
     [ "$Q4" = 1 ] && Q4=$dir/flash-q4.gguf
-    make_model q4 "$Q4" 15
+    make_model q4 "$Q4" 17
+    check_memory "$Q4"
     set -- "$@" --q4 "$Q4"
 fi
 if [ "${PEER:-}" != no ] && install_peer; then
