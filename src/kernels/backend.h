@@ -19,6 +19,7 @@ typedef struct {
     int max_head_width;         /* K                                              */
     int index_heads;            /* of the indexer                                 */
     int index_width;
+    int index_top_k;            /* most rows that top_k chooses                   */
 } backend_limits;
 
 struct backend {

@@ -110,6 +110,7 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
         .max_head_width = c->head_dim,
         .index_heads = c->index_heads,
         .index_width = c->index_dim,
+        .index_top_k = c->index_top_k,
     };
 }
 

@@ -62,6 +62,38 @@ static void unpack_gives_the_definition(const attn_kernels *k, uint32_t isa)
 
 TEST(unpacking_gives_the_definitions_bits) { each_rung(unpack_gives_the_definition); }
 
+static void round_gives_the_definition(const attn_kernels *k, uint32_t isa)
+{
+    static const kv_row formats[] = { { KV_ROW_FP8, 512, 448 }, { KV_ROW_FP8, 96, 64 }, { KV_ROW_FP8, 96, 80 }, { KV_ROW_F32, 32, 0 },
+                                      { KV_ROW_FP4, 128, 0 },   { KV_ROW_FP4, 32, 0 },  { KV_ROW_FP4, 16, 0 },  { KV_ROW_FP4, 512, 0 } };
+    random_stream r;
+    random_seed(&r, test_seed());
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++)
+        for (int round = 0; round < 300; round++) {
+            float want[513], got[513];
+            const int n = formats[f].width, power = round % 3 ? 0 : (int)random_below(&r, 250) - 130;
+            for (int i = 0; i < n; i++) {           /* whole and half numbers make ties */
+                const double x = random_normal(&r);
+                want[i] = (float)ldexp(round % 4 == 1 ? floor(x * 8) / 2 : x, power - (int)random_below(&r, 1 + (uint64_t)(round % 20)));
+                if (random_below(&r, 40) == 0) want[i] = i % 2 ? 0.0f : -0.0f;
+                if (round % 10 == 9 && random_below(&r, 30) == 0) want[i] = i % 3 ? NAN : INFINITY;
+            }
+            want[n] = 0.5f;
+            memcpy(got, want, sizeof got);
+            attn_round(formats[f], want);
+            k->round(formats[f], got);
+            EXPECT(got[n] == 0.5f);
+            for (int i = 0; i < n; i++)
+                if (memcmp(&want[i], &got[i], 4) && !(isnan(want[i]) && isnan(got[i]))) {
+                    test_fail(__FILE__, __LINE__, "%s, format %zu, number %d: %.9g, want %.9g", cpu_isa_name(isa), f, i,
+                              (double)got[i], (double)want[i]);
+                    break;
+                }
+        }
+}
+
+TEST(rounding_gives_the_definitions_bits) { each_rung(round_gives_the_definition); }
+
 #define MOST_HEADS 9
 
 /* n terms of size 1 in another order: sqrt(n) roundings of the sum, with room. */

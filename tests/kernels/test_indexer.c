@@ -21,7 +21,7 @@ static backend *open_cpu(uint32_t isa, int threads)
     ds4_error err;
     const backend_options o = { .name = "cpu", .n_threads = threads, .isa_mask = isa, .limits = {
         .max_rows = 32, .max_cols = 8192, .max_pairs = 1, .max_expert_width = 256, .n_experts = 1, .max_head_width = 64,
-        .index_heads = 64, .index_width = 128 } };
+        .index_heads = 64, .index_width = 128, .index_top_k = 512 } };
     EXPECT_OK(backend_open(&b, &o, &err), err);
     return b;
 }
@@ -65,8 +65,9 @@ TEST(integer_scores_are_the_float_ones_and_equal_on_every_rung)
             for (int k = 0; k < n; k++) kv_row_pack(f, rows + stride * (uint64_t)k, key + k * width);
 
             void *query_memory = aligned_alloc(64, index_query_bytes(H, width));
+            memset(query_memory, 0, index_query_bytes(H, width));
             const index_query iq = index_query_at(query_memory, H, width);
-            index_query_fill(&iq, q, w, 0.01f);
+            ref.attn.index_fill(&iq, q, w, 0.01f);
             float want[INDEX_TILE], got[INDEX_TILE + 1];
             for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
                 if (lacks(isas[i])) continue;
@@ -75,6 +76,12 @@ TEST(integer_scores_are_the_float_ones_and_equal_on_every_rung)
                 void *keys_memory = aligned_alloc(64, index_keys_bytes(width));
                 const index_keys keys = index_keys_at(keys_memory, width);
                 got[n] = 5.0f;
+                void *other_memory = aligned_alloc(64, index_query_bytes(H, width));
+                const index_query other = index_query_at(other_memory, H, width);
+                memset(other_memory, 0, index_query_bytes(H, width));
+                fast.attn.index_fill(&other, q, w, 0.01f);
+                EXPECT(!memcmp(other_memory, query_memory, index_query_bytes(H, width)));
+                free(other_memory);
                 fast.attn.index_unpack(&keys, f, rows, stride, n);
                 fast.attn.index_scores(got, &iq, &keys, n);
                 EXPECT(got[n] == 5.0f);
@@ -203,12 +210,12 @@ static int better_first(const void *pa, const void *pb)
 
 static int by_row(const void *a, const void *b) { return *(const int32_t *)a - *(const int32_t *)b; }
 
-TEST(top_k_is_a_sort)
+static void top_k_is_a_sort(uint32_t isa)
 {
     enum { MOST = 5000 };
     static float scores[MOST];
     static candidate sorted[MOST];
-    backend *b = open_cpu(0, 2);
+    backend *b = open_cpu(isa, 2);
     random_stream r;
     random_seed(&r, test_seed());
     for (int round = 0; round < 300; round++) {
@@ -234,9 +241,15 @@ TEST(top_k_is_a_sort)
         b->buf_free(b, m[0]);
         b->buf_free(b, m[1]);
         if (memcmp(want, got, (size_t)k * sizeof *want)) {
-            test_fail(__FILE__, __LINE__, "round %d: the %d largest of %d scores of kind %d", round, k, n, kind);
+            test_fail(__FILE__, __LINE__, "%s, round %d: the %d largest of %d scores of kind %d", cpu_isa_name(isa), round, k, n, kind);
             break;
         }
     }
     b->close(b);
+}
+
+TEST(top_k_is_a_sort)
+{
+    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
+        if (!lacks(isas[i])) top_k_is_a_sort(isas[i]);
 }

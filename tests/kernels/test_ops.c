@@ -17,7 +17,7 @@ static backend *open_cpu(uint32_t isa)
     ds4_error err;
     const backend_options o = { .name = "cpu", .n_threads = 2, .isa_mask = isa,
                                 .limits = { .max_rows = 8, .max_cols = 2048, .max_pairs = 16, .max_expert_width = 512,
-                                            .n_experts = 8, .max_head_width = 64 } };
+                                            .n_experts = 8, .max_head_width = 64, .index_top_k = 8 } };
     EXPECT_OK(backend_open(&b, &o, &err), err);
     return b;
 }

@@ -44,6 +44,10 @@ typedef struct {
 } index_keys;
 
 typedef struct {
+    /* Rounds one row as it will be stored [docs/model.md 4.12]: FP8 the first n_round
+     * numbers, FP4 all of them after the Hadamard transform. To the bit. */
+    void (*round)(kv_row r, float *x);
+
     /* kv_row_unpack, to the bit. */
     void (*unpack)(kv_row r, float *restrict y, const void *restrict row);
 
@@ -61,6 +65,9 @@ typedef struct {
     void (*mix)(float *restrict acc, const float *restrict keep, const float *restrict s, int n_heads,
                 const float *restrict rows, int n_rows, int K);
 
+    /* A query's integers from floats that `round` left. To the bit. */
+    void (*index_fill)(const index_query *q, const float *x, const float *weights, float scale);
+
     /* Packed FP4 rows, `stride` bytes apart, width a multiple of 32; n <= INDEX_TILE. */
     void (*index_unpack)(const index_keys *to, kv_row r, const uint8_t *rows, uint64_t stride, int n);
 
@@ -69,16 +76,22 @@ typedef struct {
      * operations: all rungs give the same bits. */
     void (*index_scores)(float *restrict score, const index_query *q, const index_keys *keys, int n);
 
+    /* index = the numbers i in first .. end-1 with x[i] > least, ascending; says how many.
+     * index has room for end - first. */
+    int  (*above)(int32_t *restrict index, const float *restrict x, int first, int end, float least);
+
     /* y = a * x */
     void (*scale)(float *y, float a, const float *x, int n);    /* y may be x */
 } attn_kernels;
 
-/* The query's memory, `bytes` long, from floats that were rounded before. */
+/* Where they lie in a piece of memory, 64-byte aligned and so long. */
 uint64_t index_query_bytes(int n_heads, int width);
 uint64_t index_keys_bytes(int width);
 index_query index_query_at(void *memory, int n_heads, int width);
 index_keys  index_keys_at(void *memory, int width);
-void index_query_fill(const index_query *q, const float *x, const float *weights, float scale);
+
+/* The definition of `round`, for rows that a rung has no way for. */
+void attn_round(kv_row r, float *x);
 
 void attn_kernels_ref(attn_kernels *k);
 void attn_kernels_avx2(attn_kernels *k);

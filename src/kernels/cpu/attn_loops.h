@@ -2,6 +2,7 @@
  * of any width. Included by the file of each instruction set, which says first:
  *
  *   LANES             floats in a register, 4 to 16
+ *   xor_lanes(v, s)   lane i of the result is lane i ^ s of v, s a power of two
  *   FMA(a, b, c)      a*b + c, fused
  *   BLOCK_HEADS, BLOCK_ROWS   results of `scores` that are in registers at once
  *   MIX_HEADS         and heads of `mix`, each with MIX_VECS registers
@@ -9,11 +10,14 @@
  * Faster than the definitions because each register that is loaded meets several
  * others. Any K, any number of heads and rows; a row's gap is never read. The
  * remainders run through the same chains of additions as the blocks. */
+#include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "kernels/cpu/attn_kernels.h"
 #include "kernels/cpu/block_bits.h"
+#include "kernels/shared/formulas.h"
 
 typedef float   vec  __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -61,6 +65,87 @@ INLINE vec exp_negative(vec x)
     p = FMA(p, r, splat(1.0f));
     p = FMA(p, r, splat(1.0f));
     return p * (vec)(((ivec)t - 0x4b400000 + 127) << 23);
+}
+
+/* ---- rounding -------------------------------------------------------------------- */
+
+INLINE vec magnitude(vec x)               { return (vec)((ivec)x & 0x7fffffff); }
+INLINE vec with_sign(vec a, vec x)        { return (vec)((ivec)a | ((ivec)x & INT32_MIN)); }
+INLINE vec nearest(vec a)                 { return (a + splat(12582912.0f)) - splat(12582912.0f); }
+INLINE vec clamp(vec x, float limit)
+{
+    return either(x > splat(limit), splat(limit), either(x < splat(-limit), splat(-limit), x));
+}
+
+/* NaN counts as nothing. n is a multiple of LANES. */
+INLINE float largest_of(const float *x, int n)
+{
+    vec most = { 0 };
+    for (int i = 0; i < n; i += LANES) {
+        const vec m = magnitude(load(x + i));
+        most = either(m > most, m, most);
+    }
+    return largest_lane(most);
+}
+
+/* formula_round_e4m3 */
+INLINE vec round_e4m3(vec x)
+{
+    const vec a = magnitude(x);
+    const ivec bits = (ivec)a, kept = (bits + 0x7ffff + ((bits >> 20) & 1)) & (int32_t)0xfff00000;
+    return with_sign(either(a < splat(0.015625f), nearest(a * splat(512.0f)) * splat(0.001953125f), (vec)kept), x);
+}
+
+/* formula_round_e2m1: steps of a half, of one and of two. */
+INLINE vec round_e2m1(vec x)
+{
+    const vec a = magnitude(x);
+    const vec large = either(a < splat(4.0f), nearest(a), nearest(a * splat(0.5f)) * splat(2.0f));
+    return with_sign(either(a < splat(2.0f), nearest(a * splat(2.0f)) * splat(0.5f), large), x);
+}
+
+/* The butterflies of the definition in its order; within a register a partner's lane
+ * is turned in, and the upper one of a pair subtracts. */
+INLINE void hadamard(float *x, int n)
+{
+    static const int32_t count[16] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    ivec lane;
+    memcpy(&lane, count, sizeof lane);
+    for (int i = 0; i < n; i += LANES) {
+        vec v = load(x + i);
+        UNROLL
+        for (int s = 1; s < LANES; s *= 2) v = xor_lanes(v, s) + (vec)((ivec)v ^ (((lane & s) != 0) & INT32_MIN));
+        store(x + i, v);
+    }
+    for (int s = LANES; s < n; s *= 2)
+        for (int i = 0; i < n; i += 2 * s)
+            for (int j = i; j < i + s; j += LANES) {
+                const vec a = load(x + j), b = load(x + j + s);
+                store(x + j, a + b);
+                store(x + j + s, a - b);
+            }
+    const vec scale = splat((float)(1.0 / sqrt((double)n)));
+    for (int i = 0; i < n; i += LANES) store(x + i, load(x + i) * scale);
+}
+
+/* Rows whose groups are not whole are left to the definition. */
+static void round_row(kv_row r, float *x)
+{
+    const bool fp8 = r.kind == KV_ROW_FP8;
+    const int group = fp8 ? KV_FP8_GROUP : KV_FP4_GROUP, n = fp8 ? r.n_round : r.width;
+    if (r.kind == KV_ROW_F32 || n % group) {
+        attn_round(r, x);
+        return;
+    }
+    if (!fp8) hadamard(x, n);
+    for (int first = 0; first < n; first += group) {
+        const float most = largest_of(x + first, group), scale = fp8 ? formula_fp8_scale(most) : formula_fp4_scale(most);
+        const vec s = splat(scale), inverse = splat(1.0f / scale);  /* powers of two: as good as a division */
+        for (int i = first; i < first + group; i += LANES) {
+            const vec v = load(x + i) * inverse;
+            store(x + i, s * (fp8 ? round_e4m3(clamp(v, 448.0f)) : round_e2m1(clamp(v, 6.0f))));
+        }
+    }
 }
 
 /* ---- scores ---------------------------------------------------------------------- */
@@ -201,6 +286,28 @@ static void mix(float *restrict acc, const float *restrict keep, const float *re
             for (int r = 0; r < n_rows; r++) sum += s[h * ATTN_TILE + r] * rows[r * attn_row_stride(K) + i];
             acc[h * K + i] = sum;
         }
+}
+
+/* ---- the indexer's query ------------------------------------------------------------- */
+
+static void index_fill(const index_query *q, const float *x, const float *weights, float scale)
+{
+    typedef int8_t bytes_in_memory __attribute__((vector_size(LANES), aligned(1), may_alias));
+    int8_t *code = q->codes;
+    for (int g = 0; g < q->n_heads * q->groups; g++, x += KV_FP4_GROUP, code += KV_FP4_GROUP) {
+        const float s = formula_fp4_scale(largest_of(x, KV_FP4_GROUP));
+        vec sum = { 0 };
+        for (int i = 0; i < KV_FP4_GROUP; i += LANES) {
+            vec v = load(x + i) * splat(2.0f / s);
+            v = either(v > splat(12.0f), splat(12.0f), either(v > splat(-12.0f), v, splat(-12.0f)));
+            const ivec whole = __builtin_convertvector(v, ivec);
+            *(bytes_in_memory *)(code + i) = __builtin_convertvector(whole, bytes_in_memory);
+            sum += __builtin_convertvector(whole, vec);
+        }
+        q->scale[g] = 0.25f * s;
+        q->start[g] = -12 * (int32_t)sum_lanes(sum);
+    }
+    for (int h = 0; h < q->n_heads; h++) q->weight[h] = weights[h] * scale;
 }
 
 static void scale_row(float *y, float a, const float *x, int n)

@@ -6,6 +6,65 @@
 #include "kernels/shared/formulas.h"
 #include "quant/float_formats.h"
 
+static int smaller(int a, int b) { return a < b ? a : b; }
+
+/* ---- rounding ---------------------------------------------------------------------- */
+
+static float largest_magnitude(const float *x, int n)
+{
+    float m = 0.0f;
+    for (int i = 0; i < n; i++) m = fmaxf(m, fabsf(x[i]));
+    return m;
+}
+
+/* A block that does not divide the width leaves a shorter last one. */
+static void round_fp8(float *x, int n)
+{
+    for (int first = 0; first < n; first += KV_FP8_GROUP) {
+        const int len = smaller(KV_FP8_GROUP, n - first);
+        float *v = x + first;
+        const float scale = formula_fp8_scale(largest_magnitude(v, len));
+        for (int i = 0; i < len; i++)
+            v[i] = scale * formula_round_e4m3(formula_clamp(v[i] / scale, 448.0f));
+    }
+}
+
+static void round_fp4(float *x, int n)
+{
+    for (int first = 0; first < n; first += KV_FP4_GROUP) {
+        const int len = smaller(KV_FP4_GROUP, n - first);
+        float *v = x + first;
+        const float scale = formula_fp4_scale(largest_magnitude(v, len));
+        for (int i = 0; i < len; i++)
+            v[i] = scale * formula_round_e2m1(formula_clamp(v[i] / scale, 6.0f));
+    }
+}
+
+/* Orthonormal Walsh-Hadamard transform in Sylvester order; n is a power of two. */
+static void hadamard(float *x, int n)
+{
+    for (int stride = 1; stride < n; stride *= 2)
+        for (int i = 0; i < n; i += 2 * stride)
+            for (int j = i; j < i + stride; j++) {
+                const float a = x[j], b = x[j + stride];
+                x[j] = a + b;
+                x[j + stride] = a - b;
+            }
+    const float scale = (float)(1.0 / sqrt((double)n));
+    for (int i = 0; i < n; i++) x[i] *= scale;
+}
+
+void attn_round(kv_row r, float *x)
+{
+    if (r.kind == KV_ROW_FP8) round_fp8(x, r.n_round);
+    if (r.kind == KV_ROW_FP4) {
+        hadamard(x, r.width);
+        round_fp4(x, r.width);
+    }
+}
+
+/* ---- attention --------------------------------------------------------------------- */
+
 static void scores(float *restrict s, const float *restrict q, int n_heads, const float *restrict rows, int n_rows, int K)
 {
     for (int h = 0; h < n_heads; h++)
@@ -74,7 +133,7 @@ index_keys index_keys_at(void *memory, int width)
 
 /* Rounding picked a scale at least as coarse as the one found here, so that every
  * quotient is a code. */
-void index_query_fill(const index_query *q, const float *x, const float *weights, float scale)
+static void index_fill(const index_query *q, const float *x, const float *weights, float scale)
 {
     int8_t *code = q->codes;
     for (int g = 0; g < q->n_heads * q->groups; g++, x += KV_FP4_GROUP, code += KV_FP4_GROUP) {
@@ -126,6 +185,14 @@ static void index_scores(float *restrict score, const index_query *q, const inde
     }
 }
 
+static int above(int32_t *restrict index, const float *restrict x, int first, int end, float least)
+{
+    int count = 0;
+    for (int i = first; i < end; i++)
+        if (x[i] > least) index[count++] = i;
+    return count;
+}
+
 static void scale_row(float *y, float a, const float *x, int n)
 {
     for (int i = 0; i < n; i++) y[i] = a * x[i];
@@ -133,6 +200,6 @@ static void scale_row(float *y, float a, const float *x, int n)
 
 void attn_kernels_ref(attn_kernels *k)
 {
-    *k = (attn_kernels){ .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix,
-                         .index_unpack = index_unpack, .index_scores = index_scores, .scale = scale_row };
+    *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix,
+                         .index_fill = index_fill, .index_unpack = index_unpack, .index_scores = index_scores, .above = above, .scale = scale_row };
 }

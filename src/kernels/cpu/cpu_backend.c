@@ -110,7 +110,7 @@ static uint64_t widest_row(int cols)
 }
 
 typedef struct {
-    uint64_t activations, mid_activations, thread_row, thread_attend, thread_keys, index_queries, thread_tile, mixes;   /* bytes */
+    uint64_t activations, mid_activations, thread_row, thread_attend, thread_keys, thread_top, index_queries, thread_tile, mixes;   /* bytes */
 } scratch_sizes;
 
 static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
@@ -122,6 +122,7 @@ static scratch_sizes scratch_of(const backend_limits *l, int n_threads)
         .thread_row = n * (uint64_t)l->max_cols * sizeof(float),
         .thread_attend = n * cpu_attend_bytes(l->max_head_width),
         .thread_keys = 64 + n * index_keys_bytes(l->index_width),
+        .thread_top = 64 + n * cpu_top_bytes(l->index_top_k),
         .index_queries = 64 + INDEX_QUERIES * index_query_bytes(l->index_heads, l->index_width),
         .thread_tile = n * sizeof(thread_tile),
         .mixes = (uint64_t)l->max_rows * CPU_MAX_MIXES * sizeof(float),
@@ -139,7 +140,7 @@ uint64_t backend_scratch_bytes(const backend_options *o)
     const uint64_t ints = (uint64_t)(4 * o->limits.n_experts + 1 + o->limits.max_pairs);
     return s.activations + s.mid_activations + ints * sizeof(int32_t) +
            (uint64_t)o->limits.n_experts * sizeof(expert_data) + s.thread_row +
-           s.thread_attend + s.thread_keys + s.index_queries + s.thread_tile + s.mixes;
+           s.thread_attend + s.thread_keys + s.thread_top + s.index_queries + s.thread_tile + s.mixes;
 }
 
 static void cpu_close(backend *base)
@@ -158,6 +159,7 @@ static void cpu_close(backend *base)
     free(b->thread_row);
     free(b->thread_attend);
     free(b->thread_keys);
+    free(b->thread_top);
     free(b->index_queries);
     free(b->thread_tile);
     free(b->mixes);
@@ -179,11 +181,12 @@ static bool take_scratch(cpu_backend *b)
     b->thread_row = malloc(s.thread_row);
     b->thread_attend = aligned_alloc(64, s.thread_attend);
     b->thread_keys = aligned_alloc(64, s.thread_keys);
+    b->thread_top = malloc(s.thread_top);
     b->index_queries = aligned_alloc(64, s.index_queries);
     b->thread_tile = aligned_alloc(64, s.thread_tile);
     b->mixes = malloc(s.mixes);
     return b->activations && b->mid_activations && b->expert_first && b->expert_active &&
-           b->expert_pair && b->thread_row && b->thread_attend && b->thread_keys && b->index_queries && b->thread_tile &&
+           b->expert_pair && b->thread_row && b->thread_attend && b->thread_keys && b->thread_top && b->index_queries && b->thread_tile &&
            b->mixes && b->expert_data && b->expert_rows && b->expert_arrived;
 }
 

@@ -44,7 +44,7 @@ static void prepare_query(void *ctx, int i, int thread)
     const int at = c->first + i;
     if (!in_integers(cpu_layer_of(c->a->rows, c->a->first + at, c->a->layer))) return;
     const index_query q = query_of(c, at);
-    index_query_fill(&q, view_f32(c->a->q, at), view_f32(c->a->weights, at), c->a->scale);
+    c->b->k.attn.index_fill(&q, view_f32(c->a->q, at), view_f32(c->a->weights, at), c->a->scale);
 }
 
 /* Rows of a tile lie in one block of the pool, one after another. */
@@ -126,6 +126,18 @@ static ds4_status index_scores(queue *dev, const index_scores_args *a)
 
 /* ---- top k --------------------------------------------------------------------- */
 
+enum {
+    TOP_ROOM = 3,               /* candidates that are kept, in units of k */
+    TOP_STEP = 256              /* scores that are compared at once        */
+};
+
+uint64_t cpu_top_bytes(int k) { return (uint64_t)TOP_ROOM * (uint64_t)k * (sizeof(int32_t) + sizeof(float)); }
+
+typedef struct {
+    const cpu_backend *b;
+    const top_k_args  *a;
+} top_k_ctx;
+
 /* A score's bits so that larger numbers are larger; NaN is the smallest, both zeros
  * are one. */
 static uint32_t score_key(float score)
@@ -137,8 +149,16 @@ static uint32_t score_key(float score)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-/* The k-th largest key of n > k scores, and how many of those that equal it belong
- * to the k: the key's bits are settled from the top, a histogram for each part. */
+/* Candidates for the k largest, by row. */
+typedef struct {
+    int      n, k;
+    int32_t *row;               /* [TOP_ROOM * k] */
+    float   *score;
+    float    least;             /* what a later row must exceed: -infinity until there are k */
+} top_rows;
+
+/* The k-th largest key of n > k, and how many of those that equal it belong to the k:
+ * the key's bits are settled from the top, a histogram for each part. */
 static uint32_t least_key(const float *scores, int n, int k, int *n_equal)
 {
     static const struct { int shift, bits; } part[3] = { { 21, 11 }, { 10, 11 }, { 0, 10 } };
@@ -159,31 +179,57 @@ static uint32_t least_key(const float *scores, int n, int k, int *n_equal)
     return found;
 }
 
+/* Keeps the k best; rows stay in order, so the lower ones of a tie are met first. */
+static void prune(top_rows *c)
+{
+    int n_equal, kept = 0;
+    const uint32_t least = least_key(c->score, c->n, c->k, &n_equal);
+    for (int i = 0; i < c->n; i++) {
+        const uint32_t key = score_key(c->score[i]);
+        if (key < least || (key == least && n_equal-- <= 0)) continue;
+        if (key == least) c->least = c->score[i];
+        c->row[kept] = c->row[i];
+        c->score[kept++] = c->score[i];
+    }
+    if (!(c->least == c->least)) c->least = -INFINITY;
+    c->n = kept;
+}
+
+/* Once k rows are known, most later ones are below all of them and only compared. */
 static void top_k_row(void *ctx, int i, int thread)
 {
-    (void)thread;
-    const top_k_args *a = ctx;
+    const top_k_ctx *x = ctx;
+    const top_k_args *a = x->a;
     const int n = (a->rows->pos[a->first + i] + 1) / a->ratio, k = a->selected.cols;
+    const float *scores = view_f32(a->scores, i);
     int32_t *out = view_i32(a->selected, i);
-    int count = 0;
+    uint8_t *room = x->b->thread_top + (size_t)thread * cpu_top_bytes(x->b->limits.index_top_k);
+    top_rows c = { .k = k, .row = (int32_t *)(void *)room, .score = (float *)(void *)(room + (size_t)TOP_ROOM * (size_t)k * 4),
+                   .least = -INFINITY };
 
-    if (n <= k) {
-        for (int r = 0; r < n; r++) out[count++] = r;
-    } else {
-        const float *scores = view_f32(a->scores, i);
-        int n_equal;
-        const uint32_t least = least_key(scores, n, k, &n_equal);
-        for (int r = 0; r < n && count < k; r++) {
-            const uint32_t key = score_key(scores[r]);
-            if (key > least || (key == least && n_equal-- > 0)) out[count++] = r;
+    for (; c.n < min_int(n, k); c.n++) {
+        c.row[c.n] = c.n;
+        c.score[c.n] = scores[c.n];
+    }
+    for (int first = k; first < n; first += TOP_STEP) {
+        int32_t index[TOP_STEP];
+        const int found = x->b->k.attn.above(index, scores, first, min_int(first + TOP_STEP, n), c.least);
+        for (int j = 0; j < found; j++) {
+            if (!(scores[index[j]] > c.least)) continue;
+            c.row[c.n] = index[j];
+            c.score[c.n++] = scores[index[j]];
+            if (c.n == TOP_ROOM * k) prune(&c);
         }
     }
-    while (count < k) out[count++] = -1;
+    if (c.n > k) prune(&c);
+    memcpy(out, c.row, (size_t)c.n * sizeof *out);
+    for (int j = c.n; j < k; j++) out[j] = -1;
 }
 
 static ds4_status top_k(queue *dev, const top_k_args *a)
 {
-    cpu_for_rows(cpu_of(dev), top_k_row, (void *)a, (int)a->selected.rows);
+    top_k_ctx c = { cpu_of(dev), a };
+    cpu_for_rows(cpu_of(dev), top_k_row, &c, (int)a->selected.rows);
     return DS4_OK;
 }
 

@@ -49,6 +49,7 @@ typedef struct {
     float   *thread_row;        /* [n_threads][max_cols]                                  */
     uint8_t *thread_attend;     /* [n_threads][cpu_attend_bytes]                          */
     uint8_t *thread_keys;       /* [n_threads][index_keys_bytes]                          */
+    uint8_t *thread_top;        /* [n_threads][cpu_top_bytes]                             */
     uint8_t *index_queries;     /* [INDEX_QUERIES][index_query_bytes]                     */
 } cpu_backend;
 
@@ -80,8 +81,11 @@ static inline int64_t cpu_pool_row(const kv_layer *l, int b)
 /* A thread's scratch of `attend` for rows of K numbers; a multiple of 64. */
 uint64_t cpu_attend_bytes(int K);
 
+/* A thread's scratch of `top_k`. */
+uint64_t cpu_top_bytes(int k);
+
 /* Rounds one row in place [4.12]. */
-void cpu_round_row(float *x, int width, int n_round, round_kind kind);
+void cpu_round_row(const cpu_backend *b, float *x, int width, int n_round, round_kind kind);
 
 /* Rotates r.n_rot channels at `tail` of each head, heads `stride` floats apart [4.7]. */
 void cpu_rope(float *tail, int stride, int n_heads, rope r, int pos, bool inverse);

@@ -89,7 +89,7 @@ static void compress_block(void *ctx, int i, int thread)
     const float *g = view_f32(a->norm, 0);
     for (int j = 0; j < d; j++) z[j] = z[j] * scale * g[j];
     cpu_rope(z + d - a->rope.n_rot, d, 1, a->rope, block * a->ratio, false);
-    cpu_round_row(z, d, a->n_round, a->kind);
+    cpu_round_row(c->b, z, d, a->n_round, a->kind);
 
     kv_row_pack(a->index ? l->index_row : l->row, view_at(a->index ? l->index_pool : l->pool, cpu_pool_row(l, block)), z);
 }

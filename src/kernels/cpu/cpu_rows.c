@@ -129,70 +129,28 @@ static ds4_status rope_tail(queue *dev, const rope_tail_args *a)
     return DS4_OK;
 }
 
-static float largest_magnitude(const float *x, int n)
+void cpu_round_row(const cpu_backend *b, float *x, int width, int n_round, round_kind kind)
 {
-    float m = 0.0f;
-    for (int i = 0; i < n; i++) m = fmaxf(m, fabsf(x[i]));
-    return m;
+    static const kv_row_kind stored[] = { [ROUND_NONE] = KV_ROW_F32, [ROUND_FP8] = KV_ROW_FP8, [ROUND_HADAMARD_FP4] = KV_ROW_FP4 };
+    b->k.attn.round((kv_row){ stored[kind], width, n_round }, x);
 }
 
-/* A block that does not divide the width leaves a shorter last one. */
-static void round_fp8(float *x, int n)
-{
-    for (int first = 0; first < n; first += 64) {
-        const int len = min_int(64, n - first);
-        float *v = x + first;
-        const float scale = formula_fp8_scale(largest_magnitude(v, len));
-        for (int i = 0; i < len; i++)
-            v[i] = scale * formula_round_e4m3(formula_clamp(v[i] / scale, 448.0f));
-    }
-}
-
-static void round_fp4(float *x, int n)
-{
-    for (int first = 0; first < n; first += 32) {
-        const int len = min_int(32, n - first);
-        float *v = x + first;
-        const float scale = formula_fp4_scale(largest_magnitude(v, len));
-        for (int i = 0; i < len; i++)
-            v[i] = scale * formula_round_e2m1(formula_clamp(v[i] / scale, 6.0f));
-    }
-}
-
-/* Orthonormal Walsh-Hadamard transform in Sylvester order; n is a power of two. */
-static void hadamard(float *x, int n)
-{
-    for (int stride = 1; stride < n; stride *= 2)
-        for (int i = 0; i < n; i += 2 * stride)
-            for (int j = i; j < i + stride; j++) {
-                const float a = x[j], b = x[j + stride];
-                x[j] = a + b;
-                x[j + stride] = a - b;
-            }
-    const float scale = (float)(1.0 / sqrt((double)n));
-    for (int i = 0; i < n; i++) x[i] *= scale;
-}
-
-void cpu_round_row(float *x, int width, int n_round, round_kind kind)
-{
-    if (kind == ROUND_FP8) round_fp8(x, n_round);
-    if (kind == ROUND_HADAMARD_FP4) {
-        hadamard(x, width);
-        round_fp4(x, width);
-    }
-}
+typedef struct {
+    const cpu_backend   *b;
+    const kv_round_args *a;
+} round_ctx;
 
 static void round_row(void *ctx, int t, int thread)
 {
     (void)thread;
-    const kv_round_args *a = ctx;
-    cpu_round_row(view_f32(a->x, t), a->x.cols, a->n_round, a->kind);
+    const round_ctx *c = ctx;
+    cpu_round_row(c->b, view_f32(c->a->x, t), c->a->x.cols, c->a->n_round, c->a->kind);
 }
 
 static ds4_status kv_round(queue *dev, const kv_round_args *a)
 {
-    if (a->kind != ROUND_NONE)
-        cpu_for_rows(cpu_of(dev), round_row, (void *)a, (int)a->x.rows);
+    round_ctx c = { cpu_of(dev), a };
+    if (a->kind != ROUND_NONE) cpu_for_rows(cpu_of(dev), round_row, &c, (int)a->x.rows);
     return DS4_OK;
 }
 

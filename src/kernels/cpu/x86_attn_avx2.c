@@ -27,6 +27,12 @@ static inline __attribute__((always_inline)) void sum_block(float *s, const void
     }
 }
 
+/* s is a constant once the loop around it is written out. */
+static inline __attribute__((always_inline)) __m256 xor_lanes(__m256 v, int s)
+{
+    return s == 1 ? _mm256_permute_ps(v, 0xb1) : s == 2 ? _mm256_permute_ps(v, 0x4e) : _mm256_permute2f128_ps(v, v, 1);
+}
+
 #include "kernels/cpu/attn_loops.h"
 
 /* An E4M3 code is the upper half of a half float with 8 less in the exponent, so the
@@ -58,9 +64,24 @@ static void unpack(kv_row r, float *restrict y, const void *restrict row)
         _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)tail)));
 }
 
+static int above(int32_t *restrict index, const float *restrict x, int first, int end, float least)
+{
+    int count = 0, i = first;
+    for (; i + 8 <= end; i += 8) {
+        unsigned more = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(least), _CMP_GT_OQ));
+        for (; more; more &= more - 1) index[count++] = i + __builtin_ctz(more);
+    }
+    for (; i < end; i++)
+        if (x[i] > least) index[count++] = i;
+    return count;
+}
+
 void attn_kernels_avx2(attn_kernels *k)
 {
+    k->round = round_row;
     k->unpack = unpack;
+    k->index_fill = index_fill;
+    k->above = above;
     k->scores = scores;
     k->weigh = weigh;
     k->mix = mix;

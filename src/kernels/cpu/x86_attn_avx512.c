@@ -48,6 +48,13 @@ static inline __attribute__((always_inline)) void sum_block(float *s, const void
                                        : h == 2 ? _mm512_extractf32x4_ps(sums, 2) : _mm512_extractf32x4_ps(sums, 3));
 }
 
+/* s is a constant once the loop around it is written out. */
+static inline __attribute__((always_inline)) __m512 xor_lanes(__m512 v, int s)
+{
+    return s == 1 ? _mm512_permute_ps(v, 0xb1) : s == 2 ? _mm512_permute_ps(v, 0x4e)
+         : s == 4 ? _mm512_shuffle_f32x4(v, v, 0xb1) : _mm512_shuffle_f32x4(v, v, 0x4e);
+}
+
 #include "kernels/cpu/attn_loops.h"
 
 /* An E4M3 code is the upper half of a half float with 8 less in the exponent, so the
@@ -82,9 +89,26 @@ static void unpack(kv_row r, float *restrict y, const void *restrict row)
         _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)tail)));
 }
 
+static int above(int32_t *restrict index, const float *restrict x, int first, int end, float least)
+{
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int count = 0;
+    for (int i = first; i < end; i += 16) {
+        const __mmask16 inside = end - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (end - i)) - 1);
+        const __mmask16 more = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, x + i), _mm512_set1_ps(least), _CMP_GT_OQ);
+        if (!more) continue;
+        _mm512_mask_compressstoreu_epi32(index + count, more, _mm512_add_epi32(lanes, _mm512_set1_epi32(i)));
+        count += __builtin_popcount(more);
+    }
+    return count;
+}
+
 void attn_kernels_avx512(attn_kernels *k)
 {
+    k->round = round_row;
     k->unpack = unpack;
+    k->index_fill = index_fill;
+    k->above = above;
     k->scores = scores;
     k->weigh = weigh;
     k->mix = mix;
