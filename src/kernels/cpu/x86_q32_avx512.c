@@ -324,11 +324,12 @@ INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const 
     }
 }
 
-/* `blocks` blocks of the format from w on, of sixteen rows; g is 0 or 1. */
-INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks)
+/* `blocks` blocks of the format from w on, of sixteen rows; g is 0 or 1. `far`: the next
+ * panel's columns of these rows are asked for. */
+INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks, bool far)
 {
     for (int b = 0; b < blocks; b++) {
-        if (f.bytes > 24 || b % 2 == 0) {
+        if (far && (f.bytes > 24 || b % 2 == 0)) {
             UNROLL
             for (int i = 0; i < 16; i++)
                 _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes, _MM_HINT_T1);
@@ -351,11 +352,14 @@ INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks)
 }
 
 /* Where activations have the panel's columns: offsets from a row's start to its codes
- * and scales, and the first of them in panel.extra, `stride` from one row to the next. */
+ * and scales, and the first of them in panel.extra, `stride` from one row to the next.
+ * At every block memory is asked for so many lines of 64 bytes from `ahead` on. */
 typedef struct {
     size_t         codes, d;
     const int32_t *extra;
     size_t         stride;
+    const uint8_t *ahead;
+    int            lines;
 } columns;
 
 /* y += panel times `count` activations, for 16 * groups rows */
@@ -373,6 +377,7 @@ INLINE void multiply(const format f, panel *p, const uint8_t *const *x, columns 
     for (int b = 0; b < blocks; b++) {
         const uint8_t *w = p->codes + b * steps * 128;
         const size_t codes = at.codes + (size_t)(b * steps * 4), d_at = at.d + 4 * (size_t)(f.type == QUANT_NVFP4 ? b / 2 : b);
+        for (int i = 0; i < at.lines; i++, at.ahead += 64) _mm_prefetch((const char *)at.ahead, _MM_HINT_T1);
         __m512i sum[MOST][2];
         UNROLL
         for (int c = 0; c < count; c++) {
@@ -426,6 +431,7 @@ INLINE void multiply_all(const format f, panel *p, const uint8_t *const *x, colu
         }
         c += count;
         at.extra += (size_t)count * at.stride;
+        at.ahead += 64 * (size_t)(at.lines * blocks);
     }
 }
 
@@ -468,14 +474,21 @@ INLINE void rows_times_batch(const format f, const tile_args *a, int r, int grou
     const size_t codes = (size_t)((const uint8_t *)plane.codes - x[0]), d = (size_t)((const uint8_t *)plane.d - x[0]);
     memset(p->y, 0, (size_t)batch * sizeof p->y[0]);
 
+    /* The rows after these are fetched while these are multiplied. */
+    const int after = min_of(16 * groups, a->rows - r - 16 * groups);
+    const uint8_t *ahead = a->w + (uint64_t)(r + 16 * groups) * a->w_stride;
+    const size_t ahead_bytes = (size_t)after * a->w_stride;
+    const int calls = (batch + 3) / 4, lines = (int)((ahead_bytes / 64 + (size_t)(n_blocks * calls) - 1) / (size_t)(n_blocks * calls));
+
     for (int b = 0; b < n_blocks; b += at_once) {
         const int blocks = min_of(at_once, n_blocks - b);
         const uint8_t *w = a->w + (uint64_t)r * a->w_stride + (size_t)(b / stored) * (size_t)f.bytes;
         for (int g = 0; g < groups; g++, w += 16 * a->w_stride) {
             const rows16 rows = { { w, w + 4 * a->w_stride, w + 8 * a->w_stride, w + 12 * a->w_stride }, a->w_stride };
-            unpack(f, p, rows, g, blocks / stored);
+            unpack(f, p, rows, g, blocks / stored, r == 0);
         }
-        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8), p->extra.start + b, (size_t)n_blocks };
+        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8), p->extra.start + b, (size_t)n_blocks,
+                             ahead + 64 * (size_t)(lines * calls * b), lines };
         if (groups == 2) multiply_all(f, p, x, at, batch, 2, blocks);
         else multiply_all(f, p, x, at, batch, 1, blocks);
     }
@@ -522,13 +535,13 @@ INLINE void tile(const format f, const cpu_kernels *k, const tile_args *a)
         tile((format){ __VA_ARGS__ }, k, a);                                    \
     }
 
-TILE(q8_0,   QUANT_Q8_0,   sizeof(block_q8_0),   2, 128, false, 0, 3)
-TILE(q4_0,   QUANT_Q4_0,   sizeof(block_q4_0),   2, 8,   false, 0, 3)
-TILE(q4_1,   QUANT_Q4_1,   sizeof(block_q4_1),   4, 0,   true,  0, 3)
-TILE(q5_0,   QUANT_Q5_0,   sizeof(block_q5_0),   6, 16,  false, 2, 3)
-TILE(q5_1,   QUANT_Q5_1,   sizeof(block_q5_1),   8, 0,   true,  4, 3)
-TILE(iq4_nl, QUANT_IQ4_NL, sizeof(block_iq4_nl), 2, 128, false, 0, 3)
-TILE(mxfp4,  QUANT_MXFP4,  sizeof(block_mxfp4),  1, 12,  false, 0, 3)
+TILE(q8_0,   QUANT_Q8_0,   sizeof(block_q8_0),   2, 128, false, 0, 2)
+TILE(q4_0,   QUANT_Q4_0,   sizeof(block_q4_0),   2, 8,   false, 0, 2)
+TILE(q4_1,   QUANT_Q4_1,   sizeof(block_q4_1),   4, 0,   true,  0, 2)
+TILE(q5_0,   QUANT_Q5_0,   sizeof(block_q5_0),   6, 16,  false, 2, 2)
+TILE(q5_1,   QUANT_Q5_1,   sizeof(block_q5_1),   8, 0,   true,  4, 2)
+TILE(iq4_nl, QUANT_IQ4_NL, sizeof(block_iq4_nl), 2, 128, false, 0, 2)
+TILE(mxfp4,  QUANT_MXFP4,  sizeof(block_mxfp4),  1, 12,  false, 0, 2)
 TILE(nvfp4,  QUANT_NVFP4,  sizeof(block_nvfp4),  4, 12,  false, 0, 1)
 
 void cpu_q32_avx512(cpu_kernels *k)
