@@ -49,9 +49,10 @@ install_peer() {
     if ! cmp -s bench/peers/package-lock.json "$dir/peers/package-lock.json" || [ ! -d "$libraries" ]; then
         cp bench/peers/package.json bench/peers/package-lock.json "$dir/peers"
         say "installing $package $version"
-        if ! (cd "$dir/peers" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
+        if ! (cd "$dir/peers" && npm ci --ignore-scripts --no-audit --no-fund --fetch-retries=1 \
+                --fetch-retry-mintimeout=2000 > npm.log 2>&1); then
             rm -f "$dir/peers/package-lock.json"
-            say "no peer: the package could not be installed"
+            say "no peer: the package could not be installed, see $dir/peers/npm.log"
             return 1
         fi
     fi
