@@ -24,6 +24,8 @@ static int model_rows(bench_options *o, option *table)
         .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon");
     ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE", .choices = "packed|f32",
         .help = "how attention rows are stored: packed or f32 (default packed)");
+    ROW(.long_name = "expert-cache", .kind = OPTION_BYTES, .target = &o->expert_cache, .value_name = "SIZE",
+        .help = "memory for routed experts, such as 8g; the others are read when needed (default: what there is)");
     ROW(.long_name = "prefill-chunk", .kind = OPTION_POSITIVE, .target = &o->prefill_chunk, .value_name = "N",
         .help = "most prompt tokens of one step (default 2048)");
     ROW(.long_name = "warm-weights", .kind = OPTION_FLAG, .target = &o->warm_weights,
@@ -42,6 +44,8 @@ static int cell_rows(bench_options *o, option *table)
         .help = "a prompt and then decoding, timed together; may be repeated");
     ROW(.long_name = "depth", .short_name = 'd', .kind = OPTION_TEXT, .target = &o->depth_text, .value_name = "LIST",
         .help = "tokens already in the context, filled without being timed (default 0, and 4096 and 32768 where they fit)");
+    ROW(.long_name = "fill", .kind = OPTION_CHOICE, .target = &o->fill, .value_name = "HOW", .choices = "real|fast",
+        .help = "real computes every token of a depth; fast repeats the rows of the first ones (default real)");
     ROW(.long_name = "sessions", .kind = OPTION_TEXT, .target = &o->sessions_text, .value_name = "LIST",
         .help = "sessions that decode together, in total t/s (default 1)");
     return n;
@@ -112,7 +116,7 @@ static void build_table(bench_options *o, option table[MAX_FLAGS])
 static bench_options defaults(void)
 {
     return (bench_options){
-        .backend = "auto", .kv_type = "packed", .isa = "auto", .isa_mask = ~0u, .prefill_chunk = 2048,
+        .backend = "auto", .kv_type = "packed", .isa = "auto", .isa_mask = ~0u, .prefill_chunk = 2048, .fill = "real",
         .rules = { .warmup_max = 4 }, .budget = 300,
         .frontier = { .start = 2048, .max = 32768, .incr = 2048, .gen = 128 },
     };

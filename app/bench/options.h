@@ -18,8 +18,10 @@ typedef struct {
     uint32_t    isa_mask;
     int         prefill_chunk;
     bool        warm_weights;
+    uint64_t    expert_cache;
 
     /* cells */
+    const char *fill;
     const char *prompt_text, *gen_text, *depth_text, *sessions_text;
     option_list pairs;
     cell_lists  lists;

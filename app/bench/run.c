@@ -133,6 +133,7 @@ static ds4_engine_options engine_options(bench_run *r)
     e.max_batch_rows = o->prefill_chunk;
     e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
     e.warm_weights = o->warm_weights;
+    e.expert_cache = o->expert_cache;
     e.isa_mask = o->isa_mask;
     e.progress = on_progress;
     e.interrupted = on_layer;
@@ -169,7 +170,7 @@ static void describe(bench_run *r)
     r->context = (report_context){ .build = version_commit(), .flags = version_flags(), .command = r->command,
                                    .model_path = r->path.path, .text = r->text_name, .machine = &r->machine,
                                    .readings = &r->readings, .n_arms = r->n_arms,
-                                   .random_tokens = r->context.random_tokens };
+                                   .random_tokens = r->context.random_tokens, .fill = r->options->fill };
     memcpy(r->context.dot_peak, r->dot_peak, sizeof r->dot_peak);
     report_describe_model(&r->context, &r->arm[0]);
 }
@@ -196,6 +197,7 @@ exit_code run_open(bench_run *r, const bench_options *o, int n_sessions, int max
     if (st) return open_failed(r, st, &err);
     for (int k = 0; k < r->n_arms; k++) {
         arm_set_text(&r->arm[k], r->text, r->n_text);
+        r->arm[k].fill_fast = strcmp(o->fill, "fast") == 0;
         r->arm[k].on_fill = on_fill;
         r->arm[k].on_fill_ctx = c;
     }

@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/status.h"
+#include "bench/stretch.h"
 #include "engine/engine.h"
 
 /* Seconds that no clock adjustment stretches. */
@@ -110,6 +111,15 @@ static bool tell_filled(void *ctx, int done, int total)
     return !a->on_fill || a->on_fill(a->on_fill_ctx, done, total);
 }
 
+/* As far as whole units go; what is left of the depth is computed. */
+static ds4_status fill_fast(bench_arm *a, int i, int depth, ds4_error *err)
+{
+    const int real = stretch_real_tokens(a->engine), length = depth / STRETCH_UNIT * STRETCH_UNIT;
+    if (length <= real) return DS4_OK;
+    const ds4_status st = ds4_session_feed(a->session[i], text_at(a, i, 0, real), real, tell_filled, a, err);
+    return st ? st : stretch_session(a->session[i], length, err);
+}
+
 static ds4_status go_to(bench_arm *a, int i, int depth, ds4_error *err)
 {
     ds4_session *s = a->session[i];
@@ -119,9 +129,11 @@ static ds4_status go_to(bench_arm *a, int i, int depth, ds4_error *err)
     } else {
         ds4_session_rewind(s, a->depth[i]);
     }
+    ds4_status st = DS4_OK;
+    if (a->fill_fast && ds4_session_length(s) == 0 && (st = fill_fast(a, i, depth, err))) return st;
     const int at = ds4_session_length(s);
-    if (at == depth) return DS4_OK;
-    ds4_status st = ds4_session_feed(s, text_at(a, i, at, depth - at), depth - at, tell_filled, a, err);
+    if (at == depth && at == a->depth[i]) return DS4_OK;
+    if (at < depth) st = ds4_session_feed(s, text_at(a, i, at, depth - at), depth - at, tell_filled, a, err);
     if (!st) st = ds4_session_mark(s, err);
     if (!st) a->depth[i] = depth;
     return st;

@@ -1,7 +1,8 @@
 /* arm: one engine with its sessions, made to run a cell once.
  *
- * Sessions are brought to the cell's depth by real tokens and marked there, so
- * that a repetition begins with a rewind instead of the whole way. Filling and
+ * Sessions are brought to the cell's depth by real tokens, or by copies of their
+ * rows where that is asked for, and marked there, so that a repetition begins with
+ * a rewind instead of the whole way. Filling and
  * rewinding are never part of a measured time. Owns engine and sessions; engine
  * thread only. */
 #ifndef BENCH_ARM_H
@@ -28,6 +29,7 @@ typedef struct {
     const ds4_token *text;      /* borrowed; read in a circle                 */
     int           n_text;
     ds4_token    *piece;        /* [max_tokens] what is fed                   */
+    bool          fill_fast;    /* depths are computed only in part (stretch.h)      */
     /* Told the tokens done while a depth is filled; false stops. May be NULL. */
     bool        (*on_fill)(void *ctx, int done, int total);
     void         *on_fill_ctx;

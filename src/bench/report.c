@@ -376,6 +376,7 @@ static void cell_part(json_writer *w, const speed_row *r, const report_context *
     whole(w, "threads", r->threads);
     whole(w, "chunk", c->shape.max_batch_rows);
     text(w, "text", c->text);
+    text(w, "fill", c->fill);
     json_object_end(w);
     json_object_end(w);
 }

@@ -20,6 +20,7 @@ typedef struct {
     char        model_hash[20];             /* of the header and a sample of the data     */
     const char *text;                       /* what was fed: a file, or "random tokens"   */
     bool        random_tokens;
+    const char *fill;                       /* how depths were filled: "real" or "fast"   */
     const host_machine  *machine;
     const host_readings *readings;          /* limits, clock, heat, and what is missing   */
     double      dot_peak[ARMS_MAX];         /* G int8 multiply-adds/s of each arm's threads; 0: unknown */
