@@ -124,7 +124,7 @@ INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_a
     q8k_rows_from(row, a, first);
     for (int i = 0; i < a->n / QK; i++) {
         for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
-            _mm_prefetch((const char *)ahead, _MM_HINT_T0);
+            _mm_prefetch((const char *)ahead, _MM_HINT_T1);
         q8k_sink s = { .x = x + i, .start = start };
         if (t->shift) q8k_set_starts(start, x + i, t);
         spread(&s, row);
