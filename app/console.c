@@ -99,20 +99,29 @@ static bool worth_showing(const progress_state *p, uint64_t now)
     return (double)elapsed * (double)p->total / (double)p->done > (double)PATIENCE_NS;
 }
 
+/* What is done, with the parts of the step in work. */
+static progress_state seen_now(const progress_state *p)
+{
+    progress_state s = *p;
+    if (p->parts) s.done += min_u64(p->stride, p->total - p->done) * (uint64_t)p->parts_done / (uint64_t)p->parts;
+    return s;
+}
+
 /* Under the lock. */
 static void draw(console *c)
 {
     progress_state *p = &c->progress;
+    const progress_state s = seen_now(p);
     const uint64_t now = clock_ns();
     char line[LINE_MAX_BYTES];
 
-    if (c->smart && worth_showing(p, now)) {
-        compose(p, now, terminal_columns(STDERR_FILENO), line, sizeof line);
+    if (c->smart && worth_showing(&s, now)) {
+        compose(&s, now, terminal_columns(STDERR_FILENO), line, sizeof line);
         fprintf(stderr, "\r\033[K%s", line);
         fflush(stderr);
         p->visible = true;
     } else if (!c->smart && now - p->drawn_ns >= PLAIN_NS) {
-        describe(p, now, line, sizeof line);
+        describe(&s, now, line, sizeof line);
         fprintf(stderr, "%s: %s %s\n", c->program, p->phase, line);
         p->drawn_ns = now;
     }
@@ -158,7 +167,23 @@ void console_progress(console *c, uint64_t done, uint64_t total)
 {
     pthread_mutex_lock(&c->lock);
     c->progress.done = done < total ? done : total;
+    c->progress.parts_done = 0;
     c->progress.total = total;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void console_progress_steps(console *c, uint64_t stride, int parts)
+{
+    pthread_mutex_lock(&c->lock);
+    c->progress.stride = stride;
+    c->progress.parts = parts;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void console_progress_part(console *c)
+{
+    pthread_mutex_lock(&c->lock);
+    if (c->progress.parts_done < c->progress.parts) c->progress.parts_done++;
     pthread_mutex_unlock(&c->lock);
 }
 

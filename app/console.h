@@ -19,6 +19,8 @@ typedef struct {
     char            phase[24];
     progress_unit   unit;
     uint64_t        done, total;
+    uint64_t        stride;                 /* of one step ...                          */
+    int             parts, parts_done;      /* ... that tells when a part of it is done */
     uint64_t        start_ns, drawn_ns;     /* drawn_ns: of the last plain line in a pipe */
     bool            running, visible;
 } progress_state;
@@ -51,6 +53,11 @@ void console_print(console *c, const char *fmt, ...)   __attribute__((format(pri
 void console_progress_begin(console *c, const char *phase, progress_unit unit, uint64_t total);
 void console_progress(console *c, uint64_t done, uint64_t total);
 void console_progress_end(console *c);
+
+/* Long steps move the line in parts: a step of `stride` has so many, and each call of
+ * the second tells of one. console_progress begins the next step. */
+void console_progress_steps(console *c, uint64_t stride, int parts);
+void console_progress_part(console *c);
 
 /* "52.1 GiB", "12.0 MiB", "512 B". */
 void console_bytes(char out[24], uint64_t n);

@@ -38,13 +38,15 @@ typedef struct {
     int         n_threads;       /* 0: one per physical core this process may use              */
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */
-    int         max_batch_rows;  /* most rows of one step: the prefill chunk                   */
+    int         max_batch_rows;  /* most rows of one step: the prefill chunk; 0: up to 4096, as
+                                    memory allows                                              */
     int         rewind_points;   /* most that a session keeps (ds4_session_mark); 0: none      */
     ds4_kv_type kv_type;         /* how attention rows are stored                              */
     bool        no_rounding;     /* leave out the trained FP8/FP4 roundings (docs/model.md);
                                     KV rows are then F32 whatever kv_type says                 */
     bool        exact;           /* float activations instead of 8-bit ones in matrix products */
-    bool        warm_weights;    /* touch every weight page before ds4_engine_open returns     */
+    bool        warm_weights;    /* read every weight page before ds4_engine_open returns      */
+    bool        huge_pages;      /* copy the weights into huge pages of this process           */
     uint32_t    isa_mask;        /* instruction sets the kernels may use; ~0: all that exist   */
     uint64_t    memory_limit;    /* bytes the plan may not pass; 0: what the system has free   */
     /* Bytes for routed experts. They are then read from the file into a cache of this size

@@ -116,7 +116,7 @@ static ds4_status prefill_to(conversation *c, size_t upto, bool keep, ds4_error 
     return st;
 }
 
-ds4_status conversation_prefill(conversation *c, ds4_error *err)
+static ds4_status prefill_turn(conversation *c, ds4_error *err)
 {
     c->prefilled = 0;
     c->prefill_ns = 0;
@@ -128,6 +128,15 @@ ds4_status conversation_prefill(conversation *c, ds4_error *err)
         if (st) return st;
     }
     return prefill_to(c, c->line.tokens.n, c->keep_points, err);
+}
+
+ds4_status conversation_prefill(conversation *c, ds4_error *err)
+{
+    residency_counts before;
+    residency_now(&before);
+    const ds4_status st = prefill_turn(c, err);
+    c->pages = residency_since(&before);
+    return st;
 }
 
 bool conversation_undo(conversation *c)

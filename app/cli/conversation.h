@@ -19,6 +19,7 @@ typedef struct {
     bool         loaded;        /* the header came from a checkpoint and stays */
     size_t       prefilled;     /* tokens and time of the last turn's prompt */
     uint64_t     prefill_ns;
+    residency_counts pages;     /* that came in meanwhile */
 } conversation;
 
 /* c is zeroed, or was detached from another engine and goes on with this one. */

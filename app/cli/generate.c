@@ -175,6 +175,8 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
         .options = o, .out = out, .result = r, .section = o->start, .err = err,
     };
     const ds4_expert_metrics before = expert_metrics(t);
+    residency_counts pages;
+    residency_now(&pages);
     const uint64_t start = clock_ns();
     *r = (generate_result){ 0 };
     bytes_init(&g.piece, (size_t)1 << 20);
@@ -189,6 +191,7 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
     r->ended_in = g.section;
     r->ns = clock_ns() - start;
     r->experts = counted_since(expert_metrics(t), &before);
+    r->pages = residency_since(&pages);
     stream_close(g.streams[SECTION_REASONING]);
     stream_close(g.streams[SECTION_TEXT]);
     bytes_free(&g.piece);

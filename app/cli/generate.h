@@ -4,6 +4,7 @@
 #define CLI_GENERATE_H
 
 #include "answer.h"
+#include "base/residency.h"
 #include "text/stream.h"
 #include "timeline.h"
 
@@ -29,6 +30,7 @@ typedef struct {
     int            tokens, reasoning_tokens;    /* sampled, without the end of turn */
     uint64_t       ns;
     ds4_expert_metrics experts;                 /* of the tokens' steps; slots 0: all are mapped */
+    residency_counts pages;                     /* of the same time */
 } generate_result;
 
 /* The timeline must be synced. On FINISH_ERROR err is filled. */

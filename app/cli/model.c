@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/numa.h"
 #include "signals.h"
 
 exit_code model_exit_code(ds4_status st)
@@ -47,13 +48,14 @@ static void on_log(void *ctx, int level, const char *line)
     switch (level) {
     case LOG_ERROR:
     case LOG_WARNING: console_warning(c, "%s", line); break;
+    case LOG_INFO:    console_note(c, "%s", line);    break;
     default:          console_detail(c, "%s", line);  break;
     }
 }
 
 static bool on_layer(void *ctx)
 {
-    (void)ctx;
+    console_progress_part(ctx);
     return signals_interrupted();
 }
 
@@ -70,19 +72,20 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
     e.n_threads = o->threads;
     e.max_sessions = 1;
     e.max_tokens = room.ctx;
-    e.max_batch_rows = min_int(o->prefill_chunk, room.ctx);
+    e.max_batch_rows = min_int(o->prefill_chunk, room.ctx);     /* 0: the engine chooses */
     e.rewind_points = room.rewind_points;
     e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
     e.no_rounding = strcmp(o->rounding, "off") == 0;
     e.exact = o->quality;
     e.warm_weights = o->warm_weights;
+    e.huge_pages = o->huge_pages;
     e.expert_cache = o->expert_cache;
     e.isa_mask = o->isa_mask;
     e.progress = on_progress;
     e.interrupted = on_layer;
     e.log = on_log;
     e.trace = on_trace;
-    e.progress_ctx = e.log_ctx = e.trace_ctx = c;
+    e.progress_ctx = e.interrupted_ctx = e.log_ctx = e.trace_ctx = c;
     return e;
 }
 
@@ -138,6 +141,19 @@ static void report(const model *m, const cli_options *o, uint64_t ns, console *c
         console_warning(c, "--ctx %d is longer than the %d tokens this model was made for", ctx, m->shape.n_ctx_train);
 }
 
+/* A policy is of threads, so it comes before there are any. */
+static void set_numa(const cli_options *o, console *c)
+{
+    if (strcmp(o->numa, "interleave") != 0) return;
+    ds4_error err = { 0 };
+    const uint64_t nodes = numa_nodes("");
+    const int n = __builtin_popcountll(nodes);
+    if (n < 2)                              console_note(c, "--numa: this machine has one memory node; nothing to spread over");
+    else if (numa_interleave(nodes, &err))  console_warning(c, "--numa: %s", err.message);
+    else console_note(c, "--numa: new pages are spread over %d nodes; pages of the model that are in memory already stay "
+                      "where they are", n);
+}
+
 exit_code model_open(model *m, const cli_options *o, model_room room, console *c)
 {
     *m = (model){ 0 };
@@ -147,6 +163,7 @@ exit_code model_open(model *m, const cli_options *o, model_room room, console *c
 
     ds4_error err = { 0 };
     const uint64_t start = clock_ns();
+    set_numa(o, c);
     m->engine_options = model_engine_options(o, m->path.path, room, c);
     const ds4_status st = plan_and_open(m, c, &err);
     if (st) {

@@ -93,6 +93,7 @@ static exit_code conclude(oneshot *r, const turn_stats *s, const ds4_error *err)
         console_warning(r->console, "context full: %d tokens; start with a larger --ctx", s->capacity);
     turn_stats_text(s, line, sizeof line);
     console_note(r->console, "%s", line);
+    if (turn_stats_paging(s, line, sizeof line)) console_note(r->console, "%s", line);
     return s->answer.finish == FINISH_INTERRUPTED ? CLI_INTERRUPTED : CLI_OK;
 }
 

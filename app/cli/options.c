@@ -38,11 +38,15 @@ static int model_rows(cli_options *o, option *table)
     ROW(.long_name = "quality", .kind = OPTION_FLAG, .target = &o->quality,
         .help = "exact kernels instead of faster approximate ones");
     ROW(.long_name = "warm-weights", .kind = OPTION_FLAG, .target = &o->warm_weights,
-        .help = "touch all weight pages before the start");
+        .help = "read all weights before the start");
+    ROW(.long_name = "huge-pages", .kind = OPTION_FLAG, .target = &o->huge_pages,
+        .help = "copy the weights into huge pages; needs memory for all of the file");
+    ROW(.long_name = "numa", .kind = OPTION_CHOICE, .target = &o->numa, .value_name = "POLICY",
+        .choices = "off|interleave", .help = "interleave spreads memory over the nodes of the machine (default off)");
     ROW(.long_name = "expert-cache", .kind = OPTION_TEXT, .target = &o->expert_cache_text, .value_name = "SIZE",
         .help = "memory for routed experts, such as 8g; the others are read when needed (default auto: what there is)");
     ROW(.long_name = "prefill-chunk", .kind = OPTION_POSITIVE, .target = &o->prefill_chunk, .value_name = "N",
-        .help = "most prompt tokens of one step (default 2048)");
+        .help = "most prompt tokens of one step (default: up to 4096, as memory allows)");
     ROW(.long_name = "chdir", .kind = OPTION_TEXT, .target = &o->chdir_to, .value_name = "DIR",
         .help = "go there before opening anything");
     return n;
@@ -167,7 +171,7 @@ static cli_options defaults(void)
     return (cli_options){
         .backend = "auto", .kv_type = "packed", .rounding = "on", .isa = "auto", .isa_mask = ~0u,
         .expert_cache_text = "auto",
-        .ctx = 32768, .prefill_chunk = 2048,
+        .numa = "off", .ctx = 32768,
         .mode = MODE_THINK, .effort_profile = "auto", .think_max_min_ctx = CHAT_THINK_MAX_MIN_CTX,
         .temp = 1, .top_p = 1, .min_p = 0.05f, .n = 50000,
         .show_thinking = "auto", .color = "auto", .logprobs_top_k = 20,

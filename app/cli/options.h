@@ -31,12 +31,13 @@ typedef struct {
     /* model and machine */
     const char *model;          /* NULL: search                                      */
     bool        model_from_env;
-    const char *backend, *kv_type, *rounding, *isa;
+    const char *backend, *kv_type, *rounding, *isa, *numa;
     uint32_t    isa_mask;
-    int         ctx, threads, prefill_chunk;
+    int         ctx, threads;
+    int         prefill_chunk;  /* 0: as memory allows                               */
     const char *expert_cache_text;
     uint64_t    expert_cache;   /* bytes; 0: auto                                    */
-    bool        quality, warm_weights;
+    bool        quality, warm_weights, huge_pages;
 
     /* prompt */
     const char *prompt, *prompt_file, *system, *system_file, *token_ids;

@@ -45,6 +45,7 @@ static void settle(repl *r, const generate_result *result, size_t prompt_tokens,
     conversation_end_turn(&r->talk);
     turn_stats_text(&r->last, line, sizeof line);
     console_detail(r->console, "%s", line);
+    if (turn_stats_paging(&r->last, line, sizeof line)) console_note(r->console, "%s", line);
 }
 
 void repl_answer(repl *r)

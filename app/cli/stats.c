@@ -7,7 +7,7 @@
 turn_stats turn_stats_of(const conversation *c, size_t prompt_tokens, const generate_result *r)
 {
     return (turn_stats){
-        .prompt_tokens = prompt_tokens, .prefilled = c->prefilled, .prefill_ns = c->prefill_ns, .answer = *r,
+        .prompt_tokens = prompt_tokens, .prefilled = c->prefilled, .prefill_ns = c->prefill_ns, .prefill_pages = c->pages, .answer = *r,
         .used = (int)c->line.tokens.n, .capacity = ds4_session_capacity(c->line.session),
     };
 }
@@ -52,6 +52,42 @@ void turn_stats_text(const turn_stats *s, char *out, size_t size)
     if (s->answer.experts.slots && n > 0 && (size_t)n < size) experts_text(s, out + n, size - (size_t)n);
 }
 
+/* ---- pages from the disk ------------------------------------------------------ */
+
+enum {
+    PAGE_WAIT_NS = 100000,      /* what a solid-state disk takes at least for one */
+    PAGE_BYTES = 4096
+};
+
+/* At least a twentieth of the time went into waiting for pages. */
+static bool hurts(const residency_counts *p, uint64_t ns)
+{
+    return p->page_ins >= 50 && p->page_ins * PAGE_WAIT_NS > ns / 20;
+}
+
+static bool paging_hurts(const turn_stats *s)
+{
+    return hurts(&s->prefill_pages, s->prefill_ns) || hurts(&s->answer.pages, s->answer.ns);
+}
+
+bool turn_stats_paging(const turn_stats *s, char *out, size_t size)
+{
+    const residency_counts *p = &s->prefill_pages, *g = &s->answer.pages;
+    const bool again = (g->refaults + p->refaults) * PAGE_BYTES > (g->read_bytes + p->read_bytes) / 2;
+    const int tokens = s->answer.tokens > 0 ? s->answer.tokens : 1;
+    char read[24], per_token[24];
+    if (!paging_hurts(s)) return false;
+    console_bytes(read, p->read_bytes);
+    console_bytes(per_token, g->read_bytes / (uint64_t)tokens);
+    snprintf(out, size, "waiting for the disk: %s in %llu page faults for the prompt, %s in %.0f per token of the answer; %s",
+             read, (unsigned long long)p->page_ins, per_token, (double)g->page_ins / tokens,
+             again ? "they were in memory before and were dropped: close other programs, or give --expert-cache a size"
+                   : "the weights were not in memory yet: --warm-weights reads them before the prompt");
+    return true;
+}
+
+/* ---- JSON --------------------------------------------------------------------- */
+
 static void field_int(json_writer *w, const char *key, int64_t v)
 {
     json_key(w, key);
@@ -88,6 +124,17 @@ static void field_experts(json_writer *w, const turn_stats *s)
     json_object_end(w);
 }
 
+static void field_pages(json_writer *w, const turn_stats *s)
+{
+    json_key(w, "pages");
+    json_object(w);
+    field_int(w, "prefill_page_ins", (int64_t)s->prefill_pages.page_ins);
+    field_int(w, "prefill_bytes_read", (int64_t)s->prefill_pages.read_bytes);
+    field_int(w, "generation_page_ins", (int64_t)s->answer.pages.page_ins);
+    field_int(w, "generation_bytes_read", (int64_t)s->answer.pages.read_bytes);
+    json_object_end(w);
+}
+
 bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
 {
     json_writer w;
@@ -114,6 +161,7 @@ bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
     field_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns));
     json_object_end(&w);
     if (s->answer.experts.slots) field_experts(&w, s);
+    if (paging_hurts(s)) field_pages(&w, s);
 
     json_object_end(&w);
     bytes_char(out, '\n');

@@ -61,7 +61,10 @@ ds4_status timeline_sync(timeline *t, size_t upto, ds4_error *err)
     const int todo = (int)(upto - length);
     ds4_status st = DS4_OK;
     if (todo) {
+        ds4_shape shape;
+        ds4_engine_shape(t->engine, &shape);
         console_progress_begin(t->console, "prefill", PROGRESS_TOKENS, (uint64_t)todo);
+        console_progress_steps(t->console, (uint64_t)shape.max_batch_rows, shape.n_layer);
         st = ds4_session_feed(t->session, t->tokens.ids + length, todo, on_chunk, t->console, err);
         console_progress_end(t->console);
     }

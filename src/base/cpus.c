@@ -36,10 +36,26 @@ static bool list_meets(const char *list, const int *cpu, int n)
     return false;
 }
 
+/* Relative speed as the system rates it; 0: it does not. */
+static int capacity(const char *root, int cpu)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/cpu_capacity", root, cpu);
+    char *text = read_text(path);
+    const int c = text ? atoi(text) : 0;
+    free(text);
+    return c;
+}
+
 int cpus_cores(const char *root, const int *cpu, int n)
 {
-    int cores = 0;
+    int cores = 0, largest = 0;
     for (int i = 0; i < n; i++) {
+        const int c = capacity(root, cpu[i]);
+        if (c > largest) largest = c;
+    }
+    for (int i = 0; i < n; i++) {
+        if (2 * capacity(root, cpu[i]) < largest) continue;
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
                  root, cpu[i]);

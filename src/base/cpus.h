@@ -8,7 +8,8 @@
 #include <stdint.h>
 
 /* Physical cores among cpu[0..n): hardware threads that the topology calls
- * siblings count once; one of unknown topology counts as a core. */
+ * siblings count once; one of unknown topology counts as a core. Cores of less than
+ * half the capacity of the largest do not count: they would come last in every loop. */
 int cpus_cores(const char *root, const int *cpu, int n);
 
 /* Processors' worth of time the control group of this process and its parents

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "engine/load.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -51,8 +52,8 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
         return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);
     if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
         return ds4_fail(err, DS4_EARG, "a context of %d tokens; it must be 1 to %d", o->max_tokens, 1 << 24);
-    if (o->max_batch_rows < 1 || o->max_batch_rows > 1 << 16)
-        return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d", o->max_batch_rows, 1 << 16);
+    if (o->max_batch_rows < 0 || o->max_batch_rows > 1 << 16)
+        return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d, or 0 for what memory allows", o->max_batch_rows, 1 << 16);
     if (o->rewind_points < 0 || o->rewind_points > 4096)
         return ds4_fail(err, DS4_EARG, "%d rewind points; there may be 0 to 4096", o->rewind_points);
     if (o->n_threads < 0 || o->n_threads > 1024)
@@ -118,6 +119,21 @@ static int tokens_that_fit(const ds4_engine_options *o, const model_config *c, c
         else hi = t.max_tokens - 1;
     }
     return lo;
+}
+
+/* Large steps read each expert's weights for more tokens, but they are no reason to
+ * fail, nor to push weights out of memory. */
+static int choose_rows(const ds4_engine_options *o, const model_config *c, const gguf *g)
+{
+    enum { FEWEST = 256, MOST = 4096 };
+    const uint64_t limit = o->memory_limit ? o->memory_limit : memory_available();
+    ds4_engine_options t = *o;
+    t.max_batch_rows = FEWEST;
+    const uint64_t least = must_fit(&t, c, g), weights = gguf_tensor_bytes(g);
+    const uint64_t room = limit > weights + least ? limit - weights - least : limit / 64;
+    for (t.max_batch_rows = MOST; limit && t.max_batch_rows > FEWEST; t.max_batch_rows /= 2)
+        if (must_fit(&t, c, g) - least <= room) break;
+    return min_int(t.max_batch_rows, max_int(o->max_tokens, o->max_sessions));
 }
 
 static uint64_t limit_of(const ds4_plan *p, const ds4_engine_options *o)
@@ -212,7 +228,11 @@ ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error
     log_sink silent = { 0 };
     model_config *c = malloc(sizeof *c);
     if (!c) return ds4_fail(err, DS4_EMEMORY, "no memory to read the model's shape");
-    if (!(st = open_file(&g, c, o, &silent, err))) fill_plan(out, o, c, g);
+    if (!(st = open_file(&g, c, o, &silent, err))) {
+        ds4_engine_options chosen = *o;
+        if (!chosen.max_batch_rows) chosen.max_batch_rows = choose_rows(o, c, g);
+        fill_plan(out, &chosen, c, g);
+    }
     gguf_close(g);
     free(c);
     return st;
@@ -251,26 +271,6 @@ static void fill_shape(ds4_engine *e)
     copy_name(e);
 }
 
-/* Reads one byte of every page, so that the first tokens do not wait for the disk. */
-static ds4_status warm_weights(ds4_engine *e, ds4_error *err)
-{
-    const uint64_t total = gguf_file_bytes(e->file), page = 4096, step = 64ull << 20;
-    uint64_t done = 0;
-    volatile uint8_t sink = 0;
-    for (int i = 0; i < gguf_n_shards(e->file); i++) {
-        uint64_t size;
-        const uint8_t *data = gguf_mapping(e->file, i, &size);
-        for (uint64_t at = 0; at < size; at += page) {
-            sink ^= data[at];
-            if (at % step == 0 && e->o.progress && !e->o.progress(e->o.progress_ctx, "warming", done + at, total))
-                return ds4_fail(err, DS4_ECANCELLED, "loading was cancelled");
-        }
-        done += size;
-    }
-    if (e->o.progress) e->o.progress(e->o.progress_ctx, "warming", total, total);
-    return DS4_OK;
-}
-
 static ds4_status check_vocab(const ds4_engine *e, ds4_error *err)
 {
     if (vocab_size(e->vocab) > e->config.n_vocab)
@@ -302,13 +302,22 @@ static ds4_status open_experts(ds4_engine *e, uint64_t cache_bytes, ds4_error *e
     return st;
 }
 
+static ds4_status copy_weights(ds4_engine *e, const ds4_plan *p, ds4_error *err)
+{
+    if (p->expert_cache_bytes)
+        return ds4_fail(err, DS4_EARG, "huge pages are for weights that stay in memory; with an expert cache they do not");
+    return load_huge_pages(e, p->kv_bytes + p->scratch_bytes + p->table_bytes, err);
+}
+
 static ds4_status open_parts(ds4_engine *e, ds4_error *err)
 {
     ds4_status st;
     ds4_plan plan;
     if ((st = open_file(&e->file, &e->config, &e->o, &e->log, err))) return st;
+    if (!e->o.max_batch_rows) e->o.max_batch_rows = choose_rows(&e->o, &e->config, e->file);
     fill_plan(&plan, &e->o, &e->config, e->file);
     if ((st = check_plan(&plan, &e->o, &e->log, err))) return st;
+    if (e->o.huge_pages && (st = copy_weights(e, &plan, err))) return st;
     if ((st = vocab_open(&e->vocab, e->file, err))) return st;
     if ((st = check_vocab(e, err))) return st;
 
@@ -325,7 +334,7 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     if ((st = forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err))) return st;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
     fill_shape(e);
-    return e->o.warm_weights && !e->experts ? warm_weights(e, err) : DS4_OK;
+    return e->o.warm_weights && !e->o.huge_pages && !e->experts ? load_warm(e, err) : DS4_OK;
 }
 
 ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_error *err)

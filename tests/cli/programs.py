@@ -34,14 +34,14 @@ FLAGS = {
     "--prompt-file": ("/dev/null", None), "--system": ("be brief", None), "--system-file": ("/dev/null", None),
     "--load": ("x", None), "--save": ("x", None), "--show-thinking": ("yes", "perhaps"),
     "--think-budget": ("100", "x"), "--think-max-min-ctx": ("0", "x"), "--effort-profile": ("0731", "winter"),
-    "--temp": ("0.7", "warm"), "--top-p": ("0.9", "2"), "--min-p": ("0.1", "-1"), "--top-k": ("40", "x"),
+    "--numa": ("interleave", "maybe"), "--expert-cache": ("8g", "x"), "--temp": ("0.7", "warm"), "--top-p": ("0.9", "2"), "--min-p": ("0.1", "-1"), "--top-k": ("40", "x"),
     "--seed": ("42", "x"), "--tokens": ("10", "0"), "--stop": ("END", ""), "--color": ("never", "pink"),
     "--dump-logprobs": ("x.json", None), "--logprobs-top-k": ("5", "129"), "--dump-logits": ("x.f32", None),
     "--token-ids": ("x.json", None, "--print-ids"), "--perplexity-file": ("x.txt", None),
     "--dump-tokens": (None, "raw"),
 }
 SWITCHES = {
-    "--quality": (), "--warm-weights": (), "--raw": (), "--think": (), "--think-max": (), "--nothink": (),
+    "--quality": (), "--warm-weights": (), "--huge-pages": (), "--raw": (), "--think": (), "--think-max": (), "--nothink": (),
     "--json": (), "--quiet": (), "--verbose": (), "--inspect": (), "--print-ids": (),
     "--all-positions": ("--dump-logits", "x.f32"),
 }

@@ -305,6 +305,20 @@ TEST(hardware_threads_of_one_core_count_once)
     EXPECT_INT(cpus_cores(root, NULL, 0), 0);
 }
 
+TEST(small_cores_do_not_count)
+{
+    const char *root = fresh_root("hybrid");
+    static const char *const capacity[] = { "1024\n", "1024\n", "700\n", "512\n", "400\n", "250\n" };
+    static const int all[] = { 0, 1, 2, 3, 4, 5 }, small[] = { 4, 5 };
+    for (int i = 0; i < 6; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "sys/devices/system/cpu/cpu%d/cpu_capacity", i);
+        put(root, path, capacity[i]);
+    }
+    EXPECT_INT(cpus_cores(root, all, 6), 4);
+    EXPECT_INT(cpus_cores(root, small, 2), 2);
+}
+
 TEST(quota_of_a_v2_group_and_its_parents)
 {
     const char *root = fresh_root("v2");
