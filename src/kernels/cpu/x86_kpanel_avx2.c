@@ -143,9 +143,11 @@ static void panel_tile(const tile_args *a, const k_type *t, int c0, int batch)
     __m256 y[PANEL_BATCH];
 
     for (int first = 0; first < a->rows; first += SIDE) {
+        const uint8_t *ahead = rows_after(a, first);
         rows_at(row, a, first);
         for (int c = 0; c < batch; c++) y[c] = _mm256_setzero_ps();
-        for (int i = 0; i < a->n / QK; i++) {
+        for (int i = 0; i < a->n / QK; i++, ahead += SIDE * t->bytes) {
+            ask_for(ahead, SIDE * (size_t)t->bytes);
             for (int c = 0; c < batch; c++) x[c] = (const block_q8_k *)(const void *)a->x[c0 + c] + i;
             fill_panel(p, t, row, i);
             product(p, x, batch, _mm256_set1_ps(t->factor), y);

@@ -69,9 +69,11 @@ static void some_activations(const tile_args *a, int c0, int batch)
 
     for (int c = 0; c < batch; c++) x[c] = activation_planes_of(a->x[c0 + c], QUANT_Q8_0, a->n);
     for (int first = 0; first < a->rows; first += SIDE) {
+        const uint8_t *ahead = rows_after(a, first);
         rows_at(row, a, first);
         for (int c = 0; c < batch; c++) y[c] = _mm256_setzero_ps();
-        for (int i = 0; i < a->n / 64; i++) {
+        for (int i = 0; i < a->n / 64; i++, ahead += SIDE * sizeof(block_nvfp4)) {
+            ask_for(ahead, SIDE * sizeof(block_nvfp4));
             fill_panel(&p, row, i);
             for (int c = 0; c < batch; c++) y[c] = multiply(&p, x[c].codes + 64 * i, x[c].d + 2 * i, y[c]);
         }

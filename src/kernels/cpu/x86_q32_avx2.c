@@ -141,11 +141,13 @@ ALWAYS_INLINE void panel_tile(const tile_args *a, const q32_type *t, const activ
     const uint8_t *row[SIDE];
     __m256 y[PANEL_BATCH];
     for (int first = 0; first < a->rows; first += SIDE) {
+        const uint8_t *ahead = rows_after(a, first);
         rows_at(row, a, first);
         for (int c = 0; c < batch; c++) y[c] = _mm256_setzero_ps();
-        for (int i = 0; i < a->n / 32; i += 8) {
+        for (int i = 0; i < a->n / 32; i += 8, ahead += SIDE * 8 * t->bytes) {
             const int blocks = a->n / 32 - i < 8 ? a->n / 32 - i : 8;
             int c = 0;
+            ask_for(ahead, SIDE * 8 * (size_t)t->bytes);
             fill_panel(p, t, row, i, blocks);
             for (; c + 4 <= batch; c += 4) multiply(p, t, x + c, 4, i, blocks, y + c);
             if (c + 3 == batch) multiply(p, t, x + c, 3, i, blocks, y + c);
