@@ -78,11 +78,11 @@ INLINE iq2_group look_up_iq2_xxs(__m512i index, __m512i rest)
 }
 
 /* Pairs of columns share an index, so a vector of indices gives two of codes: columns
- * c, c + 2, c + 8, c + 10 and those after them, which is how one activation lies
+ * c, c + 2, c + 8, c + 10 and those after them, which is how few activations lie
  * (in_pairs); a panel has four neighbours in a word. */
-INLINE void take_iq2_group(q8k_sink *s, int g, iq2_group group)
+INLINE void take_iq2_group(q8k_sink *s, int n_x, int g, iq2_group group)
 {
-    __m512i sum[2] = { q8k_begin(s, g, SHIFT), _mm512_setzero_si512() };
+    q8k_dots sum = q8k_begin(s, n_x, g, SHIFT), other = q8k_zero(n_x);
     UNROLL
     for (int i = 0; i < 4; i++) {
         const int k = i / 2 * 2, h = i % 2, unit = 8 * g + 2 * k + h;       /* c = 8k + 4h */
@@ -91,21 +91,22 @@ INLINE void take_iq2_group(q8k_sink *s, int g, iq2_group group)
         const __m512i pair = _mm512_ternarylogic_epi64(_mm512_set1_epi8(0x30), sign, level, 0xca);  /* 30h ? sign : level */
         const __m512i first = _mm512_permutexvar_epi8(pair, load64(iq2_first));
         const __m512i second = _mm512_permutexvar_epi8(pair, load64(iq2_second));
-        if (s->panel) {
+        if (n_x == 0) {
             const __m512 low = _mm512_castsi512_ps(_mm512_unpacklo_epi8(first, second));
             const __m512 high = _mm512_castsi512_ps(_mm512_unpackhi_epi8(first, second));
-            s->panel->code[unit] = _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0x88));
-            s->panel->code[unit + 2] = _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0xdd));
+            q8k_take(s, n_x, &sum, unit, _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0x88)));
+            q8k_take(s, n_x, &sum, unit + 2, _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0xdd)));
         } else {
-            sum[0] = q8k_take(s, sum[0], 8 * g + 2 * i, first);
-            sum[1] = q8k_take(s, sum[1], 8 * g + 2 * i + 1, second);
+            q8k_take(s, n_x, &sum, 8 * g + 2 * i, first);
+            q8k_take(s, n_x, n_x == 1 ? &other : &sum, 8 * g + 2 * i + 1, second);     /* a shorter chain */
         }
     }
-    q8k_end(s, _mm512_add_epi32(sum[0], sum[1]), g, group.scale);
+    if (n_x == 1) sum.of[0] = _mm512_add_epi32(sum.of[0], other.of[0]);
+    q8k_end(s, n_x, &sum, g, group.scale);
 }
 
 /* Every group is looked up while the one before it is multiplied. */
-INLINE void spread_iq2_xxs(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_iq2_xxs(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     __m512i word[4];                    /* indices, signs and scale; the same of the next group */
     s->d = low_halves(dwords16(row, 0));
@@ -113,50 +114,44 @@ INLINE void spread_iq2_xxs(q8k_sink *s, const uint8_t *const row[16])
     iq2_group now = look_up_iq2_xxs(word[0], word[1]);
     for (int g = 0; g < 8; g += 2) {
         const iq2_group then = look_up_iq2_xxs(word[2], word[3]);
-        take_iq2_group(s, g, now);
+        take_iq2_group(s, n_x, g, now);
         words_of_rows(word, row, 2 + 8 * (g < 6 ? g + 2 : g));
         now = look_up_iq2_xxs(word[0], word[1]);
-        take_iq2_group(s, g + 1, then);
+        take_iq2_group(s, n_x, g + 1, then);
     }
 }
 
-/* An activation with the columns of every 16 in the order of take_iq2_group; NULL when
- * there is no room. */
-static const uint8_t *in_pairs(const tile_args *a)
+/* A copy of an activation, the columns of every 16 in the order of take_iq2_group. */
+static void put_in_pairs(block_q8_k *dst, const uint8_t *src, int blocks)
 {
-    const size_t bytes = (size_t)(a->n / QK) * sizeof(block_q8_k);
-    if (bytes > TILE_SCRATCH) return NULL;
-
-    block_q8_k *x = (block_q8_k *)(void *)a->scratch;
     const __m128i order = _mm_setr_epi8(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
-    memcpy(x, a->x[0], bytes);
-    for (int i = 0; i < a->n / QK; i++)
+    memcpy(dst, src, (size_t)blocks * sizeof *dst);
+    for (int i = 0; i < blocks; i++)
         for (int e = 0; e < QK; e += 64) {
-            int8_t *codes = x[i].codes + e;
+            int8_t *codes = dst[i].codes + e;
             _mm512_storeu_si512(codes, _mm512_shuffle_epi8(load64(codes), _mm512_broadcast_i32x4(order)));
         }
-    return a->scratch;
 }
 
-static void unpack_iq2_xxs(q8k_panel *p, const uint8_t *const row[16])
-{
-    q8k_sink s = { .panel = p };
-    spread_iq2_xxs(&s, row);
-    p->d = s.d;
-}
+Q8K_FUNCTIONS(iq2_xxs, 32, SHIFT, false, 0.125f)
 
 static void tile_iq2_xxs(const cpu_kernels *k, const tile_args *a)
 {
     (void)k;
-    static const q8k_type t = { unpack_iq2_xxs, sizeof(block_iq2_xxs), 32, SHIFT, false, 0.125f };
-    const uint8_t *x = a->batch == 1 ? in_pairs(a) : NULL;
-    if (!x) {
-        q8k_tile_by_panels(&t, a);
+    const int blocks = a->n / QK;
+    const size_t bytes = (size_t)blocks * sizeof(block_q8_k);
+    if (a->batch > Q8K_FEW || (size_t)a->batch * bytes > TILE_SCRATCH) {
+        q8k_tile_by_panels(&type_iq2_xxs, a);
         return;
     }
-    tile_args one = *a;
-    one.x = &x;
-    for (int r = 0; r < a->rows; r += 16) q8k_sixteen_rows(&t, spread_iq2_xxs, &one, r);
+    const uint8_t *x[Q8K_FEW];
+    tile_args few = *a;
+    few.x = x;
+    for (int m = 0; m < a->batch; m++) {
+        x[m] = a->scratch + (size_t)m * bytes;
+        put_in_pairs((block_q8_k *)(void *)(a->scratch + (size_t)m * bytes), a->x[m], blocks);
+    }
+    few_iq2_xxs(&few);
 }
 
 void cpu_kernels_avx512vbmi(cpu_kernels *k)

@@ -34,7 +34,7 @@ INLINE __m512i merge(__m512i a, __m512i b, int mask)
 
 /* Groups of 16, so four vectors to a sum. In a panel codes contain the scales: at most
  * 3 * 15, still a byte, and one 16-bit product makes two of them. */
-INLINE void spread_q2_k(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_q2_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     const __m512i d = dwords16(row, offsetof(block_q2_k, d));
     __m512i scales[4], word[4];
@@ -43,7 +43,7 @@ INLINE void spread_q2_k(q8k_sink *s, const uint8_t *const row[16])
     words_of_rows(scales, row, offsetof(block_q2_k, scales));
     UNROLL
     for (int i = 0; i < 8; i++)
-        q8k_offsets(s, i, two_bytes(bytes_and(_mm512_srli_epi16(scales[i / 2], 4), 15), i % 2 * 2, i % 2 * 2 + 1));
+        q8k_offsets(s, n_x, i, two_bytes(bytes_and(_mm512_srli_epi16(scales[i / 2], 4), 15), i % 2 * 2, i % 2 * 2 + 1));
 
     UNROLL
     for (int part = 0; part < 4; part++) {      /* sixteen bytes of codes */
@@ -52,19 +52,19 @@ INLINE void spread_q2_k(q8k_sink *s, const uint8_t *const row[16])
         for (int q = 0; q < 4; q++) {
             const int g = part / 2 * 8 + 2 * q + part % 2;
             const __m512i low = bytes_and(scales[g / 4], 15), twice_scale = two_bytes(low, g % 4, g % 4);
-            __m512i dot = q8k_begin(s, g, 0);
+            q8k_dots dot = q8k_begin(s, n_x, g, 0);
             UNROLL
             for (int j = 0; j < 4; j++) {
                 const __m512i code = bytes_and(_mm512_srli_epi32(word[j], (unsigned)(2 * q)), 3);
-                dot = q8k_take(s, dot, 4 * g + j, s->panel ? _mm512_mullo_epi16(code, twice_scale) : code);
+                q8k_take(s, n_x, &dot, 4 * g + j, n_x == 0 ? _mm512_mullo_epi16(code, twice_scale) : code);
             }
-            if (!s->panel) q8k_end(s, dot, g, byte_of(low, g % 4));
+            if (n_x > 0) q8k_end(s, n_x, &dot, g, byte_of(low, g % 4));
         }
     }
 }
 
 /* Q4_K, Q5_K: d, dmin, scales and offsets of the first sixteen bytes. */
-INLINE void header_of_rows(q8k_sink *s, __m512i scale[8], const uint8_t *const row[16])
+INLINE void header_of_rows(q8k_sink *s, int n_x, __m512i scale[8], const uint8_t *const row[16])
 {
     __m512i h[4];
     words_of_rows(h, row, 0);
@@ -76,49 +76,51 @@ INLINE void header_of_rows(q8k_sink *s, __m512i scale[8], const uint8_t *const r
     UNROLL
     for (int g = 0; g < 8; g++) {
         scale[g] = byte_of(scales[g / 4], g % 4);
-        q8k_offsets(s, g, two_bytes(offsets[g / 4], g % 4, g % 4));     /* of both halves of the group */
+        q8k_offsets(s, n_x, g, two_bytes(offsets[g / 4], g % 4, g % 4));     /* of both halves of the group */
     }
 }
 
-INLINE void spread_q4_k(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_q4_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     __m512i scale[8];
-    header_of_rows(s, scale, row);
+    header_of_rows(s, n_x, scale, row);
     UNROLL
     for (int g = 0; g < 8; g += 2) {            /* low nibbles: group g; high: the next */
-        __m512i word[8], low = q8k_begin(s, g, 0), high = q8k_begin(s, g + 1, 0);
+        q8k_dots low = q8k_begin(s, n_x, g, 0), high = q8k_begin(s, n_x, g + 1, 0);
+        __m512i word[8];
         words_of_rows(word, row, offsetof(block_q4_k, codes) + 16 * g);
         words_of_rows(word + 4, row, offsetof(block_q4_k, codes) + 16 * g + 16);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            low = q8k_take(s, low, 8 * g + j, bytes_and(word[j], 15));
-            high = q8k_take(s, high, 8 * g + 8 + j, bytes_and(_mm512_srli_epi32(word[j], 4), 15));
+            q8k_take(s, n_x, &low, 8 * g + j, bytes_and(word[j], 15));
+            q8k_take(s, n_x, &high, 8 * g + 8 + j, bytes_and(_mm512_srli_epi32(word[j], 4), 15));
         }
-        q8k_end(s, low, g, scale[g]);
-        q8k_end(s, high, g + 1, scale[g + 1]);
+        q8k_end(s, n_x, &low, g, scale[g]);
+        q8k_end(s, n_x, &high, g + 1, scale[g + 1]);
     }
 }
 
 /* As Q4_K; the fifth bits of all groups come with the same column of `high`. */
-INLINE void spread_q5_k(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_q5_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     __m512i scale[8], top[8];
-    header_of_rows(s, scale, row);
+    header_of_rows(s, n_x, scale, row);
     words_of_rows(top, row, offsetof(block_q5_k, high));
     words_of_rows(top + 4, row, offsetof(block_q5_k, high) + 16);
     UNROLL
     for (int g = 0; g < 8; g += 2) {
-        __m512i word[8], low = q8k_begin(s, g, 0), high = q8k_begin(s, g + 1, 0);
+        q8k_dots low = q8k_begin(s, n_x, g, 0), high = q8k_begin(s, n_x, g + 1, 0);
+        __m512i word[8];
         words_of_rows(word, row, offsetof(block_q5_k, codes) + 16 * g);
         words_of_rows(word + 4, row, offsetof(block_q5_k, codes) + 16 * g + 16);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            low = q8k_take(s, low, 8 * g + j, merge(bytes_and(word[j], 15), to_bit(top[j], g, 4), 16));
-            high = q8k_take(s, high, 8 * g + 8 + j,
+            q8k_take(s, n_x, &low, 8 * g + j, merge(bytes_and(word[j], 15), to_bit(top[j], g, 4), 16));
+            q8k_take(s, n_x, &high, 8 * g + 8 + j,
                             merge(bytes_and(_mm512_srli_epi32(word[j], 4), 15), to_bit(top[j], g + 1, 4), 16));
         }
-        q8k_end(s, low, g, scale[g]);
-        q8k_end(s, high, g + 1, scale[g + 1]);
+        q8k_end(s, n_x, &low, g, scale[g]);
+        q8k_end(s, n_x, &high, g + 1, scale[g + 1]);
     }
 }
 
@@ -137,7 +139,7 @@ INLINE void q3_k_scales(q8k_sink *s, __m512i stored[4], const uint8_t *const row
         stored[i] = merge(bytes_and(_mm512_srli_epi32(word[i % 2], (unsigned)(i / 2 * 4)), 15), to_bit(word[2], 2 * i, 4), 48);
 }
 
-INLINE void spread_q3_k(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_q3_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     __m512i stored[4], top[8];
     q3_k_scales(s, stored, row);
@@ -150,17 +152,17 @@ INLINE void spread_q3_k(q8k_sink *s, const uint8_t *const row[16])
         UNROLL
         for (int q = 0; q < 4; q++) {
             const int g = part / 2 * 8 + 2 * q + part % 2;
-            __m512i dot = q8k_begin(s, g, Q3_SHIFT);
+            q8k_dots dot = q8k_begin(s, n_x, g, Q3_SHIFT);
             UNROLL
             for (int j = 0; j < 4; j++)
-                dot = q8k_take(s, dot, 4 * g + j, merge(bytes_and(_mm512_srli_epi32(word[j], (unsigned)(2 * q)), 3),
+                q8k_take(s, n_x, &dot, 4 * g + j, merge(bytes_and(_mm512_srli_epi32(word[j], (unsigned)(2 * q)), 3),
                                                         to_bit(top[part % 2 * 4 + j], g / 2, 2), 4));
-            q8k_end(s, dot, g, _mm512_sub_epi32(byte_of(stored[g / 4], g % 4), _mm512_set1_epi32(32)));
+            q8k_end(s, n_x, &dot, g, _mm512_sub_epi32(byte_of(stored[g / 4], g % 4), _mm512_set1_epi32(32)));
         }
     }
 }
 
-INLINE void spread_q6_k(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_q6_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     __m512i scales[4];
     words_of_rows(scales, row, offsetof(block_q6_k, scales));
@@ -176,17 +178,17 @@ INLINE void spread_q6_k(q8k_sink *s, const uint8_t *const row[16])
         UNROLL
         for (int k = 0; k < 4; k++) {
             const int g = 8 * h + 2 * k + half;
-            __m512i dot = q8k_begin(s, g, Q6_SHIFT);
+            q8k_dots dot = q8k_begin(s, n_x, g, Q6_SHIFT);
             UNROLL
             for (int j = 0; j < 4; j++)
-                dot = q8k_take(s, dot, 4 * g + j, merge(bytes_and(_mm512_srli_epi32(low[k % 2][j], (unsigned)(k / 2 * 4)), 15),
+                q8k_take(s, n_x, &dot, 4 * g + j, merge(bytes_and(_mm512_srli_epi32(low[k % 2][j], (unsigned)(k / 2 * 4)), 15),
                                                         to_bit(top[j], 2 * k, 4), 48));
-            q8k_end(s, dot, g, _mm512_srai_epi32(_mm512_slli_epi32(scales[g / 4], 24 - g % 4 * 8), 24));
+            q8k_end(s, n_x, &dot, g, _mm512_srai_epi32(_mm512_slli_epi32(scales[g / 4], 24 - g % 4 * 8), 24));
         }
     }
 }
 
-INLINE void spread_iq4_xs(q8k_sink *s, const uint8_t *const row[16])
+INLINE void spread_iq4_xs(q8k_sink *s, int n_x, const uint8_t *const row[16])
 {
     const __m512i levels = _mm512_broadcast_i32x4(_mm_add_epi8(load16(quant_iq4_levels), _mm_set1_epi8((char)IQ4_SHIFT)));
     const __m512i first = dwords16(row, 0), low = dwords16(row, offsetof(block_iq4_xs, scales_low));
@@ -197,16 +199,17 @@ INLINE void spread_iq4_xs(q8k_sink *s, const uint8_t *const row[16])
         const __m512i four_bits = _mm512_and_si512(_mm512_srli_epi32(low, (unsigned)(4 * g)), _mm512_set1_epi32(15));
         const __m512i two_bits = _mm512_and_si512(_mm512_srli_epi32(first, (unsigned)(12 + 2 * g)), _mm512_set1_epi32(48));
         const __m512i scale = _mm512_sub_epi32(_mm512_or_si512(four_bits, two_bits), _mm512_set1_epi32(32));
-        __m512i word[4], dot = q8k_begin(s, g, IQ4_SHIFT);
+        q8k_dots dot = q8k_begin(s, n_x, g, IQ4_SHIFT);
+        __m512i word[4];
         words_of_rows(word, row, offsetof(block_iq4_xs, codes) + 16 * g);
         UNROLL
         for (int j = 0; j < 4; j++)
-            dot = q8k_take(s, dot, 8 * g + j, _mm512_shuffle_epi8(levels, bytes_and(word[j], 15)));
+            q8k_take(s, n_x, &dot, 8 * g + j, _mm512_shuffle_epi8(levels, bytes_and(word[j], 15)));
         UNROLL
         for (int j = 0; j < 4; j++)
-            dot = q8k_take(s, dot, 8 * g + 4 + j,
+            q8k_take(s, n_x, &dot, 8 * g + 4 + j,
                            _mm512_shuffle_epi8(levels, bytes_and(_mm512_srli_epi32(word[j], 4), 15)));
-        q8k_end(s, dot, g, scale);
+        q8k_end(s, n_x, &dot, g, scale);
     }
 }
 

@@ -3,9 +3,9 @@
  * Sixteen rows lie side by side, one in each 32-bit lane, so that block sums are
  * exact and a lane holds the bits of quant_get(type)->dot: the floats of sixteen rows
  * follow in the definition's order. A type tells how a block of each row is spread out
- * into vectors of four columns; that one function serves two sinks. One activation
- * takes a vector as soon as it is made. For more of them vectors go to a panel, which
- * all activations of the tile then read. */
+ * into vectors of four columns, in one function that serves two sinks. A few activations
+ * take a vector as soon as it is made. For many, vectors go to a panel that all
+ * activations of the tile then read. */
 #ifndef KERNELS_CPU_X86_Q8K_AVX512_H
 #define KERNELS_CPU_X86_Q8K_AVX512_H
 
@@ -19,18 +19,21 @@ typedef struct {
     __m512  d, dmin;
 } q8k_panel;
 
-/* Where the vectors of a block go. */
+enum { Q8K_FEW = 4 };       /* activations that take vectors as they are made */
+
+/* Where the vectors of a block go: to the panel when n_x is 0, else to n_x activations.
+ * Functions that are given n_x are copies for a constant one. */
 typedef struct {
-    q8k_panel        *panel;    /* or NULL:                        */
-    const block_q8_k *x;        /* the one activation              */
-    const int32_t    *start;    /* [group] where its sums start    */
-    __m512i           sum;      /* sum_g scale * sum code*a        */
-    __m512i           offset;   /* sum_g o * sum a, in affine ones */
+    q8k_panel        *panel;
+    const block_q8_k *x[Q8K_FEW];
+    int32_t           start[Q8K_FEW][16];   /* [group] where sums start        */
+    __m512i           sum[Q8K_FEW];         /* sum_g scale * sum code*a        */
+    __m512i           offset[Q8K_FEW];      /* sum_g o * sum a, in affine ones */
     __m512            d, dmin;
 } q8k_sink;
 
 /* Block of sixteen rows; row r starts at row[r]; bytes beyond it may not be read. */
-typedef void q8k_spread(q8k_sink *s, const uint8_t *const row[16]);
+typedef void q8k_spread(q8k_sink *s, int n_x, const uint8_t *const row[16]);
 typedef void q8k_unpack(q8k_panel *p, const uint8_t *const row[16]);
 
 typedef struct {
@@ -49,35 +52,55 @@ void q8k_tile_by_panels(const q8k_type *t, const tile_args *a);
 
 INLINE __m512i q8k_four(const int8_t *codes) { return _mm512_set1_epi32((int)word_at(codes, 0)); }
 
-/* The sum of a group begins; */
-INLINE __m512i q8k_begin(const q8k_sink *s, int group, int shift)
+/* Sums of a group, one for each activation. */
+typedef struct {
+    __m512i of[Q8K_FEW];
+} q8k_dots;
+
+INLINE q8k_dots q8k_zero(int n_x)
 {
-    return s->panel || shift == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(s->start[group]);
+    q8k_dots dots;
+    UNROLL
+    for (int m = 0; m < n_x; m++) dots.of[m] = _mm512_setzero_si512();
+    return dots;
 }
 
-/* takes the vector of columns 4u .. 4u + 3; */
-INLINE __m512i q8k_take(q8k_sink *s, __m512i dot, int u, __m512i code)
+INLINE q8k_dots q8k_begin(const q8k_sink *s, int n_x, int group, int shift)
 {
-    if (!s->panel) return _mm512_dpbusd_epi32(dot, code, q8k_four(s->x->codes + 4 * u));
-    s->panel->code[u] = code;
-    return dot;
+    q8k_dots dots = q8k_zero(n_x);
+    UNROLL
+    for (int m = 0; m < n_x; m++)
+        if (shift) dots.of[m] = _mm512_set1_epi32(s->start[m][group]);
+    return dots;
 }
 
-/* ends. */
-INLINE void q8k_end(q8k_sink *s, __m512i dot, int group, __m512i scale)
+/* The vector of columns 4u .. 4u + 3. */
+INLINE void q8k_take(q8k_sink *s, int n_x, q8k_dots *dots, int u, __m512i code)
 {
-    if (s->panel) s->panel->scale[group] = scale;
-    else s->sum = _mm512_add_epi32(s->sum, _mm512_mullo_epi32(dot, scale));
+    if (n_x == 0) s->panel->code[u] = code;
+    UNROLL
+    for (int m = 0; m < n_x; m++)
+        dots->of[m] = _mm512_dpbusd_epi32(dots->of[m], code, q8k_four(s->x[m]->codes + 4 * u));
+}
+
+INLINE void q8k_end(q8k_sink *s, int n_x, const q8k_dots *dots, int group, __m512i scale)
+{
+    if (n_x == 0) s->panel->scale[group] = scale;
+    UNROLL
+    for (int m = 0; m < n_x; m++)
+        s->sum[m] = _mm512_add_epi32(s->sum[m], _mm512_mullo_epi32(dots->of[m], scale));
 }
 
 /* Offsets of the columns 32i .. 32i + 31: 16-bit numbers for each 16. */
-INLINE void q8k_offsets(q8k_sink *s, int i, __m512i offsets)
+INLINE void q8k_offsets(q8k_sink *s, int n_x, int i, __m512i offsets)
 {
-    if (s->panel) s->panel->offset[i] = offsets;
-    else s->offset = _mm512_dpwssd_epi32(s->offset, offsets, _mm512_set1_epi32((int)word_at(s->x->sums, i)));
+    if (n_x == 0) s->panel->offset[i] = offsets;
+    UNROLL
+    for (int m = 0; m < n_x; m++)
+        s->offset[m] = _mm512_dpwssd_epi32(s->offset[m], offsets, _mm512_set1_epi32((int)word_at(s->x[m]->sums, i)));
 }
 
-/* ---- one activation --------------------------------------------------------------- */
+/* ---- few activations --------------------------------------------------------------- */
 
 /* Without fused operations: the roundings are those of the definition. */
 INLINE __m512 q8k_block_value(const q8k_type *t, float d_a, __m512 d, __m512i sum, __m512 dmin, __m512i offset)
@@ -110,45 +133,70 @@ INLINE void q8k_next_block(const uint8_t *row[16], int bytes)
     for (int r = 0; r < 16; r++) row[r] += bytes;
 }
 
-/* Sixteen rows and one activation. The rows of the next sixteen are asked for in the
+/* Sixteen rows and n_x activations. The rows of the next sixteen are asked for in the
  * order of memory: it is fastest so, and sixteen streams are more than the processor
  * follows. */
-INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_args *a, int first)
+INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_args *a, int first, int n_x)
 {
-    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
     const uint8_t *row[16], *ahead = a->w + (uint64_t)(first + 16) * a->w_stride;
     const uint8_t *const end = a->w + (uint64_t)a->rows * a->w_stride;
-    int32_t start[16];
-    __m512 sum = _mm512_setzero_ps();
+    __m512 y[Q8K_FEW];
 
     q8k_rows_from(row, a, first);
+    UNROLL
+    for (int m = 0; m < n_x; m++) y[m] = _mm512_setzero_ps();
+
     for (int i = 0; i < a->n / QK; i++) {
+        q8k_sink s;
         for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
             _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-        q8k_sink s = { .x = x + i, .start = start };
-        if (t->shift) q8k_set_starts(start, x + i, t);
-        spread(&s, row);
+        UNROLL
+        for (int m = 0; m < n_x; m++) {
+            s.x[m] = (const block_q8_k *)(const void *)a->x[m] + i;
+            s.sum[m] = s.offset[m] = _mm512_setzero_si512();
+            if (t->shift) q8k_set_starts(s.start[m], s.x[m], t);
+        }
+        spread(&s, n_x, row);
         q8k_next_block(row, t->block_bytes);
-        sum = _mm512_add_ps(sum, q8k_block_value(t, x[i].d, s.d, s.sum, s.dmin, s.offset));
+        UNROLL
+        for (int m = 0; m < n_x; m++)
+            y[m] = _mm512_add_ps(y[m], q8k_block_value(t, s.x[m]->d, s.d, s.sum[m], s.dmin, s.offset[m]));
     }
-    _mm512_mask_storeu_ps(a->y + first, q8k_lanes_of(a->rows - first), sum);
+    UNROLL
+    for (int m = 0; m < n_x; m++)
+        _mm512_mask_storeu_ps(a->y + (uint64_t)m * a->y_stride + first, q8k_lanes_of(a->rows - first), y[m]);
 }
 
-/* The tile of a type from its spread_TYPE. */
-#define Q8K_TILE(type, group_, shift_, affine_, factor_)                                    \
+/* From spread_TYPE: a panel; sixteen rows times 1 .. Q8K_FEW activations. */
+#define Q8K_FUNCTIONS(type, group_, shift_, affine_, factor_)                               \
     static void unpack_##type(q8k_panel *p, const uint8_t *const row[16])                   \
     {                                                                                       \
-        q8k_sink s = { .panel = p };                                                        \
-        spread_##type(&s, row);                                                             \
+        q8k_sink s;                                                                         \
+        s.panel = p;                                                                        \
+        spread_##type(&s, 0, row);                                                          \
         p->d = s.d;                                                                         \
-        p->dmin = s.dmin;                                                                   \
+        if (affine_) p->dmin = s.dmin;                                                      \
     }                                                                                       \
+    static const q8k_type type_##type =                                                     \
+        { unpack_##type, sizeof(block_##type), group_, shift_, affine_, factor_ };          \
+    static void few_##type(const tile_args *a)                                              \
+    {                                                                                       \
+        for (int r = 0; r < a->rows; r += 16)                                               \
+            switch (a->batch) {                                                             \
+            case 1:  q8k_sixteen_rows(&type_##type, spread_##type, a, r, 1); break;         \
+            case 2:  q8k_sixteen_rows(&type_##type, spread_##type, a, r, 2); break;         \
+            case 3:  q8k_sixteen_rows(&type_##type, spread_##type, a, r, 3); break;         \
+            default: q8k_sixteen_rows(&type_##type, spread_##type, a, r, 4); break;         \
+            }                                                                               \
+    }
+
+#define Q8K_TILE(type, group, shift, affine, factor)                                        \
+    Q8K_FUNCTIONS(type, group, shift, affine, factor)                                       \
     static void tile_##type(const cpu_kernels *k, const tile_args *a)                       \
     {                                                                                       \
         (void)k;                                                                            \
-        static const q8k_type t = { unpack_##type, sizeof(block_##type), group_, shift_, affine_, factor_ }; \
-        if (a->batch > 1) q8k_tile_by_panels(&t, a);                                        \
-        else for (int r = 0; r < a->rows; r += 16) q8k_sixteen_rows(&t, spread_##type, a, r); \
+        if (a->batch > Q8K_FEW) q8k_tile_by_panels(&type_##type, a);                        \
+        else few_##type(a);                                                                 \
     }
 
 /* ---- pieces of an unpack ------------------------------------------------------ */
