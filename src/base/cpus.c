@@ -8,9 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/file.h"
 
-enum { FOLDER_BYTES = 1024, PATH_BYTES = FOLDER_BYTES + 64, FILE_BYTES = 1 << 16 };
+enum { PATH_BYTES = 1024 + 64, FILE_BYTES = 1 << 16 };
 
 /* A small system file's text (caller frees), or NULL. */
 static char *read_text(const char *path)
@@ -85,9 +86,7 @@ static int processors(long long quota, long long period)
 /* "200000 100000" or "max 100000" */
 static int quota_v2(const char *folder)
 {
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s/cpu.max", folder);
-    char *text = read_text(path);
+    char *text = cgroup_read(folder, "cpu.max");
     long long quota = 0, period = 0;
     if (text && sscanf(text, "%lld %lld", &quota, &period) != 2) quota = 0;
     free(text);
@@ -96,9 +95,7 @@ static int quota_v2(const char *folder)
 
 static long long read_number(const char *folder, const char *name)
 {
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    char *text = read_text(path);
+    char *text = cgroup_read(folder, name);
     const long long v = text ? strtoll(text, NULL, 10) : 0;
     free(text);
     return v;
@@ -109,65 +106,16 @@ static int quota_v1(const char *folder)
     return processors(read_number(folder, "cpu.cfs_quota_us"), read_number(folder, "cpu.cfs_period_us"));
 }
 
-/* A parent's limit holds for its children. Inside a container the group's path
- * may be the host's and absent here; the walk then ends at the mount itself. */
-static int tightest(const char *mount, const char *group, int (*quota)(const char *folder))
+static void tighten(void *ctx, const char *folder, bool v2)
 {
-    char folder[FOLDER_BYTES];
-    const size_t stem = strlen(mount);
-    if (snprintf(folder, sizeof folder, "%s%s", mount, group) >= (int)sizeof folder) return 0;
-
-    int limit = 0;
-    for (;;) {
-        limit = tighter(limit, quota(folder));
-        char *slash = strrchr(folder, '/');
-        if (!slash || slash < folder + stem) return limit;
-        *slash = 0;
-    }
-}
-
-/* Is "cpu" among names such as "cpu,cpuacct"? */
-static bool names_cpu(const char *names)
-{
-    for (const char *at = names; at; at = strchr(at, ',')) {
-        at += *at == ',';
-        if (strncmp(at, "cpu", 3) == 0 && (at[3] == ',' || !at[3])) return true;
-    }
-    return false;
-}
-
-/* One line of /proc/self/cgroup: "0::/group" is v2, "4:cpu,cpuacct:/group" v1. */
-static int line_quota(const char *root, char *line)
-{
-    char *controllers = strchr(line, ':');
-    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
-    if (!group) return 0;
-    *controllers++ = 0;
-    *group++ = 0;
-
-    char mount[FOLDER_BYTES];
-    if (!*controllers) {
-        snprintf(mount, sizeof mount, "%s/sys/fs/cgroup", root);
-        return tightest(mount, group, quota_v2);
-    }
-    if (!names_cpu(controllers)) return 0;
-    snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/cpu", root);
-    return tightest(mount, group, quota_v1);
+    int *limit = ctx;
+    *limit = tighter(*limit, v2 ? quota_v2(folder) : quota_v1(folder));
 }
 
 int cpus_quota(const char *root)
 {
-    char path[PATH_BYTES];
-    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
-    char *text = read_text(path);
-
     int limit = 0;
-    for (char *line = text, *next; line; line = next) {
-        next = strchr(line, '\n');
-        if (next) *next++ = 0;
-        limit = tighter(limit, line_quota(root, line));
-    }
-    free(text);
+    cgroup_each(root, "cpu", tighten, &limit);
     return limit;
 }
 
