@@ -96,6 +96,7 @@ void attn_round(kv_row r, float *x);
 void attn_kernels_ref(attn_kernels *k);
 void attn_kernels_avx2(attn_kernels *k);
 void attn_kernels_avx512(attn_kernels *k);
+void attn_kernels_neon(attn_kernels *k);
 void index_kernels_avx2(attn_kernels *k);
 void index_kernels_avx512(attn_kernels *k);
 

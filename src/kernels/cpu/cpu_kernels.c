@@ -62,6 +62,7 @@ static void climb(cpu_kernels *k, uint32_t isa)
 {
     if (!(isa & ISA_NEON)) return;
     cpu_kernels_neon(k);
+    attn_kernels_neon(&k->attn);
 }
 
 #else
