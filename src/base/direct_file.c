@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -47,6 +48,18 @@ size_t direct_room(size_t n)
 {
     return (n + 2 * DIRECT_BLOCK - 2) / DIRECT_BLOCK * DIRECT_BLOCK;
 }
+
+#ifdef MADV_HUGEPAGE
+void direct_expect(uint8_t *room, size_t n)
+{
+    (void)madvise(room, n, MADV_HUGEPAGE);          /* small pages do as well */
+}
+#else
+void direct_expect(uint8_t *room, size_t n)
+{
+    (void)room, (void)n;
+}
+#endif
 
 /* Bytes read of n: fewer at the end of the file, after an error (its errno in *error) or
  * where a read does not end on a multiple of `unit`. */

@@ -568,6 +568,7 @@ static ds4_status open_parts(expert_store *s, const gguf *g, ds4_error *err)
     if ((st = take_memory(s, err))) return st;
     if (!s->memory->host)
         return ds4_fail(err, DS4_EUNSUPPORTED, "%s: experts can not be read into this backend's memory", s->b->name);
+    direct_expect(s->memory->host, (size_t)s->memory->bytes);
     find_parts(s, g);
     if ((st = open_files(s, g, err))) return st;
     return start_readers(s, err);

@@ -7,10 +7,8 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
-#include "base/direct_file.h"
 #include "base/status.h"
-
-#define COPY_SLICE ((size_t)16 << 20)   /* a multiple of DIRECT_BLOCK; progress is told after each */
+#include "model/weights_copy.h"
 
 /* What a tensor is used for decides the types it may have. */
 typedef enum {
@@ -23,21 +21,12 @@ typedef enum {
     USE_TABLE           /* I32                                                        */
 } tensor_use;
 
-/* Where the bytes of tensors lie in the copy; layers that share bytes share the place. */
-typedef struct {
-    const gguf_tensor **tensor;             /* [n] */
-    uint64_t           *at;                 /* [n] room, on a block's boundary                */
-    int                 n;
-    uint64_t            bytes;              /* of all rooms                                   */
-    uint64_t            data_bytes;         /* of what is in them                             */
-} copy_plan;
-
 typedef struct {
     model_weights      *w;
     const model_config *c;
     const gguf         *g;
     const weights_options *o;
-    copy_plan           dense;              /* experts_apart: first pass lists, second finds  */
+    weights_copy        dense;              /* experts_apart: first pass lists, second finds  */
     uint64_t            expanded_bytes;     /* of the buffer: first pass counts, second fills */
     bool                counting;
     ds4_error          *err;
@@ -76,37 +65,12 @@ static view mapped_view(const loader *ld, const gguf_tensor *t, int64_t rows, in
                    .stride = (uint64_t)cols / (uint64_t)q->block_len * (uint64_t)q->block_bytes };
 }
 
-static bool copy_plan_init(copy_plan *p, const gguf *g)
-{
-    const size_t n = (size_t)gguf_n_tensors(g) + 1;
-    *p = (copy_plan){ .tensor = malloc(n * sizeof *p->tensor), .at = malloc(n * sizeof *p->at) };
-    return p->tensor && p->at;
-}
-
-static void copy_plan_free(copy_plan *p)
-{
-    free(p->tensor);
-    free(p->at);
-    *p = (copy_plan){ 0 };
-}
-
-static uint64_t place_in_copy(copy_plan *p, const gguf_tensor *t)
-{
-    for (int i = 0; i < p->n; i++)
-        if (p->tensor[i]->shard == t->shard && p->tensor[i]->offset == t->offset) return p->at[i];
-    p->tensor[p->n] = t;
-    p->at[p->n] = p->bytes;
-    p->bytes += direct_room((size_t)t->bytes);
-    p->data_bytes += t->bytes;
-    return p->at[p->n++];
-}
-
 /* The view of a tensor in the copy. */
 static view dense_view(loader *ld, const gguf_tensor *t, int64_t rows, int cols)
 {
     view v = mapped_view(ld, t, rows, cols);
     v.buf = ld->w->dense;
-    v.offset = place_in_copy(&ld->dense, t) + direct_lead(t->offset);
+    v.offset = weights_copy_place(&ld->dense, t);
     return v;
 }
 
@@ -297,55 +261,29 @@ static ds4_status map_shards(model_weights *w, const gguf *g, ds4_error *err)
 
 /* ---- the copy of everything but routed experts ----------------------------------- */
 
-static ds4_status copy_tensor(loader *ld, const direct_file *f, const gguf_tensor *t, uint8_t *room, uint64_t *done)
-{
-    const weights_options *o = ld->o;
-    for (uint64_t at = 0; at < t->bytes; at += COPY_SLICE) {
-        const size_t n = min_size((size_t)(t->bytes - at), COPY_SLICE);
-        const ds4_status st = direct_read(f, t->offset + at, n, room + at, ld->err);
-        if (st) return st;
-        *done += n;
-        if (o->progress && !o->progress(o->progress_ctx, "reading", *done, ld->dense.data_bytes))
-            return ds4_fail(ld->err, DS4_ECANCELLED, "loading was cancelled");
-    }
-    return DS4_OK;
-}
-
-static ds4_status copy_shard(loader *ld, int shard, uint64_t *done)
-{
-    direct_file f;
-    const copy_plan *p = &ld->dense;
-    ds4_status st = direct_file_open(&f, gguf_descriptor(ld->g, shard), gguf_shard_path(ld->g, shard), ld->err);
-    for (int i = 0; i < p->n && !st; i++)
-        if (p->tensor[i]->shard == shard) st = copy_tensor(ld, &f, p->tensor[i], ld->w->dense->host + p->at[i], done);
-    direct_file_close(&f);
-    return st;
-}
-
 static ds4_status copy_dense(loader *ld)
 {
     backend *b = ld->w->backend;
     const uint64_t start = clock_ns();
-    uint64_t done = 0;
     ds4_status st = b->buf_alloc(b, ld->dense.bytes, &ld->w->dense, ld->err);
     if (!st && !ld->w->dense->host)
         st = ds4_fail(ld->err, DS4_EUNSUPPORTED, "%s: weights can not be read into this backend's memory", b->name);
-    for (int i = 0; i < gguf_n_shards(ld->g) && !st; i++) st = copy_shard(ld, i, &done);
-    ld->w->dense_bytes = done;
+    if (!st) st = weights_copy_read(&ld->dense, ld->w->dense->host, ld->o->progress, ld->o->progress_ctx, ld->err);
+    ld->w->dense_bytes = ld->dense.data_bytes;
     ld->w->dense_ns = clock_ns() - start;
     return st;
 }
 
 uint64_t weights_dense_bytes(const gguf *g)
 {
-    copy_plan p;
-    const bool whole = copy_plan_init(&p, g);
-    for (int i = 0; whole && i < gguf_n_tensors(g); i++) {
+    weights_copy c;
+    if (weights_copy_init(&c, g, NULL)) return 0;
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
-        if (!strstr(t->name, "_exps.")) place_in_copy(&p, t);
+        if (!strstr(t->name, "_exps.")) weights_copy_place(&c, t);
     }
-    const uint64_t n = p.bytes;
-    copy_plan_free(&p);
+    const uint64_t n = c.bytes;
+    weights_copy_free(&c);
     return n;
 }
 
@@ -375,11 +313,10 @@ ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, 
     if (!w->layer) return ds4_fail(err, DS4_EMEMORY, "no memory for %d layer records", c->n_layer);
 
     loader ld = { .w = w, .c = c, .g = g, .o = o ? o : &mapped, .err = err, .st = map_shards(w, g, err) };
-    if (!ld.st && ld.o->experts_apart && !copy_plan_init(&ld.dense, g))
-        ld.st = ds4_fail(err, DS4_EMEMORY, "no memory for the list of tensors");
+    if (!ld.st && ld.o->experts_apart) ld.st = weights_copy_init(&ld.dense, g, err);
     if (!ld.st) ld.st = find_twice(&ld);
     if (!ld.st) ld.st = check_hash(c, g, err);
-    copy_plan_free(&ld.dense);
+    weights_copy_free(&ld.dense);
     if (ld.st) weights_close(w);
     return ld.st;
 }
