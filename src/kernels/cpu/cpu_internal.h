@@ -9,13 +9,14 @@
 
 /* A thread's place for one tile of results and for the tile's kernel. */
 enum {
-    TILE_ROWS  = 64,            /* most output rows of one tile      */
-    TILE_BATCH = 64             /* most activations of one tile      */
+    TILE_ROWS    = 256,         /* most output rows of an experts' tile */
+    TILE_BATCH   = 64,          /* most activations of one tile         */
+    TILE_OUTPUTS = 4096         /* most results of an experts' tile     */
 };
 
 typedef struct {
     _Alignas(64) uint8_t scratch[TILE_SCRATCH];
-    float          y[2][TILE_BATCH][TILE_ROWS];
+    float          y[2][TILE_OUTPUTS];
     const uint8_t *x[TILE_BATCH];
 } thread_tile;
 

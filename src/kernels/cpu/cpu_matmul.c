@@ -208,13 +208,13 @@ static void expert_up_task(void *ctx, int task, int thread)
         const int32_t *pair = b->expert_pair + i0;
         const int batch = min_int(TILE_BATCH, b->expert_first[e + 1] - i0);
         for (int i = 0; i < batch; i++) s->x[i] = c->x.data + (uint64_t)(pair[i] / k) * c->x.stride;
-        run_tile(b, &gate, first, rows, s->x, batch, s->y[0][0], TILE_ROWS, thread);
-        run_tile(b, &up, first, rows, s->x, batch, s->y[1][0], TILE_ROWS, thread);
+        run_tile(b, &gate, first, rows, s->x, batch, s->y[0], (uint64_t)rows, thread);
+        run_tile(b, &up, first, rows, s->x, batch, s->y[1], (uint64_t)rows, thread);
         for (int i = 0; i < batch; i++) {
             const float weight = view_f32(a->weights, pair[i] / k)[pair[i] % k];
+            const float *g = s->y[0] + i * rows, *u = s->y[1] + i * rows;
             float *mid = view_f32(a->mid, pair[i]) + first;
-            for (int r = 0; r < rows; r++)
-                mid[r] = weight * formula_swiglu(s->y[0][i][r], s->y[1][i][r], a->limit);
+            for (int r = 0; r < rows; r++) mid[r] = weight * formula_swiglu(g[r], u[r], a->limit);
         }
     }
 }
@@ -239,10 +239,10 @@ static void expert_down_task(void *ctx, int task, int thread)
             const int32_t *pair = b->expert_pair + i0;
             const int batch = min_int(TILE_BATCH, b->expert_first[e + 1] - i0);
             for (int i = 0; i < batch; i++) s->x[i] = c->mid.data + (uint64_t)pair[i] * c->mid.stride;
-            run_tile(b, &down, first, rows, s->x, batch, s->y[0][0], TILE_ROWS, thread);
+            run_tile(b, &down, first, rows, s->x, batch, s->y[0], (uint64_t)rows, thread);
             for (int i = 0; i < batch; i++) {
                 float *y = view_f32(a->y, pair[i] / k) + first;
-                for (int r = 0; r < rows; r++) y[r] += s->y[0][i][r];
+                for (int r = 0; r < rows; r++) y[r] += s->y[0][i * rows + r];
             }
         }
     }
@@ -296,6 +296,19 @@ static ds4_status from_source(queue *dev, expert_ctx *c, int n_active)
     return st ? queue_fail(dev, st, "%s", err.message) : DS4_OK;
 }
 
+/* Rows of one task: the fewer activations meet an expert, the more, since at the first
+ * rows of a tile nothing is fetched ahead. */
+static int expert_task_rows(const cpu_backend *b, view w, int rows, int n_active)
+{
+    int most = 1;
+    for (int i = 0; i < n_active; i++) {
+        const int e = b->expert_active[i];
+        most = max_int(most, b->expert_first[e + 1] - b->expert_first[e]);
+    }
+    const int by_outputs = TILE_OUTPUTS / min_int(most, TILE_BATCH) / 16 * 16;
+    return min_int(min_int(TILE_ROWS, by_outputs), task_rows(b, w, rows));
+}
+
 static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
 {
     cpu_backend *b = cpu_of(dev);
@@ -304,9 +317,9 @@ static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
     const int n_active = group_by_expert(b, a);
     expert_ctx c = { .b = b, .a = a, .end = n_active };
     c.x = activations_of(b, b->activations, a->x, a->gate.type);
-    c.up_rows = min_int(TILE_ROWS, task_rows(b, a->gate, F));
+    c.up_rows = expert_task_rows(b, a->gate, F, n_active);
     c.up_tasks = (F + c.up_rows - 1) / c.up_rows;
-    c.down_rows = min_int(TILE_ROWS, task_rows(b, a->down, D));
+    c.down_rows = expert_task_rows(b, a->down, D, n_active);
     if (a->source) return from_source(dev, &c, n_active);
 
     locate_experts(b, a, n_active);
