@@ -11,7 +11,7 @@ exit_code output_standard(const bytes *text, console *c)
     size_t done = 0;
     if (text->failed) {
         console_error(c, "no memory for the output");
-        return CLI_NO_MEMORY;
+        return CLI_FAILED;
     }
     while (done < text->len) {
         const ssize_t n = write(STDOUT_FILENO, text->data + done, text->len - done);
@@ -32,7 +32,7 @@ exit_code output_text(const char *path, const bytes *text, console *c)
     if (strcmp(path, "-") == 0) return output_standard(text, c);
     if (text->failed) {
         console_error(c, "%s: no memory for the output", path);
-        return CLI_NO_MEMORY;
+        return CLI_FAILED;
     }
     file_replace f = { .fd = -1 };
     ds4_error err;

@@ -10,7 +10,7 @@ static exit_code put_line(bytes *all, size_t from, console *c)
 {
     if (all->failed) {
         console_error(c, "no memory for the output");
-        return CLI_NO_MEMORY;
+        return CLI_FAILED;
     }
     const bytes line = { .data = all->data + from, .len = all->len - from };
     return output_standard(&line, c);
