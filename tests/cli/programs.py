@@ -279,6 +279,18 @@ def chunks_threads_and_kernels_do_not_change_the_text():
 
 
 @test
+def an_expert_cache_changes_no_text_and_counts_its_reads():
+    args = ("-n", "12", "-q", "--temp", "0", "-p", "The quick brown fox jumps over the lazy dog.", "--json")
+    want = json.loads(run(*args).out)
+    check("experts" not in want, "mapped experts have counters", want)
+    got = json.loads(run(*args, "--expert-cache", "1m").out)
+    equal(got["content"], want["content"], "text")
+    e = got["experts"]
+    check(0 < e["cached"] < e["total"] and e["hits"] + e["misses"] > 0 and e["bytes_read"] > 0, "counters", e)
+    expect_exit(run("-p", "x", "-n", "1", "--expert-cache", "1k"), 2, "give at least")
+
+
+@test
 def backends_by_name():
     r = run("-p", "x", "-n", "2", "--backend", "check:cpu")
     expect_exit(r, 0, "check:cpu")
