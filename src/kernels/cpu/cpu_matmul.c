@@ -286,7 +286,7 @@ static ds4_status from_source(queue *dev, expert_ctx *c, int n_active)
     ds4_error err;
     for (int i = 0; i < n_active; i++)
         b->expert_rows[i] = b->expert_first[b->expert_active[i] + 1] - b->expert_first[b->expert_active[i]];
-    for (int taken; c->begin < n_active && !st; c->begin += taken) {
+    for (int taken = 0; c->begin < n_active && !st; c->begin += taken) {
         st = a->source->acquire(a->source, a->layer, b->expert_active + c->begin, b->expert_rows + c->begin,
                                 n_active - c->begin, &taken, &err);
         c->end = c->begin + taken;
