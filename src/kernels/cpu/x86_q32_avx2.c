@@ -203,15 +203,14 @@ ALWAYS_INLINE __m128i e2m1_plus(int bias)
 
 ALWAYS_INLINE __m256i wide(__m256i value) { return _mm256_xor_si256(value, _mm256_set1_epi8(-128)); }
 
-/* 2^(e - 128) of eight rows; below the normal range the set bit is in the mantissa. */
+/* 2^(e - 128) of eight rows, as half of 2^(e - 127): e = 0 has no exponent but the
+ * highest bit of a mantissa, e = 255 is NaN. */
 ALWAYS_INLINE __m256 halved_e8m0(const uint8_t *const row[SIDE], size_t at)
 {
-    const __m256i e = bytes_at(row, at), one = _mm256_set1_epi32(1);
-    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, one), 23);
-    const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-    const __m256i d = _mm256_blendv_epi8(small, normal, _mm256_cmpgt_epi32(e, one));
-    return _mm256_castsi256_ps(_mm256_blendv_epi8(d, _mm256_set1_epi32(0x7fc00000),
-                                                  _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255))));
+    const __m256i e = bytes_at(row, at), top = _mm256_set1_epi32(0x00400000);
+    const __m256i nan = _mm256_and_si256(top, _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)));
+    const __m256i d = _mm256_or_si256(_mm256_max_epi32(_mm256_slli_epi32(e, 23), top), nan);
+    return _mm256_mul_ps(_mm256_castsi256_ps(d), _mm256_set1_ps(0.5f));
 }
 
 #define BLOCK(type) const block_##type *w = (const block_##type *)(const void *)block
