@@ -160,7 +160,7 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
         bytes_printf(out, "the machine drifted: a fixed decode ran at %.2f, %.2f and %.2f t/s at start, middle and end\n",
                      c->sentinel[0], c->sentinel[1], c->sentinel[2]);
     bytes_text(out, "t/s: median over n passes; roof %: bytes a decoded token reads times t/s, against the memory\n"
-                    "read speed measured just before with the same threads\n");
+                    "read speed measured right after with the same threads\n");
 }
 
 void report_classes(const speed_row *r, const report_context *c, double dot_peak, bytes *out)

@@ -34,7 +34,7 @@ typedef struct {
     double      first_ms;       /* median of the first decoding step; 0: none decoded        */
     double      gap_p50_ms, gap_p95_ms, gap_p99_ms, gap_max_ms;    /* between tokens, all repetitions */
     double      steady_tps;     /* median without the first step                             */
-    stats       read;           /* GB/s of memory with as many threads, just before          */
+    stats       read;           /* GB/s of memory with as many threads, just after           */
     uint64_t    token_bytes;    /* per token of one session; of a batch, its share           */
     uint64_t    token_macs;
     double      eff_gbs;        /* decode: tokens/s times bytes                              */

@@ -60,6 +60,7 @@ static tile_rate cached(pool *one, tile_job *j)
 {
     j->rows = max_int(1, CACHED_BYTES / (int)j->row_bytes);
     const double once = pass_ns(one, j, 1);
+    if (once > 4 * PASS_NS) return rate_of(j, once);        /* definitions are slow enough to be exact */
     const int passes = once >= PASS_NS ? 1 : (int)(PASS_NS / once) + 1;
     double best = once;
     for (int i = 0; i < TYPE_PASSES; i++) {
