@@ -6,7 +6,7 @@
  *   aarch64-linux-gnu-gcc -static -std=c11 -D_GNU_SOURCE -O2 -ffp-contract=off -pthread \
  *       -march=armv8.2-a+dotprod -Iinclude -Isrc -Itests tests/kernels/test_cpu_kernels.c \
  *       tests/runner.c src/base/[a-z]*.c src/quant/[a-z]*.c src/gguf/[a-z]*.c src/model/kv.c src/model/config.c \
- *       $(ls src/kernels/*.c src/kernels/cpu/*.c | grep -v x86_) -lm -o build/test_neon
+ *       $(ls src/kernels/[a-z]*.c src/kernels/cpu/[a-z]*.c | grep -v x86_) -lm -o build/test_neon
  *   qemu-aarch64 -cpu max build/test_neon
  *
  * The same with test_attention.c and test_indexer.c.
