@@ -186,11 +186,16 @@ static ds4_status run_decode(bench_arm *a, const bench_cell *c, arm_sample *out,
     return st;
 }
 
-static uint64_t computed_tokens(const bench_arm *a)
+static uint64_t computed_tokens(const ds4_metrics *m) { return m->prefill_tokens + m->decode_tokens; }
+
+static ds4_expert_metrics experts_between(const ds4_expert_metrics *a, const ds4_expert_metrics *b)
 {
-    ds4_metrics m;
-    ds4_engine_metrics(a->engine, &m);
-    return m.prefill_tokens + m.decode_tokens;
+    return (ds4_expert_metrics){
+        .slots = b->slots, .experts = b->experts, .hits = b->hits - a->hits, .misses = b->misses - a->misses,
+        .bytes_read = b->bytes_read - a->bytes_read, .ahead = b->ahead - a->ahead,
+        .ahead_used = b->ahead_used - a->ahead_used, .wait_ns = b->wait_ns - a->wait_ns,
+        .busy_ns = b->busy_ns - a->busy_ns,
+    };
 }
 
 ds4_status arm_run(bench_arm *a, const bench_cell *c, arm_sample *out, double *gaps, ds4_error *err)
@@ -202,12 +207,16 @@ ds4_status arm_run(bench_arm *a, const bench_cell *c, arm_sample *out, double *g
 
     host_usage before, after;
     host_usage_read(&before);
-    const uint64_t computed = computed_tokens(a);
+    ds4_metrics engine_before, engine_after;
+    ds4_engine_metrics(a->engine, &engine_before);
     if (c->prompt) st = run_prompts(a, c, out, err);
     if (!st && c->gen) st = run_decode(a, c, out, gaps, err);
     host_usage_read(&after);
 
-    out->cached = computed_tokens(a) - computed != (uint64_t)(out->prompt_tokens + out->gen_tokens);
+    ds4_engine_metrics(a->engine, &engine_after);
+    out->experts = experts_between(&engine_before.experts, &engine_after.experts);
+    out->cached = computed_tokens(&engine_after) - computed_tokens(&engine_before)
+               != (uint64_t)(out->prompt_tokens + out->gen_tokens);
     out->major_faults = after.major_faults - before.major_faults;
     out->swapped_in = after.swapped_in - before.swapped_in;
     out->rss = after.rss;

@@ -42,6 +42,7 @@ typedef struct {
     uint64_t major_faults, swapped_in;
     uint64_t rss;                           /* after the pass                            */
     double   others;                        /* share of the machine, -1: unknown */
+    ds4_expert_metrics experts;             /* of this pass; slots 0: all are mapped     */
     bool     cached;                        /* the engine computed fewer tokens than it was given */
 } arm_sample;
 

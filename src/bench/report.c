@@ -149,6 +149,13 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
                      r->tps.p50 * (double)r->token_macs * 1e-9,
                      100 * r->tps.p50 * (double)r->token_macs * 1e-9 / c->dot_peak[i % c->n_arms], c->dot_peak[i % c->n_arms]);
     }
+    for (int i = 0; i < n; i++) {
+        if (!rows[i].n || !rows[i].expert_slots) continue;
+        cell_name(&rows[i].cell, name);
+        bytes_printf(out, "%s, %d threads: %.1f %% of the experts were in the cache, %.1f MB read a token, %.0f %% of the "
+                     "time spent waiting for them\n", name, rows[i].threads, 100 * rows[i].expert_hits,
+                     rows[i].expert_bytes * 1e-6, 100 * rows[i].expert_wait);
+    }
     for (int i = 0; i < n && c->random_tokens; i++) {
         const class_times t = times_of(&rows[i], 0);
         if (!rows[i].n_times) continue;
@@ -156,9 +163,13 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
         bytes_printf(out, "%s, %d threads: %.1f distinct experts a layer and step, chosen by random tokens\n", name,
                      rows[i].threads, classes_experts(&t));
     }
-    if (c->drifted)
-        bytes_printf(out, "the machine drifted: a fixed decode ran at %.2f, %.2f and %.2f t/s at start, middle and end\n",
-                     c->sentinel[0], c->sentinel[1], c->sentinel[2]);
+    if (c->drifted) {
+        static const char *const when[] = { "start", "middle", "end" };
+        bytes_text(out, "the machine drifted: a fixed decode ran at");
+        for (size_t i = 0; i < countof(when); i++)
+            if (c->sentinel[i] > 0) bytes_printf(out, "%s %.2f t/s at the %s", i ? "," : "", c->sentinel[i], when[i]);
+        bytes_char(out, '\n');
+    }
     bytes_text(out, "t/s: median over n passes; roof %: bytes a decoded token reads times t/s, against the memory\n"
                     "read speed measured right after with the same threads\n");
 }
@@ -421,6 +432,15 @@ static void results_part(json_writer *w, const speed_row *r)
         real(w, "itl_p95_ms", r->gap_p95_ms);
         real(w, "itl_p99_ms", r->gap_p99_ms);
         real(w, "itl_max_ms", r->gap_max_ms);
+        json_object_end(w);
+    }
+    if (r->expert_slots) {
+        json_key(w, "expert_cache");
+        json_object(w);
+        whole(w, "slots", (int64_t)r->expert_slots);
+        real(w, "hit_rate", r->expert_hits);
+        real(w, "bytes_per_token", r->expert_bytes);
+        real(w, "wait_share", r->expert_wait);
         json_object_end(w);
     }
     json_key(w, "mem");

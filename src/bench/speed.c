@@ -141,6 +141,24 @@ static void fill_samples(speed_row *row, double *x)
     row->swapin_mbs = seconds > 0 ? swapped / seconds * 1e-6 : 0;
 }
 
+static void fill_experts(speed_row *row)
+{
+    double hits = 0, wanted = 0, read = 0, wait = 0, tokens = 0, seconds = 0;
+    for (int i = 0; i < row->n; i++) {
+        const arm_sample *s = &row->samples[i];
+        row->expert_slots = s->experts.slots;
+        hits += (double)s->experts.hits;
+        wanted += (double)(s->experts.hits + s->experts.misses);
+        read += (double)s->experts.bytes_read;
+        wait += (double)s->experts.wait_ns * 1e-9;
+        tokens += s->prompt_tokens + s->gen_tokens;
+        seconds += s->prompt_s + s->gen_s;
+    }
+    row->expert_hits = wanted > 0 ? hits / wanted : 0;
+    row->expert_bytes = read / tokens;
+    row->expert_wait = seconds > 0 ? wait / seconds : 0;
+}
+
 /* Without memory for the copy the row simply has none. */
 static void keep_times(speed_row *row, const bench_arm *a)
 {
@@ -160,6 +178,7 @@ static void conclude(speed_row *row, const bench_arm *a, double *gaps)
     fill_samples(row, x);
     if (row->cell.gen) fill_gaps(row, gaps, x);
     fill_bytes(row, a);
+    fill_experts(row);
     keep_times(row, a);
     row->kv_bytes = arm_kv_bytes(a, row->cell.sessions);
 }

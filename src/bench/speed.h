@@ -41,6 +41,10 @@ typedef struct {
     double      roofline;       /* eff_gbs / read.max                                        */
     uint64_t    kv_bytes, rss_peak;
     double      faults_per_token, swapin_mbs, others;
+    uint64_t    expert_slots;   /* 0: all experts are mapped, the next three mean nothing    */
+    double      expert_hits;    /* share of wanted experts that were kept, 0..1              */
+    double      expert_bytes;   /* read from the file, per token                             */
+    double      expert_wait;    /* share of the time that steps stood still for reads        */
     bool        cached, drift;
     op_time    *times;          /* [n_times] owned; of a time: backend, over the timed passes */
     int         n_times;

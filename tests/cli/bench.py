@@ -135,6 +135,16 @@ def random_tokens_tell_their_experts():
 
 
 @test
+def an_expert_cache_tells_its_hit_rate():
+    r = speed("-n", "4", "--expert-cache", "1m", "--json", "-", *SMALL)
+    if r.code == 1 and "cache" in r.err:
+        raise Skip("this model takes no cache of 1 MiB: " + r.err.splitlines()[-1])
+    expect_exit(r, 0)
+    cache = json.loads(r.out)[0]["expert_cache"]
+    check(cache["slots"] > 0 and 0 <= cache["hit_rate"] <= 1 and cache["bytes_per_token"] >= 0, "cache", cache)
+
+
+@test
 def an_interrupt_leaves_what_was_measured():
     if not os.path.exists(BENCH):
         raise Skip("%s is not built" % BENCH)
