@@ -6,13 +6,10 @@
  * off again. Block sums are exact; floats follow in the definition's order, with
  * rows side by side in a vector.
  *
- * Few activations: four rows by four blocks at a time as they lie in memory, the
- * four blocks in the quarters of a vector. The rows of the next group are fetched
- * ahead in the order of memory, which is what memory is fastest at.
- *
- * Many: blocks of 32 rows are unpacked once, four codes of sixteen rows to a vector,
- * and stay in the first-level cache while all activations pass, four at a time. */
-#include "kernels/cpu/x86_avx512.h"
+ * One activation: four rows by four blocks at a time as they lie in memory, the four
+ * blocks in the quarters of a vector. The rows of the next group are fetched ahead in
+ * the order of memory, which is what memory is fastest at. More: x86_panel32_avx512.h. */
+#include "kernels/cpu/x86_panel32_avx512.h"
 #include "quant/tables.h"
 
 /* A type as constants: every function below is inlined for one of them. */
@@ -22,7 +19,6 @@ typedef struct {
     int        offset;          /* unsigned code - value                    */
     bool       affine;          /* has m; meets Q8_1                        */
     int        high;            /* where the fifth bits are, or 0           */
-    int        panel_from;      /* activations from which unpacking pays    */
 } format;
 
 INLINE quant_type activation_of(const format f) { return f.affine ? QUANT_Q8_1 : QUANT_Q8_0; }
@@ -67,7 +63,7 @@ INLINE __m512 scales16(const format f, const uint8_t *const block[16], size_t at
     return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0.5f));
 }
 
-/* ---- few activations --------------------------------------------------------------- */
+/* ---- one activation ---------------------------------------------------------------- */
 
 /* Four blocks of an activation. */
 typedef struct {
@@ -206,25 +202,7 @@ INLINE void few(const format f, const tile_args *a)
     }
 }
 
-/* ---- many activations ---------------------------------------------------------------- */
-
-enum { PANEL_ROWS = 32, PANEL_COLS = 512, BATCH = 64, N_EXTRA = 48 * 1024 };
-
-/* Some columns of 32 rows. Step k of a block: codes 4k .. 4k+3 of rows 0..15, then of
- * rows 16..31. Types with blocks of 16 have four steps to a block, the others eight. */
-typedef struct {
-    uint8_t codes[PANEL_COLS * PANEL_ROWS];                             /* [block][step][2][16][4] */
-    float   d[PANEL_COLS / 16][2][16], m[PANEL_COLS / 16][2][16];       /* [block]                 */
-    float   y[BATCH][2][16];
-    union {
-        int32_t start[N_EXTRA];                         /* [batch][n_blocks] -offset * sum a */
-        float   s[N_EXTRA];                             /* [batch][n_blocks] where affine    */
-    } extra;
-} panel;
-
-_Static_assert(sizeof(panel) <= TILE_SCRATCH, "the panel fits the scratch");
-
-INLINE int block_len(const format f) { return f.type == QUANT_NVFP4 ? 16 : 32; }
+/* ---- unpacking for many activations --------------------------------------------------- */
 
 /* Sixteen rows at some column. */
 typedef struct {
@@ -324,10 +302,10 @@ INLINE void unpack_nvfp4(const format f, uint8_t *out, float (*d)[2][16], const 
     }
 }
 
-/* `blocks` blocks of the format from w on, of sixteen rows; g is 0 or 1. `far`: the next
- * panel's columns of these rows are asked for. */
-INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks, bool far)
+/* See panel32_type. */
+INLINE void unpack(const format f, panel32 *p, const uint8_t *from, size_t stride, int g, int blocks, bool far)
 {
+    rows16 w = { { from, from + 4 * stride, from + 8 * stride, from + 12 * stride }, stride };
     for (int b = 0; b < blocks; b++) {
         if (far && (f.bytes > 24 || b % 2 == 0)) {
             UNROLL
@@ -351,167 +329,9 @@ INLINE void unpack(const format f, panel *p, rows16 w, int g, int blocks, bool f
     }
 }
 
-/* Where activations have the panel's columns: offsets from a row's start to its codes
- * and scales, and the first of them in panel.extra, `stride` from one row to the next.
- * At every block memory is asked for so many lines of 64 bytes from `ahead` on. */
-typedef struct {
-    size_t         codes, d;
-    const int32_t *extra;
-    size_t         stride;
-    const uint8_t *ahead;
-    int            lines;
-} columns;
-
-/* y += panel times `count` activations, for 16 * groups rows */
-INLINE void multiply(const format f, panel *p, const uint8_t *const *x, columns at, int first, int count, int groups,
-                     int blocks)
-{
-    enum { MOST = 4 };
-    const int steps = block_len(f) / 4;
-    __m512 y[MOST][2];
-    UNROLL
-    for (int c = 0; c < count; c++) {
-        UNROLL
-        for (int g = 0; g < groups; g++) y[c][g] = _mm512_load_ps(p->y[first + c][g]);
-    }
-    for (int b = 0; b < blocks; b++) {
-        const uint8_t *w = p->codes + b * steps * 128;
-        const size_t codes = at.codes + (size_t)(b * steps * 4), d_at = at.d + 4 * (size_t)(f.type == QUANT_NVFP4 ? b / 2 : b);
-        for (int i = 0; i < at.lines; i++, at.ahead += 64) _mm_prefetch((const char *)at.ahead, _MM_HINT_T1);
-        __m512i sum[MOST][2];
-        UNROLL
-        for (int c = 0; c < count; c++) {
-            const __m512i start = f.offset ? _mm512_set1_epi32(at.extra[(size_t)c * at.stride + (size_t)b]) : _mm512_setzero_si512();
-            UNROLL
-            for (int g = 0; g < groups; g++) sum[c][g] = start;
-        }
-        UNROLL
-        for (int k = 0; k < steps; k++) {
-            __m512i code[2];
-            UNROLL
-            for (int g = 0; g < groups; g++) code[g] = _mm512_load_si512(w + 128 * k + 64 * g);
-            UNROLL
-            for (int c = 0; c < count; c++) {
-                const __m512i a = _mm512_set1_epi32((int)word_at(x[c] + codes, k));
-                UNROLL
-                for (int g = 0; g < groups; g++) sum[c][g] = _mm512_dpbusd_epi32(sum[c][g], code[g], a);
-            }
-        }
-        UNROLL
-        for (int c = 0; c < count; c++) {
-            const __m512 d = _mm512_castsi512_ps(_mm512_set1_epi32((int)word_at(x[c] + d_at, 0)));
-            UNROLL
-            for (int g = 0; g < groups; g++) {
-                __m512 term = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(p->d[b][g]), d), _mm512_cvtepi32_ps(sum[c][g]));
-                if (f.affine) {
-                    const __m512 s = _mm512_castsi512_ps(_mm512_set1_epi32(at.extra[(size_t)c * at.stride + (size_t)b]));
-                    term = _mm512_add_ps(term, _mm512_mul_ps(_mm512_load_ps(p->m[b][g]), s));
-                }
-                y[c][g] = _mm512_add_ps(y[c][g], term);
-            }
-        }
-    }
-    UNROLL
-    for (int c = 0; c < count; c++) {
-        UNROLL
-        for (int g = 0; g < groups; g++) _mm512_store_ps(p->y[first + c][g], y[c][g]);
-    }
-}
-
-/* A last single activation would leave the adders idle: five are three and two. */
-INLINE void multiply_all(const format f, panel *p, const uint8_t *const *x, columns at, int batch, int groups, int blocks)
-{
-    for (int c = 0; c < batch;) {
-        const int left = batch - c, count = left == 5 ? 3 : min_of(left, 4);
-        switch (count) {
-        case 4:  multiply(f, p, x + c, at, c, 4, groups, blocks); break;
-        case 3:  multiply(f, p, x + c, at, c, 3, groups, blocks); break;
-        case 2:  multiply(f, p, x + c, at, c, 2, groups, blocks); break;
-        default: multiply(f, p, x + c, at, c, 1, groups, blocks); break;
-        }
-        c += count;
-        at.extra += (size_t)count * at.stride;
-        at.ahead += 64 * (size_t)(at.lines * blocks);
-    }
-}
-
-INLINE int32_t sum16_codes(const int8_t *codes)
-{
-    __m128i s = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), load16(codes));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
-}
-
-/* What the offsets, or the affine types' m, are multiplied by. */
-INLINE void fill_extra(const format f, panel *p, const uint8_t *const *x, int batch, int n)
-{
-    const int n_blocks = n / block_len(f);
-    for (int c = 0; c < batch; c++) {
-        const activation_planes a = activation_planes_of(x[c], activation_of(f), n);
-        int32_t *start = p->extra.start + (size_t)c * (size_t)n_blocks;
-        float *s = p->extra.s + (size_t)c * (size_t)n_blocks;
-        int b = 0;
-        if (f.affine) {
-            for (; b < n_blocks; b++) s[b] = half(((const block_q8_1 *)(const void *)x[c])[b].s);
-        } else if (f.type == QUANT_NVFP4) {
-            for (; b < n_blocks; b++) start[b] = -f.offset * sum16_codes(a.codes + 16 * b);
-        } else {
-            for (; b + 16 <= n_blocks; b += 16)
-                _mm512_storeu_si512(start + b, _mm512_mullo_epi32(load64(a.sums + b), _mm512_set1_epi32(-f.offset)));
-            for (; b < n_blocks; b++) start[b] = -f.offset * a.sums[b];
-        }
-    }
-}
-
-/* 16 * groups rows from r on times activations first .. first + batch - 1. */
-INLINE void rows_times_batch(const format f, const tile_args *a, int r, int groups, int first, int batch)
-{
-    panel *p = (panel *)(void *)a->scratch;
-    const int len = block_len(f), n_blocks = a->n / len, at_once = PANEL_COLS / len;
-    const int stored = f.type == QUANT_NVFP4 ? 4 : 1;           /* blocks of `len` in one of the format */
-    const uint8_t *const *x = a->x + first;
-    const activation_planes plane = activation_planes_of(x[0], activation_of(f), a->n);
-    const size_t codes = (size_t)((const uint8_t *)plane.codes - x[0]), d = (size_t)((const uint8_t *)plane.d - x[0]);
-    memset(p->y, 0, (size_t)batch * sizeof p->y[0]);
-
-    /* The rows after these are fetched while these are multiplied. */
-    const int after = min_of(16 * groups, a->rows - r - 16 * groups);
-    const uint8_t *ahead = a->w + (uint64_t)(r + 16 * groups) * a->w_stride;
-    const size_t ahead_bytes = (size_t)after * a->w_stride;
-    const int calls = (batch + 3) / 4, lines = (int)((ahead_bytes / 64 + (size_t)(n_blocks * calls) - 1) / (size_t)(n_blocks * calls));
-
-    for (int b = 0; b < n_blocks; b += at_once) {
-        const int blocks = min_of(at_once, n_blocks - b);
-        const uint8_t *w = a->w + (uint64_t)r * a->w_stride + (size_t)(b / stored) * (size_t)f.bytes;
-        for (int g = 0; g < groups; g++, w += 16 * a->w_stride) {
-            const rows16 rows = { { w, w + 4 * a->w_stride, w + 8 * a->w_stride, w + 12 * a->w_stride }, a->w_stride };
-            unpack(f, p, rows, g, blocks / stored, r == 0);
-        }
-        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8), p->extra.start + b, (size_t)n_blocks,
-                             ahead + 64 * (size_t)(lines * calls * b), lines };
-        if (groups == 2) multiply_all(f, p, x, at, batch, 2, blocks);
-        else multiply_all(f, p, x, at, batch, 1, blocks);
-    }
-    for (int c = 0; c < batch; c++) {
-        float *y = a->y + (uint64_t)(first + c) * a->y_stride + (uint64_t)r;
-        for (int g = 0; g < groups; g++) _mm512_storeu_ps(y + 16 * g, _mm512_load_ps(p->y[c][g]));
-    }
-}
-
-/* All rows, sixteen at least. The last ones may be done twice: their bits are the same. */
-INLINE void many(const format f, const tile_args *a, int first, int batch)
-{
-    fill_extra(f, (panel *)(void *)a->scratch, a->x + first, batch, a->n);
-    for (int r = 0; r < a->rows;) {
-        const int groups = a->rows - r > 16 && a->rows >= 32 ? 2 : 1;
-        rows_times_batch(f, a, min_of(r, a->rows - 16 * groups), groups, first, batch);
-        r += 16 * groups;
-    }
-}
-
 /* ---- the tiles ---------------------------------------------------------------------- */
 
-INLINE void tile(const format f, const cpu_kernels *k, const tile_args *a)
+INLINE void tile(const format f, const panel32_type *panel, const cpu_kernels *k, const tile_args *a)
 {
     if (a->rows < 16 && f.type == QUANT_NVFP4) {        /* one by one: no real matrix is so low */
         for (int c = 0; c < a->batch; c++)
@@ -520,29 +340,33 @@ INLINE void tile(const format f, const cpu_kernels *k, const tile_args *a)
                     k->dot[QUANT_NVFP4](a->w + (uint64_t)r * a->w_stride, a->x[c], a->n);
         return;
     }
-    if (a->rows < 16 || a->batch < f.panel_from) {
+    if (a->rows < 16 || (a->batch == 1 && f.type != QUANT_NVFP4)) {
         few(f, a);
         return;
     }
-    const int by_scratch = N_EXTRA / (a->n / block_len(f)) / 4 * 4;
-    const int at_once = min_of(BATCH, by_scratch);
-    for (int c = 0; c < a->batch; c += at_once) many(f, a, c, min_of(at_once, a->batch - c));
+    panel32_tile(panel, a);
 }
 
-#define TILE(name, ...)                                                         \
-    static void tile_##name(const cpu_kernels *k, const tile_args *a)           \
-    {                                                                           \
-        tile((format){ __VA_ARGS__ }, k, a);                                    \
+#define TILE(name, kind, len, ...)                                                                              \
+    static void unpack_##name##_panel(panel32 *p, const uint8_t *w, size_t stride, int g, int n, bool far)     \
+    {                                                                                                           \
+        unpack((format){ __VA_ARGS__ }, p, w, stride, g, n, far);                                               \
+    }                                                                                                           \
+    static void tile_##name(const cpu_kernels *k, const tile_args *a)                                           \
+    {                                                                                                           \
+        const format f = { __VA_ARGS__ };                                                                       \
+        const panel32_type panel = { unpack_##name##_panel, kind, len, f.bytes, f.offset };                     \
+        tile(f, &panel, k, a);                                                                                  \
     }
 
-TILE(q8_0,   QUANT_Q8_0,   sizeof(block_q8_0),   2, 128, false, 0, 2)
-TILE(q4_0,   QUANT_Q4_0,   sizeof(block_q4_0),   2, 8,   false, 0, 2)
-TILE(q4_1,   QUANT_Q4_1,   sizeof(block_q4_1),   4, 0,   true,  0, 2)
-TILE(q5_0,   QUANT_Q5_0,   sizeof(block_q5_0),   6, 16,  false, 2, 2)
-TILE(q5_1,   QUANT_Q5_1,   sizeof(block_q5_1),   8, 0,   true,  4, 2)
-TILE(iq4_nl, QUANT_IQ4_NL, sizeof(block_iq4_nl), 2, 128, false, 0, 2)
-TILE(mxfp4,  QUANT_MXFP4,  sizeof(block_mxfp4),  1, 12,  false, 0, 2)
-TILE(nvfp4,  QUANT_NVFP4,  sizeof(block_nvfp4),  4, 12,  false, 0, 1)
+TILE(q8_0,   PANEL_SYMMETRIC, 32, QUANT_Q8_0,   sizeof(block_q8_0),   2, 128, false, 0)
+TILE(q4_0,   PANEL_SYMMETRIC, 32, QUANT_Q4_0,   sizeof(block_q4_0),   2, 8,   false, 0)
+TILE(q4_1,   PANEL_AFFINE,    32, QUANT_Q4_1,   sizeof(block_q4_1),   4, 0,   true,  0)
+TILE(q5_0,   PANEL_SYMMETRIC, 32, QUANT_Q5_0,   sizeof(block_q5_0),   6, 16,  false, 2)
+TILE(q5_1,   PANEL_AFFINE,    32, QUANT_Q5_1,   sizeof(block_q5_1),   8, 0,   true,  4)
+TILE(iq4_nl, PANEL_SYMMETRIC, 32, QUANT_IQ4_NL, sizeof(block_iq4_nl), 2, 128, false, 0)
+TILE(mxfp4,  PANEL_SYMMETRIC, 32, QUANT_MXFP4,  sizeof(block_mxfp4),  1, 12,  false, 0)
+TILE(nvfp4,  PANEL_SIXTEENS,  64, QUANT_NVFP4,  sizeof(block_nvfp4),  4, 12,  false, 0)
 
 void cpu_q32_avx512(cpu_kernels *k)
 {
