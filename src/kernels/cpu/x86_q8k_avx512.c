@@ -127,13 +127,18 @@ static void some_rows(const q8k_type *t, const tile_args *a, int first, int n_p)
         lanes[r] = q8k_lanes_of(a->rows - first - 16 * r);
     }
     const int passes = (a->batch + ACTIVATIONS - 1) / ACTIVATIONS;
+    q8k_ahead ahead = { .at = a->w + (uint64_t)(first + 16 * n_p) * a->w_stride,
+                        .end = a->w + (uint64_t)a->rows * a->w_stride,
+                        .step = 16 * n_p * t->block_bytes / passes };
     for (int i = 0; i < a->n / QK; i++) {
         for (int r = 0; r < n_p; r++) {
             t->unpack(&p[r], row[r]);
             q8k_next_block(row[r], t->block_bytes);
+            if (first == 0) q8k_ask_rows(row[r], t->block_bytes);
         }
         for (int k = 0; k < passes; k++) {          /* of equal size, as far as it goes */
             const int from = a->batch * k / passes, to = a->batch * (k + 1) / passes;
+            q8k_ask(&ahead);
             add_block(t, p, n_p, a, from, to - from, i, a->y + first, lanes);
         }
     }

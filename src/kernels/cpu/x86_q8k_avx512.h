@@ -21,10 +21,26 @@ typedef struct {
 
 enum { Q8K_FEW = 4 };       /* activations that take vectors as they are made */
 
+/* Rows to come are asked for in the order of memory: it is fastest so, and sixteen
+ * streams are more than the processor follows. A few lines at a time, since it also
+ * has few places for lines on their way; to the second level, since sixteen rows can
+ * fill the first. */
+typedef struct {
+    const uint8_t *at, *end;
+    int            step, owed;      /* bytes, for every q8k_ask */
+} q8k_ahead;
+
+INLINE void q8k_ask(q8k_ahead *a)
+{
+    for (a->owed += a->step; a->owed > 0 && a->at < a->end; a->owed -= 64, a->at += 64)
+        _mm_prefetch((const char *)a->at, _MM_HINT_T1);
+}
+
 /* Where the vectors of a block go: to the panel when n_x is 0, else to n_x activations.
  * Functions that are given n_x are copies for a constant one. */
 typedef struct {
     q8k_panel        *panel;
+    q8k_ahead        *ahead;
     const block_q8_k *x[Q8K_FEW];
     int32_t           start[Q8K_FEW][16];   /* [group] where sums start        */
     __m512i           sum[Q8K_FEW];         /* sum_g scale * sum code*a        */
@@ -86,6 +102,7 @@ INLINE void q8k_take(q8k_sink *s, int n_x, q8k_dots *dots, int u, __m512i code)
 INLINE void q8k_end(q8k_sink *s, int n_x, const q8k_dots *dots, int group, __m512i scale)
 {
     if (n_x == 0) s->panel->scale[group] = scale;
+    else q8k_ask(s->ahead);
     UNROLL
     for (int m = 0; m < n_x; m++)
         s->sum[m] = _mm512_add_epi32(s->sum[m], _mm512_mullo_epi32(dots->of[m], scale));
@@ -133,13 +150,20 @@ INLINE void q8k_next_block(const uint8_t *row[16], int bytes)
     for (int r = 0; r < 16; r++) row[r] += bytes;
 }
 
-/* Sixteen rows and n_x activations. The rows of the next sixteen are asked for in the
- * order of memory: it is fastest so, and sixteen streams are more than the processor
- * follows. */
+/* For the first rows of a tile, which none before them asked for. */
+INLINE void q8k_ask_rows(const uint8_t *const row[16], int block_bytes)
+{
+    for (int at = 0; at < block_bytes - 16; at += 64)
+        for (int r = 0; r < 16; r++) _mm_prefetch((const char *)row[r] + 3 * block_bytes + at, _MM_HINT_T0);
+}
+
+/* Sixteen rows and n_x activations. */
 INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_args *a, int first, int n_x)
 {
-    const uint8_t *row[16], *ahead = a->w + (uint64_t)(first + 16) * a->w_stride;
-    const uint8_t *const end = a->w + (uint64_t)a->rows * a->w_stride;
+    const int asks = t->group == 32 ? 8 : 16;               /* in a block */
+    q8k_ahead ahead = { .at = a->w + (uint64_t)(first + 16) * a->w_stride, .end = a->w + (uint64_t)a->rows * a->w_stride,
+                        .step = 16 * t->block_bytes / asks };
+    const uint8_t *row[16];
     __m512 y[Q8K_FEW];
 
     q8k_rows_from(row, a, first);
@@ -148,8 +172,7 @@ INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_a
 
     for (int i = 0; i < a->n / QK; i++) {
         q8k_sink s;
-        for (int at = 0; at < 16 * t->block_bytes && ahead < end; at += 64, ahead += 64)
-            _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        s.ahead = &ahead;
         UNROLL
         for (int m = 0; m < n_x; m++) {
             s.x[m] = (const block_q8_k *)(const void *)a->x[m] + i;
@@ -158,6 +181,7 @@ INLINE void q8k_sixteen_rows(const q8k_type *t, q8k_spread *spread, const tile_a
         }
         spread(&s, n_x, row);
         q8k_next_block(row, t->block_bytes);
+        if (first == 0) q8k_ask_rows(row, t->block_bytes);
         UNROLL
         for (int m = 0; m < n_x; m++)
             y[m] = _mm512_add_ps(y[m], q8k_block_value(t, s.x[m]->d, s.d, s.sum[m], s.dmin, s.offset[m]));
