@@ -163,10 +163,26 @@ static void drop_what_does_not_fit(cells_job *j, const bench_options *o, console
     j->n_cells = kept;
 }
 
+/* The same for depths that the model was never made for. */
+static void drop_what_is_too_long(cells_job *j)
+{
+    const bench_options *o = j->run.options;
+    const int longest = j->run.context.shape.n_ctx_train;
+    if (!o->default_cells || o->depth_text) return;
+    int kept = 0;
+    for (int i = 0; i < j->n_cells; i++) {
+        char name[CELL_NAME_BYTES];
+        cell_name(&j->cell[i], name);
+        if (cell_tokens(&j->cell[i]) <= longest) j->cell[kept++] = j->cell[i];
+        else console_note(j->run.console, "%s is left out: the model was made for %d tokens", name, longest);
+    }
+    j->n_cells = kept;
+}
+
 static exit_code measure_and_write(cells_job *j)
 {
     ds4_error err = { 0 };
-    j->rows = calloc((size_t)(j->n_cells * j->run.n_arms), sizeof *j->rows);
+    j->rows = calloc((size_t)(j->n_cells * j->run.n_arms) + 1, sizeof *j->rows);
     if (!j->rows) {
         console_error(j->run.console, "no memory for %d rows", j->n_cells * j->run.n_arms);
         return CLI_FAILED;
@@ -204,6 +220,7 @@ exit_code cells_run(const bench_options *o, int argc, char **argv, console *c)
     }
     code = run_open(&j->run, o, sessions, tokens, c);
     run_note_command(&j->run, argc, argv);
+    if (!code) drop_what_is_too_long(j);
     if (!code) code = measure_and_write(j);
     run_close(&j->run);
     free(j);
