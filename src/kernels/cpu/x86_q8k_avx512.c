@@ -97,7 +97,8 @@ static inline __m512i offset_sum(const q8k_panel *p, const block_q8_k *x)
 static void add_block(const q8k_type *t, const q8k_panel *p, int n_p, const tile_args *a, int first_x, int n_x, int i,
                       float *y, const __mmask16 *lanes)
 {
-    multiply_fn *const run = (t->group == QK ? multiply_256 : t->group == 32 ? multiply_32 : multiply_16)[n_p - 1][n_x - 1];
+    multiply_fn *const run = t->group == QK ? multiply_256[n_p - 1][n_x - 1]
+                           : t->group == 32 ? multiply_32[n_p - 1][n_x - 1] : multiply_16[n_p - 1][n_x - 1];
     pass now;
     block_sums s;
 
