@@ -162,6 +162,38 @@ static void loops_stay_near(const attn_kernels *k, uint32_t isa)
 
 TEST(loops_stay_near_the_definitions_and_keep_their_bits) { each_rung(loops_stay_near); }
 
+static void pooling(const attn_kernels *k, uint32_t isa)
+{
+    static const int counts[] = { 1, 4, 8, 128 }, widths[] = { 3, 16, 37, 128, 512 };
+    cpu_kernels ref;
+    cpu_kernels_init(&ref, 0);
+    random_stream r;
+    random_seed(&r, test_seed());
+    for (int a = 0; a < 4; a++)
+        for (int b = 0; b < 5; b++) {
+            const int n = counts[a], d = widths[b];
+            float *values = normals(&r, (size_t)(n * d)), *scores = normals(&r, (size_t)(n * d)), want[513], got[513];
+            const float *value[128], *score[128];
+            for (int i = 0; i < n; i++) {
+                value[i] = values + i * d;
+                score[i] = scores + i * d;
+            }
+            for (int i = 0; i < n * d; i++) scores[i] = random_below(&r, 9) || i >= (n - 1) * d ? 6 * scores[i] : -INFINITY;
+            got[d] = 0.5f;
+            ref.attn.pool(want, value, score, n, d);
+            k->pool(got, value, score, n, d);
+            EXPECT(got[d] == 0.5f);
+            EXPECT_NEAR(got, want, d, near_sum(n + 3), "%s pooling of %d tokens, %d channels", cpu_isa_name(isa), n, d);
+            values[0] = NAN;
+            k->pool(got, value, score, n, d);
+            EXPECT(isnan(got[0]));
+            free(values);
+            free(scores);
+        }
+}
+
+TEST(pooling_stays_near_the_definition) { each_rung(pooling); }
+
 static void exponential(const attn_kernels *k, uint32_t isa)
 {
     for (int i = 0; i <= 9000; i++) {

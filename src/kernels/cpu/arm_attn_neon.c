@@ -126,6 +126,7 @@ void attn_kernels_neon(attn_kernels *k)
     k->scores = scores;
     k->weigh = weigh;
     k->mix = mix;
+    k->pool = pool;
     k->index_fill = index_fill;
     k->index_unpack = index_unpack;
     k->index_scores = index_scores;

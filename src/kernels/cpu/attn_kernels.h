@@ -65,6 +65,10 @@ typedef struct {
     void (*mix)(float *restrict acc, const float *restrict keep, const float *restrict s, int n_heads,
                 const float *restrict rows, int n_rows, int K);
 
+    /* z[c] = sum_i softmax_i(score[i][c]) * value[i][c]: the compressor's pooling of n
+     * tokens, a softmax for each of d channels [docs/model.md 4.8]. Near. */
+    void (*pool)(float *restrict z, const float *const *value, const float *const *score, int n, int d);
+
     /* A query's integers from floats that `round` left. To the bit. */
     void (*index_fill)(const index_query *q, const float *x, const float *weights, float scale);
 

@@ -288,6 +288,39 @@ static void mix(float *restrict acc, const float *restrict keep, const float *re
         }
 }
 
+/* ---- the compressor's pooling ---------------------------------------------------------- */
+
+INLINE vec pool_lanes(const float *const *value, const float *const *score, int n, int c)
+{
+    vec top = load(score[0] + c), sum = { 0 }, acc = { 0 };
+    for (int i = 1; i < n; i++) {
+        const vec s = load(score[i] + c);
+        top = either(s > top, s, top);
+    }
+    for (int i = 0; i < n; i++) {
+        const vec e = exp_negative(load(score[i] + c) - top);
+        sum += e;
+        acc = FMA(e, load(value[i] + c), acc);
+    }
+    return acc / sum;
+}
+
+static void pool(float *restrict z, const float *const *value, const float *const *score, int n, int d)
+{
+    int c = 0;
+    for (; c + LANES <= d; c += LANES) store(z + c, pool_lanes(value, score, n, c));
+    for (; c < d; c++) {
+        float top = score[0][c], sum = 0.0f, acc = 0.0f;
+        for (int i = 1; i < n; i++) top = fmaxf(top, score[i][c]);
+        for (int i = 0; i < n; i++) {
+            const float e = expf(score[i][c] - top);
+            sum += e;
+            acc += e * value[i][c];
+        }
+        z[c] = acc / sum;
+    }
+}
+
 /* ---- the indexer's query ------------------------------------------------------------- */
 
 static void index_fill(const index_query *q, const float *x, const float *weights, float scale)

@@ -100,6 +100,20 @@ static void mix(float *restrict acc, const float *restrict keep, const float *re
         }
 }
 
+static void pool(float *restrict z, const float *const *value, const float *const *score, int n, int d)
+{
+    for (int c = 0; c < d; c++) {
+        float top = -INFINITY, sum = 0.0f, acc = 0.0f;
+        for (int i = 0; i < n; i++) top = fmaxf(top, score[i][c]);
+        for (int i = 0; i < n; i++) {
+            const float e = expf(score[i][c] - top);
+            sum += e;
+            acc += e * value[i][c];
+        }
+        z[c] = acc / sum;
+    }
+}
+
 /* ---- indexer ---------------------------------------------------------------------- */
 
 static uint64_t to_64(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
@@ -200,6 +214,6 @@ static void scale_row(float *y, float a, const float *x, int n)
 
 void attn_kernels_ref(attn_kernels *k)
 {
-    *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix,
+    *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix, .pool = pool,
                          .index_fill = index_fill, .index_unpack = index_unpack, .index_scores = index_scores, .above = above, .scale = scale_row };
 }

@@ -45,7 +45,7 @@ static const float *token_value(const token_source *src, int p, bool score)
 /* z[c] = sum_i softmax_i(score[i,c]) * value[i,c]: one softmax per channel over the
  * block's tokens. With overlap, channels 0..d-1 of the previous block's tokens join
  * channels d..2d-1 of this block's; before block 0 there is nothing to join. */
-static void pool_block(const token_source *src, int block, float *z)
+static void pool_block(const attn_kernels *k, const token_source *src, int block, float *z)
 {
     const int R = src->a->ratio, d = src->a->width;
     const bool overlap = R == 4;
@@ -57,16 +57,7 @@ static void pool_block(const token_source *src, int block, float *z)
         value[n] = token_value(src, p, false) + series;
         score[n] = token_value(src, p, true) + series;
     }
-    for (int c = 0; c < d; c++) {
-        float top = -INFINITY, sum = 0.0f, acc = 0.0f;
-        for (int i = 0; i < n; i++) top = fmaxf(top, score[i][c]);
-        for (int i = 0; i < n; i++) {
-            const float e = expf(score[i][c] - top);
-            sum += e;
-            acc += e * value[i][c];
-        }
-        z[c] = acc / sum;
-    }
+    k->pool(z, value, score, n, d);
 }
 
 typedef struct {
@@ -84,7 +75,7 @@ static void compress_block(void *ctx, int i, int thread)
     const int d = a->width, block = c->first_block + i;
     float *z = c->b->thread_row + (size_t)thread * c->b->limits.max_cols;
 
-    pool_block(&c->src, block, z);
+    pool_block(&c->b->k.attn, &c->src, block, z);
     const float scale = (float)(1.0 / sqrt(c->b->k.sum_squares(z, d) / d + (double)a->eps));
     const float *g = view_f32(a->norm, 0);
     for (int j = 0; j < d; j++) z[j] = z[j] * scale * g[j];

@@ -85,5 +85,6 @@ void attn_kernels_avx2(attn_kernels *k)
     k->scores = scores;
     k->weigh = weigh;
     k->mix = mix;
+    k->pool = pool;
     k->scale = scale_row;
 }

@@ -112,5 +112,6 @@ void attn_kernels_avx512(attn_kernels *k)
     k->scores = scores;
     k->weigh = weigh;
     k->mix = mix;
+    k->pool = pool;
     k->scale = scale_row;
 }
