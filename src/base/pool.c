@@ -31,9 +31,12 @@ enum {
     MOST_THREADS = 1024,
     SPIN_NS = 50000,            /* longer than the gap between two ops of a step */
     QUOTA_SPIN_NS = 5000,       /* where spinning is paid for with time to work in */
+    WAKE_NS = 30000,            /* a shorter loop is over before a sleeper has come */
     LOOK_NS = 2000000,          /* a worker looks that often what became of its time */
     MEMORY_NS = 64000000,       /* and forgets what is much older than that */
-    SHORTEST_REST_NS = 10000000, LONGEST_REST_NS = 160000000
+    SHORTEST_REST_NS = 20000000, LONGEST_REST_NS = 160000000,
+    SETTLE_NS = 8000000,        /* until the system has spread what is left */
+    STAY_NS = 1000000000        /* no rest for so long when resting did not help */
 };
 
 /* What became of a worker's time since its last rest, older time counting less. */
@@ -43,6 +46,7 @@ typedef struct {
     uint64_t    look_ns;        /* ... which was then       */
     cpus_time   sum;
     uint64_t    rest_ns;        /* length of the last rest  */
+    uint64_t    stay_until_ns;  /* resting did not help     */
 } account;
 
 typedef struct {
@@ -59,11 +63,12 @@ struct pool {
     _Alignas(64) pool_task *task;
     void       *ctx;
     unsigned    n_tasks;
+    uint64_t    usual_ns;                   /* length of the loops lately; the caller's own */
 
     worker     *workers;                    /* [n_threads-1] */
     int         n_threads, n_started;
     uint64_t    spin_ns;
-    bool        keeps_accounts;             /* see "stepping back" */
+    int         caller_clock;               /* of the thread that opened the pool */
 
     pthread_mutex_t lock;                   /* for sleeping only */
     pthread_cond_t  opened, left;
@@ -149,7 +154,9 @@ static void wake(pool *p, pthread_cond_t *who)
  * the middle of a task, and all the others wait for that task at the end of the
  * loop. So a worker keeps account of the time it ran and the time it was kept from
  * running, and when it costs more than it brings it rests for a while: the pool is
- * never slower than with fewer threads. */
+ * never slower than with fewer threads. On a machine so full that the caller is kept
+ * waiting even without the worker, each thread brings a share of its own, and resting
+ * would only give it away. */
 
 static void start_account(account *a)
 {
@@ -173,13 +180,15 @@ static void look(account *a, uint64_t now)
 }
 
 /* While it ran the worker brought one thread's work; while it was kept waiting,
- * everybody else may have waited too. It should bring twice what it costs. Of several
+ * everybody else may have waited too. It should bring twice what it costs. (A CPU quota
+ * stops all threads at once, and for less than that share of the time when threads are
+ * not more than the quota rounded up.) Of several
  * that do not, one rests at a time: without it the others may do better. */
 static bool costs_too_much(worker *w)
 {
     account *a = &w->time;
     const uint64_t now = clock_ns();
-    if (a->clock < 0 || now - a->look_ns < LOOK_NS) return false;
+    if (a->clock < 0 || now - a->look_ns < LOOK_NS || now < a->stay_until_ns) return false;
     look(a, now);
     const uint64_t others = (uint64_t)w->p->n_threads - 1;
     if (a->sum.waited_ns < LOOK_NS / 2 || 2 * others * a->sum.waited_ns < a->sum.ran_ns) return false;
@@ -188,15 +197,29 @@ static bool costs_too_much(worker *w)
     return now >= from && atomic_compare_exchange_strong(&w->p->next_rest_ns, &from, now + 2 * LOOK_NS);
 }
 
+static void nap(const pool *p, uint64_t ns)
+{
+    const uint64_t end = clock_ns() + ns;
+    while (clock_ns() < end && !atomic_load(&p->closing))
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+}
+
 /* Longer from time to time as long as coming back does not pay. */
 static void rest(worker *w)
 {
+    const pool *p = w->p;
     account *a = &w->time;
+    cpus_time before = { 0 }, after = { 0 };
     const bool soon = a->sum.ran_ns + a->sum.waited_ns < a->rest_ns;
     a->rest_ns = soon ? min_u64(2 * a->rest_ns, LONGEST_REST_NS) : SHORTEST_REST_NS;
-    for (uint64_t ns = 0; ns < a->rest_ns && !atomic_load(&w->p->closing); ns += LOOK_NS)
-        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+    nap(p, SETTLE_NS);
+    cpus_clock_read(p->caller_clock, &before);
+    nap(p, a->rest_ns - SETTLE_NS);
+    cpus_clock_read(p->caller_clock, &after);
+
     start_account(a);
+    const uint64_t ran = after.ran_ns - before.ran_ns, waited = after.waited_ns - before.waited_ns;
+    a->stay_until_ns = 4 * waited > ran ? a->look_ns + STAY_NS : 0;
 }
 
 /* ---- working ----------------------------------------------------------- */
@@ -240,18 +263,42 @@ static void *worker_main(void *arg)
     worker *w = arg;
     pool *p = w->p;
     uint64_t seen = 0;
-    w->time.clock = p->keeps_accounts ? cpus_clock_open() : -1;
+    w->time.clock = cpus_clock_open();
     start_account(&w->time);
     for (;;) {
         wait_for_new(p, seen);
         if (atomic_load(&p->closing)) break;
-        if (!enter(p, &seen)) continue;
-        const bool tired = work(w);
-        leave(p);
+        bool tired;
+        if (enter(p, &seen)) {
+            tired = work(w);
+            leave(p);
+        } else {
+            tired = costs_too_much(w);      /* woken, and always too late */
+        }
         if (tired) rest(w);
     }
     cpus_clock_close(w->time.clock);
     return NULL;
+}
+
+/* The caller's share. Waking costs it as much as a short loop takes, and on a busy
+ * machine the sleeper may take its processor; so a loop that may be short wakes
+ * nobody before it has proved to be long. */
+static void lead(pool *p)
+{
+    const uint64_t start = clock_ns();
+    bool asleep = atomic_load(&p->sleepers) > 0;
+    if (asleep && p->usual_ns > WAKE_NS) {
+        wake(p, &p->opened);
+        asleep = false;
+    }
+    for (unsigned i; next_task(p, &i);) {
+        p->task(p->ctx, (int)i, 0);
+        if (!asleep || clock_ns() - start < WAKE_NS) continue;
+        wake(p, &p->opened);
+        asleep = false;
+    }
+    p->usual_ns = (3 * p->usual_ns + (clock_ns() - start)) / 4;
 }
 
 void pool_run(pool *p, pool_task *task, void *ctx, int n_tasks)
@@ -268,18 +315,14 @@ void pool_run(pool *p, pool_task *task, void *ctx, int n_tasks)
     /* Nobody is inside, so this is the only writer; it publishes the fields above. */
     const uint64_t s = atomic_load(&p->state);
     atomic_store(&p->state, (s / GENERATION + 1) * GENERATION | OPEN);
-    if (atomic_load(&p->sleepers)) wake(p, &p->opened);
-
-    for (unsigned i; next_task(p, &i);) task(ctx, (int)i, 0);
+    lead(p);
     atomic_fetch_and(&p->state, ~OPEN);
     wait_until_left(p);
 }
 
 /* ---- life -------------------------------------------------------------- */
 
-/* More threads than processors: whoever spins keeps another from working. Under a
- * quota the system stops all threads alike, so a worker that was stopped has not
- * kept the others waiting. */
+/* More threads than processors: whoever spins keeps another from working. */
 static void suit_the_machine(pool *p)
 {
     int cpu[MOST_THREADS];
@@ -287,7 +330,6 @@ static void suit_the_machine(pool *p)
     const int processors = allowed ? allowed : cpus_online();
     if (p->n_threads <= (quota ? min_int(quota, processors) : processors))
         p->spin_ns = quota ? QUOTA_SPIN_NS : SPIN_NS;
-    p->keeps_accounts = !quota;
 }
 
 /* Workers inherit a mask that leaves signals to the program, save for those that
@@ -325,6 +367,7 @@ ds4_status pool_open(pool **out, int n_threads, ds4_error *err)
     pthread_cond_init(&p->left, NULL);
     p->n_threads = n_threads;
     suit_the_machine(p);
+    p->caller_clock = cpus_clock_open();
     p->workers = calloc((size_t)n_threads, sizeof *p->workers);
 
     const ds4_status st = p->workers
@@ -344,6 +387,7 @@ void pool_close(pool *p)
     atomic_store(&p->closing, true);
     wake(p, &p->opened);
     for (int i = 0; i < p->n_started; i++) pthread_join(p->workers[i].thread, NULL);
+    cpus_clock_close(p->caller_clock);
     pthread_cond_destroy(&p->left);
     pthread_cond_destroy(&p->opened);
     pthread_mutex_destroy(&p->lock);

@@ -5,10 +5,10 @@
  * BUSY processes (default 0) keep a core each busy meanwhile. For 1, 2, 4 ... threads
  * up to twice the processors: empty loops per second (the price of a barrier), steps
  * of a decode's shape per second over weights that no cache holds, and the same
- * over arithmetic alone. Median and spread of REPEATS (default 5) turns of SECONDS
- * (default 0.5); the thread counts take turns, so that a change of the machine
- * meets them all. The last column is the gain over one thread. Run it below a
- * CPU quota or `taskset` to see those. */
+ * over arithmetic alone, much of it and little. Median and spread of REPEATS
+ * (default 5) turns of SECONDS (default 0.5); the thread counts take turns, so that
+ * a change of the machine meets them all. The last column is the gain over one
+ * thread. Run it below a CPU quota or `taskset` to see those. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,12 +53,14 @@ static void stream(void *ctx, int index, int thread)
     for (int k = 0; k < 8; k++) b->sink[thread][k] += s[k];
 }
 
-static void add(void *ctx, int index, int thread)
+static void add(bench *b, int n, int index, int thread)
 {
-    bench *b = ctx;
     volatile uint64_t *v = b->sink[thread];
-    for (int i = 0; i < ADDS; i++) v[0] += (uint64_t)index;
+    for (int i = 0; i < n; i++) v[0] += (uint64_t)index;
 }
+
+static void add_many(void *ctx, int index, int thread) { add(ctx, ADDS, index, thread); }
+static void add_few(void *ctx, int index, int thread)  { add(ctx, ADDS / 64, index, thread); }
 
 /* Loops of a step follow each other after a little work of the caller alone. */
 static void step(bench *b, pool *p, pool_task *task)
@@ -82,9 +84,10 @@ static const struct {
     pool_task  *task;
     int         loops;              /* in one call of run */
 } kinds[] = {
-    { "barriers", loop_of_none, nothing, 100 },
-    { "weights",  step,         stream,  countof(layer) },
-    { "sums",     step,         add,     countof(layer) },
+    { "barriers", loop_of_none, nothing,  100 },
+    { "weights",  step,         stream,   countof(layer) },
+    { "sums",     step,         add_many, countof(layer) },
+    { "short",    step,         add_few,  countof(layer) },     /* a small model's */
 };
 
 static double loops_per_second(bench *b, pool *p, size_t kind, double seconds)
