@@ -191,6 +191,19 @@ TEST(what_is_used_often_stays)
     for (int i = 0; i < 8; i++) REQUIRE_OK(ds4_session_feed(s, t, 1, NULL, NULL, &err), err);
     const ds4_expert_metrics after = metrics_of(e);
     EXPECT(after.hits - before.hits > 4 * (after.misses - before.misses));
+
+    ds4_session *prompt;                            /* all experts pass by and leave these alone */
+    REQUIRE_OK(ds4_session_open(&prompt, e, CONTEXT, &err), err);
+    tokens_of(t, N_PROMPT, vocabulary(e), 10);
+    EXPECT_OK(ds4_session_feed(prompt, t, N_PROMPT, NULL, NULL, &err), err);
+    ds4_session_close(prompt);
+    ds4_session_reset(s);
+    const ds4_expert_metrics passed = metrics_of(e);
+    EXPECT(passed.misses - after.misses > passed.slots);
+    tokens_of(t, 1, vocabulary(e), 9);
+    for (int i = 0; i < 8; i++) REQUIRE_OK(ds4_session_feed(s, t, 1, NULL, NULL, &err), err);
+    const ds4_expert_metrics again = metrics_of(e);
+    EXPECT(again.hits - passed.hits > 4 * (again.misses - passed.misses));
     ds4_session_close(s);
     ds4_engine_close(e);
 }
