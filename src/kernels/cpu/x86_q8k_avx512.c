@@ -11,75 +11,15 @@ enum {
     PANELS = 2              /* that one load of four activations serves */
 };
 
-/* One block of the activations of a pass. */
+/* One block of one or two panels, and the activations from first_x on. */
 typedef struct {
-    const block_q8_k *x[ACTIVATIONS];
-    int32_t start[ACTIVATIONS][16];     /* [group] */
+    const q8k_type  *t;
+    const q8k_panel *p;
+    const tile_args *a;
+    int              first_x, block;
+    float           *y;                 /* of the panels' first row */
+    const __mmask16 *lanes;             /* [panel] */
 } pass;
-
-typedef struct {
-    __m512i sum[ACTIVATIONS][PANELS];
-} block_sums;
-
-/* sum[m][r] = block of panel r times activation m. n_x, n_p, group: constants. */
-INLINE
-void multiply(block_sums *s, const q8k_panel *p, const pass *a, int n_x, int n_p, int group)
-{
-    const int step = group < 32 ? group : 32;       /* columns between two looks at the scales */
-    __m512i sum[ACTIVATIONS][PANELS], dot[ACTIVATIONS][PANELS];
-
-    UNROLL
-    for (int m = 0; m < n_x; m++) {
-        UNROLL
-        for (int r = 0; r < n_p; r++) sum[m][r] = _mm512_setzero_si512();
-    }
-    for (int g = 0; g < QK / step; g++) {
-        UNROLL
-        for (int m = 0; m < n_x; m++) {
-            UNROLL
-            for (int r = 0; r < n_p; r++)
-                dot[m][r] = group == QK ? sum[m][r] : _mm512_set1_epi32(a->start[m][g]);
-        }
-        UNROLL
-        for (int u = 0; u < step / 4; u++) {
-            UNROLL
-            for (int m = 0; m < n_x; m++) {
-                const __m512i x = q8k_four(a->x[m]->codes + g * step + 4 * u);
-                UNROLL
-                for (int r = 0; r < n_p; r++)
-                    dot[m][r] = _mm512_dpbusd_epi32(dot[m][r], p[r].code[g * (step / 4) + u], x);
-            }
-        }
-        UNROLL
-        for (int m = 0; m < n_x; m++) {
-            UNROLL
-            for (int r = 0; r < n_p; r++)
-                sum[m][r] = group == QK ? dot[m][r]
-                          : _mm512_add_epi32(sum[m][r], _mm512_mullo_epi32(dot[m][r], p[r].scale[g]));
-        }
-    }
-    UNROLL
-    for (int m = 0; m < n_x; m++) {
-        UNROLL
-        for (int r = 0; r < n_p; r++) s->sum[m][r] = sum[m][r];
-    }
-}
-
-typedef void multiply_fn(block_sums *s, const q8k_panel *p, const pass *a);
-
-#define MULTIPLY(group, x, p)                                                           \
-    static void multiply_##group##_##x##_##p(block_sums *s, const q8k_panel *panel, const pass *a) \
-    { multiply(s, panel, a, x, p, group); }
-#define MULTIPLY_ALL(group)                                                             \
-    MULTIPLY(group, 1, 1) MULTIPLY(group, 2, 1) MULTIPLY(group, 3, 1) MULTIPLY(group, 4, 1) \
-    MULTIPLY(group, 1, 2) MULTIPLY(group, 2, 2) MULTIPLY(group, 3, 2) MULTIPLY(group, 4, 2) \
-    static multiply_fn *const multiply_##group[PANELS][ACTIVATIONS] = {                 \
-        { multiply_##group##_1_1, multiply_##group##_2_1, multiply_##group##_3_1, multiply_##group##_4_1 }, \
-        { multiply_##group##_1_2, multiply_##group##_2_2, multiply_##group##_3_2, multiply_##group##_4_2 } };
-
-MULTIPLY_ALL(16)
-MULTIPLY_ALL(32)
-MULTIPLY_ALL(256)
 
 /* sum_g o_g * sum a */
 static inline __m512i offset_sum(const q8k_panel *p, const block_q8_k *x)
@@ -93,28 +33,79 @@ static inline __m512i offset_sum(const q8k_panel *p, const block_q8_k *x)
     return _mm512_add_epi32(even, odd);
 }
 
-/* Adds block i of n_p panels times n_x activations to y; the first block sets it. */
-static void add_block(const q8k_type *t, const q8k_panel *p, int n_p, const tile_args *a, int first_x, int n_x, int i,
-                      float *y, const __mmask16 *lanes)
+/* Adds the block's products to y; the first block sets it. n_x, n_p, group: constants. */
+INLINE void add_block(const pass *c, int n_x, int n_p, int group)
 {
-    multiply_fn *const run = t->group == QK ? multiply_256[n_p - 1][n_x - 1]
-                           : t->group == 32 ? multiply_32[n_p - 1][n_x - 1] : multiply_16[n_p - 1][n_x - 1];
-    pass now;
-    block_sums s;
+    const int step = group < 32 ? group : 32;       /* columns between two looks at the scales */
+    __m512i sum[ACTIVATIONS][PANELS], dot[ACTIVATIONS][PANELS];
+    const block_q8_k *x[ACTIVATIONS];
+    int32_t start[ACTIVATIONS][16];                 /* [group] */
+    const q8k_panel *p = c->p;
 
+    UNROLL
     for (int m = 0; m < n_x; m++) {
-        now.x[m] = (const block_q8_k *)(const void *)a->x[first_x + m] + i;
-        q8k_set_starts(now.start[m], now.x[m], t);
+        x[m] = (const block_q8_k *)(const void *)c->a->x[c->first_x + m] + c->block;
+        q8k_set_starts(start[m], x[m], c->t);
+        UNROLL
+        for (int r = 0; r < n_p; r++) sum[m][r] = _mm512_setzero_si512();
     }
-    run(&s, p, &now);
-    for (int m = 0; m < n_x; m++)
-        for (int r = 0; r < n_p; r++) {
-            float *at = y + (uint64_t)(first_x + m) * a->y_stride + 16 * r;
-            const __m512i offset = t->affine ? offset_sum(&p[r], now.x[m]) : _mm512_setzero_si512();
-            const __m512 v = q8k_block_value(t, now.x[m]->d, p[r].d, s.sum[m][r], p[r].dmin, offset);
-            const __m512 sum = i == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes[r], at);
-            _mm512_mask_storeu_ps(at, lanes[r], _mm512_add_ps(sum, v));
+    for (int g = 0; g < QK / step; g++) {
+        UNROLL
+        for (int m = 0; m < n_x; m++) {
+            UNROLL
+            for (int r = 0; r < n_p; r++)
+                dot[m][r] = group == QK ? sum[m][r] : _mm512_set1_epi32(start[m][g]);
         }
+        UNROLL
+        for (int u = 0; u < step / 4; u++) {
+            UNROLL
+            for (int m = 0; m < n_x; m++) {
+                const __m512i four = q8k_four(x[m]->codes + g * step + 4 * u);
+                UNROLL
+                for (int r = 0; r < n_p; r++)
+                    dot[m][r] = _mm512_dpbusd_epi32(dot[m][r], p[r].code[g * (step / 4) + u], four);
+            }
+        }
+        UNROLL
+        for (int m = 0; m < n_x; m++) {
+            UNROLL
+            for (int r = 0; r < n_p; r++)
+                sum[m][r] = group == QK ? dot[m][r]
+                          : _mm512_add_epi32(sum[m][r], _mm512_mullo_epi32(dot[m][r], p[r].scale[g]));
+        }
+    }
+    UNROLL
+    for (int m = 0; m < n_x; m++) {
+        UNROLL
+        for (int r = 0; r < n_p; r++) {
+            float *at = c->y + (uint64_t)(c->first_x + m) * c->a->y_stride + 16 * r;
+            const __m512i offset = c->t->affine ? offset_sum(&p[r], x[m]) : _mm512_setzero_si512();
+            const __m512 v = q8k_block_value(c->t, x[m]->d, p[r].d, sum[m][r], p[r].dmin, offset);
+            const __m512 before = c->block == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(c->lanes[r], at);
+            _mm512_mask_storeu_ps(at, c->lanes[r], _mm512_add_ps(before, v));
+        }
+    }
+}
+
+typedef void add_block_fn(const pass *c);
+
+#define ADD(group, x, p) static void add_##group##_##x##_##p(const pass *c) { add_block(c, x, p, group); }
+#define ADD_ALL(group)                                                                          \
+    ADD(group, 1, 1) ADD(group, 2, 1) ADD(group, 3, 1) ADD(group, 4, 1)                         \
+    ADD(group, 1, 2) ADD(group, 2, 2) ADD(group, 3, 2) ADD(group, 4, 2)                         \
+    static add_block_fn *const add_##group[PANELS][ACTIVATIONS] = {                             \
+        { add_##group##_1_1, add_##group##_2_1, add_##group##_3_1, add_##group##_4_1 },         \
+        { add_##group##_1_2, add_##group##_2_2, add_##group##_3_2, add_##group##_4_2 } };
+
+ADD_ALL(16)
+ADD_ALL(32)
+ADD_ALL(256)
+
+static add_block_fn *add_of(int group, int n_p, int n_x)
+{
+    return group == QK ? add_256[n_p - 1][n_x - 1]
+         : group == 32 ? add_32[n_p - 1][n_x - 1]
+         : add_16[n_p - 1][n_x - 1];
 }
 
 /* One or two panels of rows. */
@@ -140,7 +131,7 @@ static void some_rows(const q8k_type *t, const tile_args *a, int first, int n_p)
         for (int k = 0; k < passes; k++) {          /* of equal size, as far as it goes */
             const int from = a->batch * k / passes, to = a->batch * (k + 1) / passes;
             q8k_ask(&ahead);
-            add_block(t, p, n_p, a, from, to - from, i, a->y + first, lanes);
+            add_of(t->group, n_p, to - from)(&(pass){ t, p, a, from, i, a->y + first, lanes });
         }
     }
 }
