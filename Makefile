@@ -42,14 +42,15 @@ endif
 
 # Instruction sets: a file name's ending says what it may use.
 ISA_x86_64  := avx2 avx512 avx512vbmi
-ISA_aarch64 := neon
-ISA_arm64   := neon
+ISA_aarch64 := neon neon_i8mm
+ISA_arm64   := neon neon_i8mm
 ISAS        := $(ISA_$(ARCH))
-OTHER_ISAS  := $(filter-out $(ISAS),avx2 avx512 avx512vbmi neon)
+OTHER_ISAS  := $(filter-out $(ISAS),avx2 avx512 avx512vbmi neon neon_i8mm)
 FLAGS_avx2   := -mavx2 -mfma -mf16c
 FLAGS_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 FLAGS_avx512vbmi := $(FLAGS_avx512) -mavx512vbmi -mgfni
 FLAGS_neon   := -march=armv8.2-a+dotprod
+FLAGS_neon_i8mm := -march=armv8.2-a+dotprod+i8mm
 
 SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c src/kernels/cpu/*.c))
 OBJ  := $(SRC:%.c=$(B)/%.o)

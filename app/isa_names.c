@@ -9,6 +9,7 @@ bool isa_mask_parse(const char *text, uint32_t *mask)
 {
     static const struct { const char *name; uint32_t bits; } names[] = {
         { "auto", ~0u }, { "ref", 0 }, { "avx2", ISA_AVX2 }, { "neon", ISA_NEON },
+        { "neon_i8mm", ISA_NEON | ISA_NEON_I8MM },
         { "avx512", ISA_AVX2 | ISA_AVX512 },    /* the upper rung stands on the lower */
         { "avx512vbmi", ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI },
     };

@@ -21,7 +21,7 @@ static int model_rows(bench_options *o, option *table)
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_TEXT, .target = &o->threads_text, .value_name = "LIST",
         .help = "host threads; several, such as 1,2, are measured in turn (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",
-        .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon");
+        .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm");
     ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE", .choices = "packed|f32",
         .help = "how attention rows are stored: packed or f32 (default packed)");
     ROW(.long_name = "expert-cache", .kind = OPTION_BYTES, .target = &o->expert_cache, .value_name = "SIZE",
@@ -160,7 +160,7 @@ static ds4_status lists_of(bench_options *o, ds4_error *err)
 static ds4_status check(bench_options *o, ds4_error *err)
 {
     if (!isa_mask_parse(o->isa, &o->isa_mask))
-        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, neon, got \"%s\"", o->isa);
+        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"", o->isa);
     if (!backend_exists(o->backend)) return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in", o->backend);
     if (o->text_file && o->random_given)
         return ds4_fail(err, DS4_EARG, "--random-tokens: the text is already given with --prompt-file");

@@ -30,7 +30,7 @@ static int model_rows(cli_options *o, option *table)
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_POSITIVE, .target = &o->threads, .value_name = "N",
         .help = "host threads (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",
-        .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon");
+        .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm");
     ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE",
         .choices = "packed|f32", .help = "how attention rows are stored: packed or f32 (default packed)");
     ROW(.long_name = "rounding", .kind = OPTION_CHOICE, .target = &o->rounding, .value_name = "on|off",
@@ -322,7 +322,7 @@ static ds4_status check_values(cli_options *o, ds4_error *err)
     if (o->logprobs_top_k > 128)
         return ds4_fail(err, DS4_EARG, "--logprobs-top-k: expected a number from 1 to 128, got %d", o->logprobs_top_k);
     if (!isa_mask_parse(o->isa, &o->isa_mask))
-        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, got \"%s\"",
+        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"",
                         o->isa);
     if (!backend_exists(o->backend))
         return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu, time:cpu",

@@ -173,7 +173,7 @@ static bool asked(quant_type type, int argc, char **argv)
 int main(int argc, char **argv)
 {
     static const uint32_t rungs[] = { 0, ISA_AVX2, ISA_AVX2 | ISA_AVX512, ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI,
-                                       ISA_NEON };
+                                       ISA_NEON, ISA_NEON | ISA_NEON_I8MM };
     const long kib = argc > 1 ? atol(argv[1]) : 256, repeats = argc > 2 ? atol(argv[2]) : 9;
     if (kib < 1 || kib > 1 << 22 || repeats < 1 || repeats > MAX_REPEATS) {
         fprintf(stderr, "bench_kernels: KIB is 1 to %d, REPEATS 1 to %d\n", 1 << 22, MAX_REPEATS);

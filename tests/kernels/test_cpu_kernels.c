@@ -1,15 +1,12 @@
 /* Every instruction set of this machine against the scalar definitions.
  *
- * The NEON rung on an x86-64 machine, with a cross compiler and user-mode
+ * The NEON rungs on an x86-64 machine, with a cross compiler and user-mode
  * emulation (Debian: gcc-aarch64-linux-gnu, qemu-user):
  *
- *   aarch64-linux-gnu-gcc -static -std=c11 -D_GNU_SOURCE -O2 -ffp-contract=off -pthread \
- *       -march=armv8.2-a+dotprod -Iinclude -Isrc -Itests tests/kernels/test_cpu_kernels.c \
- *       tests/runner.c src/base/[a-z]*.c src/quant/[a-z]*.c src/gguf/[a-z]*.c src/model/kv.c src/model/config.c \
- *       $(ls src/kernels/[a-z]*.c src/kernels/cpu/[a-z]*.c | grep -v x86_) -lm -o build/test_neon
- *   qemu-aarch64 -cpu max build/test_neon
- *
- * The same with test_attention.c and test_indexer.c.
+ *   make VARIANT=arm CFLAGS_arm=-O2 CC=aarch64-linux-gnu-gcc EXTRA_LDFLAGS=-static LIBS=-lm \
+ *       build/arm/tests/kernels/test_{cpu_kernels,tiles,attention,indexer}
+ *   qemu-aarch64 -cpu max build/arm/tests/kernels/test_tiles              # all rungs
+ *   qemu-aarch64 -cpu cortex-a76 build/arm/tests/kernels/test_tiles       # dot product, no i8mm
  */
 #include "runner.h"
 
@@ -29,7 +26,8 @@
 /* ---- what is tested ----------------------------------------------------------- */
 
 /* The rungs of all ladders, each with what lies below it. */
-static const uint32_t rungs[] = { ISA_AVX2, ISA_AVX2 | ISA_AVX512, ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI, ISA_NEON };
+static const uint32_t rungs[] = { ISA_AVX2, ISA_AVX2 | ISA_AVX512, ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI, ISA_NEON,
+                                  ISA_NEON | ISA_NEON_I8MM };
 
 /* The next rung of this machine from number *i on; 0 ends the list. */
 static uint32_t next_rung(uint32_t *i)
@@ -222,7 +220,7 @@ TEST(no_instruction_set_leaves_the_definitions)
 
 TEST(rungs_that_this_machine_lacks_change_nothing)
 {
-    const uint32_t all = ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI | ISA_NEON;
+    const uint32_t all = ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI | ISA_NEON | ISA_NEON_I8MM;
     cpu_kernels a, b;
     cpu_kernels_init(&a, all);
     cpu_kernels_init(&b, cpu_isa_present());

@@ -15,7 +15,8 @@
 #include "quant/float_formats.h"
 
 /* Rungs with tiles of their own. */
-static const uint32_t rungs[] = { 0, ISA_AVX2, ISA_AVX2 | ISA_AVX512, ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI };
+static const uint32_t rungs[] = { 0, ISA_AVX2, ISA_AVX2 | ISA_AVX512, ISA_AVX2 | ISA_AVX512 | ISA_AVX512_VBMI,
+                                  ISA_NEON, ISA_NEON | ISA_NEON_I8MM };
 
 static const int widths[] = { 256, 512, 1024, 4096 };
 static const int heights[] = { 1, 2, 15, 16, 17, 33, 64 };

@@ -46,15 +46,24 @@ static void climb(cpu_kernels *k, uint32_t isa)
 #elif defined(__aarch64__)
 
 #if defined(__APPLE__)
+#include <sys/sysctl.h>
+
 /* Every Apple processor that runs this system has the dot product. */
-uint32_t cpu_isa_present(void) { return ISA_NEON; }
+uint32_t cpu_isa_present(void)
+{
+    int i8mm = 0;
+    size_t size = sizeof i8mm;
+    if (sysctlbyname("hw.optional.arm.FEAT_I8MM", &i8mm, &size, NULL, 0)) return ISA_NEON;  /* no such name: none */
+    return i8mm ? ISA_NEON | ISA_NEON_I8MM : ISA_NEON;
+}
 #else
 #include <sys/auxv.h>
 
 uint32_t cpu_isa_present(void)
 {
-    const unsigned long asimddp = 1ul << 20;        /* HWCAP_ASIMDDP */
-    return getauxval(AT_HWCAP) & asimddp ? ISA_NEON : 0;
+    const unsigned long asimddp = 1ul << 20, i8mm = 1ul << 13;      /* HWCAP_ASIMDDP, HWCAP2_I8MM */
+    if (!(getauxval(AT_HWCAP) & asimddp)) return 0;
+    return getauxval(AT_HWCAP2) & i8mm ? ISA_NEON | ISA_NEON_I8MM : ISA_NEON;
 }
 #endif
 
@@ -63,6 +72,9 @@ static void climb(cpu_kernels *k, uint32_t isa)
     if (!(isa & ISA_NEON)) return;
     cpu_kernels_neon(k);
     attn_kernels_neon(&k->attn);
+
+    if (!(isa & ISA_NEON_I8MM)) return;
+    cpu_kernels_neon_i8mm(k);
 }
 
 #else
@@ -88,6 +100,7 @@ const char *cpu_isa_name(uint32_t isa)
     return isa & ISA_AVX512_VBMI ? "avx512vbmi"
          : isa & ISA_AVX512 ? "avx512"
          : isa & ISA_AVX2   ? "avx2"
+         : isa & ISA_NEON_I8MM ? "neon_i8mm"
          : isa & ISA_NEON   ? "neon"
          : "ref";
 }

@@ -24,7 +24,8 @@ enum {
     ISA_AVX2        = 1 << 0,   /* AVX2, FMA, F16C                          */
     ISA_AVX512      = 1 << 1,   /* AVX-512 F BW VL DQ VNNI                  */
     ISA_NEON        = 1 << 2,   /* ARMv8.2 with dot product                 */
-    ISA_AVX512_VBMI = 1 << 3    /* ISA_AVX512 and VBMI, GFNI                */
+    ISA_AVX512_VBMI = 1 << 3,   /* ISA_AVX512 and VBMI, GFNI                */
+    ISA_NEON_I8MM   = 1 << 4    /* ISA_NEON and products of 8-bit matrices  */
 };
 
 /* sum_i w[i]*x[i]; x is stored as quant_get(type)->dot_type. */
@@ -97,5 +98,6 @@ void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
 void cpu_kernels_avx512vbmi(cpu_kernels *k);
 void cpu_kernels_neon(cpu_kernels *k);
+void cpu_kernels_neon_i8mm(cpu_kernels *k);
 
 #endif

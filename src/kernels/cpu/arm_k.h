@@ -1,0 +1,540 @@
+/* arm_k: tiles of super-blocks of 256 against Q8_K activations. Included once by each
+ * NEON rung, after what arm_tiles.h asks of it. Layouts are told in src/quant:
+ * kquants.c, iquants.c, iq1.c and iq4.c.
+ *
+ * 32-bit sums are exact for every type: 256 * 128*128 * 128 < 2^31. */
+
+/* Of a row's super-block, for every 16 or 32 columns. */
+typedef struct {
+    int32_t scale[16];
+    int16_t offset[16];
+} k_scales;
+
+/* How the exact sums become a float. With D = d_a*d, S = [sum scale*value*a]:
+ *   SIGNED   factor*D * S
+ *   AFFINE   D * S - d_a*dmin * [sum offset*a]
+ *   SHIFTED  D * (S + 1/8 * [sum offset*a]) */
+typedef enum { SIGNED, AFFINE, SHIFTED } k_formula;
+
+typedef struct {
+    codes32 (*codes)(const void *block, int g);     /* columns 32g on                        */
+    void    (*scales)(k_scales *out, const void *block);
+    int       bytes, d, dmin;                       /* of a block; where it keeps its scales */
+    k_formula formula;
+    int       group;                                /* columns of a scale: 16 or 32          */
+    float     factor;
+} k_type;
+
+/* 256 columns of eight rows. */
+typedef struct {
+    int8x16_t   codes[2][16][4];
+    int32x4_t   scale[2][16];
+    int16_t     offset[2][16][QUAD];
+    float32x4_t d[2], dmin[2];
+} k_panel;
+
+ALWAYS_INLINE float32x4_t k_d(const k_type *t, const uint8_t *const row[QUAD], int block)
+{
+    return halves_at(row, (size_t)block * (size_t)t->bytes + (size_t)t->d);
+}
+
+ALWAYS_INLINE float32x4_t k_dmin(const k_type *t, const uint8_t *const row[QUAD], int block)
+{
+    if (t->formula != AFFINE) return vdupq_n_f32(0.0f);
+    return halves_at(row, (size_t)block * (size_t)t->bytes + (size_t)t->dmin);
+}
+
+/* The term of one block in four rows; d_a is the activation's scale. */
+ALWAYS_INLINE float32x4_t k_term(k_formula formula, float factor, float d_a, float32x4_t d, float32x4_t dmin,
+                                 int32x4_t scaled_sum, int32x4_t offset_sum)
+{
+    const float32x4_t D = vmulq_n_f32(d, d_a), S = vcvtq_f32_s32(scaled_sum);
+    if (formula == SIGNED) return vmulq_f32(vmulq_n_f32(D, factor), S);
+
+    const float32x4_t O = vcvtq_f32_s32(offset_sum);
+    if (formula == AFFINE) return vsubq_f32(vmulq_f32(D, S), vmulq_f32(vmulq_n_f32(dmin, d_a), O));
+    return vmulq_f32(D, vaddq_f32(S, vmulq_n_f32(O, 0.125f)));
+}
+
+/* An activation's sums of 16 columns, or of 32 in the first eight lanes. */
+ALWAYS_INLINE int16x8x2_t sums_by(int group, const block_q8_k *a)
+{
+    const int16x8_t low = vld1q_s16(a->sums), high = vld1q_s16(a->sums + 8);
+    return group == 16 ? (int16x8x2_t){ { low, high } } : (int16x8x2_t){ { vpaddq_s16(low, high), vdupq_n_s16(0) } };
+}
+
+/* ---- one activation ------------------------------------------------------------ */
+
+/* [sum scale*value*a] in four lanes. */
+ALWAYS_INLINE int32x4_t k_lanes(const k_type *t, const void *block, const k_scales *w, const block_q8_k *a)
+{
+    int32x4_t sum = vdupq_n_s32(0);
+    UNROLL
+    for (int g = 0; g < 8; g++) {
+        const codes32 c = t->codes(block, g);
+        if (t->group == 32) {
+            sum = vmlaq_n_s32(sum, dot32(c, a->codes + 32 * g), w->scale[g]);
+        } else {
+            sum = vmlaq_n_s32(sum, dot16(c.low, a->codes + 32 * g), w->scale[2 * g]);
+            sum = vmlaq_n_s32(sum, dot16(c.high, a->codes + 32 * g + 16), w->scale[2 * g + 1]);
+        }
+    }
+    return sum;
+}
+
+/* [sum offset*a] in four lanes. */
+ALWAYS_INLINE int32x4_t k_offsets(const k_type *t, const k_scales *w, int16x8x2_t sums)
+{
+    const int16x8_t o = vld1q_s16(w->offset);
+    int32x4_t sum = vmull_s16(vget_low_s16(o), vget_low_s16(sums.val[0]));
+    sum = vmlal_high_s16(sum, o, sums.val[0]);
+    if (t->group == 32) return sum;
+    const int16x8_t p = vld1q_s16(w->offset + 8);
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(p), vget_low_s16(sums.val[1])), p, sums.val[1]);
+}
+
+/* Faster: 16 products an instruction, and rows as they lie. */
+ALWAYS_INLINE float32x4_t k_quad(const k_type *t, const uint8_t *const row[QUAD], const block_q8_k *a, int blocks)
+{
+    float32x4_t y = vdupq_n_f32(0.0f);
+    for (int i = 0; i < blocks; i++) {
+        const int16x8x2_t sums = sums_by(t->group, &a[i]);
+        int32x4_t lanes[QUAD], offsets[QUAD] = { vdupq_n_s32(0) };
+        for (int r = 0; r < QUAD; r++) {
+            const void *block = row[r] + (size_t)i * (size_t)t->bytes;
+            k_scales w;
+            t->scales(&w, block);
+            lanes[r] = k_lanes(t, block, &w, &a[i]);
+            if (t->formula != SIGNED) offsets[r] = k_offsets(t, &w, sums);
+        }
+        y = vaddq_f32(y, k_term(t->formula, t->factor, a[i].d, k_d(t, row, i), k_dmin(t, row, i), lanes_to_rows(lanes),
+                                t->formula == SIGNED ? offsets[0] : lanes_to_rows(offsets)));
+    }
+    return y;
+}
+
+ALWAYS_INLINE void k_rows(const tile_args *a, const k_type *t)
+{
+    const block_q8_k *x = (const block_q8_k *)(const void *)a->x[0];
+    const uint8_t *row[QUAD];
+    for (int first = 0; first < a->rows; first += QUAD) {
+        rows_at(row, QUAD, a, first);
+        store_quad(a, first, 0, k_quad(t, row, x, a->n / QK));
+    }
+}
+
+/* ---- more ---------------------------------------------------------------------- */
+
+static void pack_scales(k_panel *p, int q, const k_scales w[QUAD], const k_type *t)
+{
+    for (int g = 0; g < QK / t->group; g += 4) {
+        int32x4_t v[QUAD];
+        UNROLL
+        for (int r = 0; r < QUAD; r++) v[r] = vld1q_s32(w[r].scale + g);
+        transpose4(v);
+        UNROLL
+        for (int j = 0; j < 4; j++) p->scale[q][g + j] = v[j];
+    }
+    if (t->formula == SIGNED) return;
+    for (int g = 0; g < QK / t->group; g += 4) {
+        int32x4_t v[QUAD];
+        UNROLL
+        for (int r = 0; r < QUAD; r++) v[r] = vmovl_s16(vld1_s16(w[r].offset + g));
+        transpose4(v);
+        UNROLL
+        for (int j = 0; j < 4; j++) vst1_s16(p->offset[q][g + j], vmovn_s32(v[j]));
+    }
+}
+
+ALWAYS_INLINE void k_fill(k_panel *p, const k_type *t, const uint8_t *const row[SIDE], int block)
+{
+    for (int q = 0; q < 2; q++) {
+        const uint8_t *at[QUAD];
+        k_scales w[QUAD];
+        for (int r = 0; r < QUAD; r++) {
+            at[r] = row[QUAD * q + r] + (size_t)block * (size_t)t->bytes;
+            t->scales(&w[r], at[r]);
+        }
+        pack_scales(p, q, w, t);
+        UNROLL
+        for (int g = 0; g < 8; g++) {
+            int8x16_t low[QUAD], high[QUAD];
+            UNROLL
+            for (int r = 0; r < QUAD; r++) {
+                const codes32 c = t->codes(at[r], g);
+                low[r] = c.low;
+                high[r] = c.high;
+            }
+            pack_columns(p->codes[q][2 * g], low);
+            pack_columns(p->codes[q][2 * g + 1], high);
+        }
+        p->d[q] = k_d(t, row + QUAD * q, block);
+        p->dmin[q] = k_dmin(t, row + QUAD * q, block);
+    }
+}
+
+/* y[c] += the panel times activation c, for n of them (1..4). Faster: what is loaded of
+ * an activation meets eight rows. */
+ALWAYS_INLINE void k_multiply(const k_panel *p, const block_q8_k *const *x, const int n, const k_formula formula,
+                              const int group, float factor, float32x4_t y[][2])
+{
+    const int8_t *codes[4];
+    int32x4_t sum[2][4], offset[2][4];
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        codes[c] = x[c]->codes;
+        sum[0][c] = sum[1][c] = offset[0][c] = offset[1][c] = vdupq_n_s32(0);
+    }
+    for (int g = 0; g < QK / group; g++) {
+        UNROLL
+        for (int q = 0; q < 2; q++) {
+            quad_sums s = { 0 };
+            add_products(&s, p->codes[q][g * group / 16], codes, group * g, n);
+            if (group == 32) add_products(&s, p->codes[q][2 * g + 1], codes, 32 * g + 16, n);
+            UNROLL
+            for (int c = 0; c < n; c++) sum[q][c] = vmlaq_s32(sum[q][c], sums_of(&s, c), p->scale[q][g]);
+        }
+    }
+    for (int g = 0; g < QK / group && formula != SIGNED; g++) {
+        UNROLL
+        for (int c = 0; c < n; c++) {
+            const int16_t a = group == 16 ? x[c]->sums[g] : (int16_t)(x[c]->sums[2 * g] + x[c]->sums[2 * g + 1]);
+            UNROLL
+            for (int q = 0; q < 2; q++) offset[q][c] = vmlal_n_s16(offset[q][c], vld1_s16(p->offset[q][g]), a);
+        }
+    }
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        UNROLL
+        for (int q = 0; q < 2; q++)
+            y[c][q] = vaddq_f32(y[c][q], k_term(formula, factor, x[c]->d, p->d[q], p->dmin[q], sum[q][c], offset[q][c]));
+    }
+}
+
+typedef void k_multiply_fn(const k_panel *p, const block_q8_k *const *x, int n, float factor, float32x4_t y[][2]);
+typedef void k_fill_fn(k_panel *p, const uint8_t *const row[SIDE], int block);
+
+#define MULTIPLY(name, formula, group)                                                                      \
+    static void name(const k_panel *p, const block_q8_k *const *x, int n, float factor, float32x4_t y[][2]) \
+    {                                                                                                       \
+        for (; n >= 4; n -= 4, x += 4, y += 4) k_multiply(p, x, 4, formula, group, factor, y);              \
+        if (n == 3) k_multiply(p, x, 3, formula, group, factor, y);                                         \
+        if (n == 2) k_multiply(p, x, 2, formula, group, factor, y);                                         \
+        if (n == 1) k_multiply(p, x, 1, formula, group, factor, y);                                         \
+    }
+
+MULTIPLY(affine_16, AFFINE, 16)
+MULTIPLY(affine_32, AFFINE, 32)
+MULTIPLY(signed_16, SIGNED, 16)
+MULTIPLY(signed_32, SIGNED, 32)
+MULTIPLY(shifted_32, SHIFTED, 32)
+
+static k_multiply_fn *multiply_of(const k_type *t)
+{
+    switch (t->formula) {
+    case AFFINE:  return t->group == 16 ? affine_16 : affine_32;
+    case SHIFTED: return shifted_32;
+    default:      return t->group == 16 ? signed_16 : signed_32;
+    }
+}
+
+/* Some activations of the tile, from number c0 on. */
+static void k_panel_tile(const tile_args *a, const k_type *t, k_fill_fn *fill, int c0, int batch)
+{
+    k_panel *p = (k_panel *)(void *)a->scratch;
+    k_multiply_fn *multiply = multiply_of(t);
+    const uint8_t *row[SIDE];
+    const block_q8_k *x[PANEL_BATCH];
+    float32x4_t y[PANEL_BATCH][2];
+
+    for (int first = 0; first < a->rows; first += SIDE) {
+        rows_at(row, SIDE, a, first);
+        for (int c = 0; c < batch; c++) y[c][0] = y[c][1] = vdupq_n_f32(0.0f);
+        for (int i = 0; i < a->n / QK; i++) {
+            for (int c = 0; c < batch; c++) x[c] = (const block_q8_k *)(const void *)a->x[c0 + c] + i;
+            fill(p, row, i);
+            multiply(p, x, batch, t->factor, y);
+        }
+        for (int c = 0; c < batch; c++) {
+            store_quad(a, first, c0 + c, y[c][0]);
+            if (first + QUAD < a->rows) store_quad(a, first + QUAD, c0 + c, y[c][1]);
+        }
+    }
+}
+
+static void k_panels(const tile_args *a, const k_type *t, k_fill_fn *fill)
+{
+    for (int c = 0; c < a->batch; c += PANEL_BATCH)
+        k_panel_tile(a, t, fill, c, a->batch - c < PANEL_BATCH ? a->batch - c : PANEL_BATCH);
+}
+
+/* ---- codes and scales of the K types ----------------------------------------------- */
+
+static inline void put_scales(int32_t out[16], int8x16_t s)
+{
+    const int16x8_t low = vmovl_s8(vget_low_s8(s)), high = vmovl_s8(vget_high_s8(s));
+    vst1q_s32(out, vmovl_s16(vget_low_s16(low)));
+    vst1q_s32(out + 4, vmovl_s16(vget_high_s16(low)));
+    vst1q_s32(out + 8, vmovl_s16(vget_low_s16(high)));
+    vst1q_s32(out + 12, vmovl_s16(vget_high_s16(high)));
+}
+
+static inline void put_offsets(int16_t out[16], uint8x16_t o)
+{
+    vst1q_s16(out, vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(o))));
+    vst1q_s16(out + 8, vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(o))));
+}
+
+#define CODES(type)  ALWAYS_INLINE codes32 codes_##type(const void *block, int g)
+#define SCALES(type) ALWAYS_INLINE void scales_##type(k_scales *out, const void *block)
+#define BLOCK(type)  const block_##type *w = block
+
+/* Bits `right` on of 32 bytes. */
+static inline codes32 bits_of(const uint8_t bytes[32], int right, int mask)
+{
+    return signed_codes(bytes_and(shifted(vld1q_u8(bytes), right), mask),
+                        bytes_and(shifted(vld1q_u8(bytes + 16), right), mask));
+}
+
+/* With the bits `more` where bit number `bit` of 32 bytes is set. */
+static inline codes32 or_where_set(codes32 c, const uint8_t bytes[32], int bit, int more)
+{
+    const uint8x16_t one = vdupq_n_u8((uint8_t)(1 << bit));
+    const uint8x16_t low = bytes_and(vtstq_u8(vld1q_u8(bytes), one), more);
+    const uint8x16_t high = bytes_and(vtstq_u8(vld1q_u8(bytes + 16), one), more);
+    return (codes32){ vorrq_s8(c.low, vreinterpretq_s8_u8(low)), vorrq_s8(c.high, vreinterpretq_s8_u8(high)) };
+}
+
+CODES(q2_k)
+{
+    BLOCK(q2_k);
+    return bits_of(w->codes + g / 4 * 32, g % 4 * 2, 3);
+}
+
+SCALES(q2_k)
+{
+    BLOCK(q2_k);
+    const uint8x16_t s = vld1q_u8(w->scales);
+    put_scales(out->scale, vreinterpretq_s8_u8(bytes_and(s, 15)));
+    put_offsets(out->offset, vshrq_n_u8(s, 4));
+}
+
+CODES(q3_k)
+{
+    BLOCK(q3_k);
+    return less(or_where_set(bits_of(w->codes + g / 4 * 32, g % 4 * 2, 3), w->high, g, 4), 4);
+}
+
+SCALES(q3_k)
+{
+    BLOCK(q3_k);
+    uint8_t stored[16];
+    unpack_q3_k_scales(stored, w->scales);
+    put_scales(out->scale, vreinterpretq_s8_u8(vsubq_u8(vld1q_u8(stored), vdupq_n_u8(32))));
+}
+
+CODES(q4_k)
+{
+    BLOCK(q4_k);
+    return bits_of(w->codes + g / 2 * 32, g % 2 * 4, 15);
+}
+
+static inline void put_6bit(k_scales *out, const uint8_t packed[12])
+{
+    uint8_t all[16];
+    unpack_6bit(all, packed);
+    const uint8x16_t v = vld1q_u8(all);
+    put_scales(out->scale, vreinterpretq_s8_u8(v));
+    put_offsets(out->offset, vextq_u8(v, v, 8));
+}
+
+SCALES(q4_k) { put_6bit(out, ((const block_q4_k *)block)->scales); }
+SCALES(q5_k) { put_6bit(out, ((const block_q5_k *)block)->scales); }
+
+CODES(q5_k)
+{
+    BLOCK(q5_k);
+    return or_where_set(bits_of(w->codes + g / 2 * 32, g % 2 * 4, 15), w->high, g, 16);
+}
+
+CODES(q6_k)
+{
+    BLOCK(q6_k);
+    const int h = g / 4, k = g % 4;
+    const codes32 low = bits_of(w->low + 64 * h + 32 * (k % 2), k / 2 * 4, 15), high = bits_of(w->high + 32 * h, 2 * k, 3);
+    return less((codes32){ vorrq_s8(low.low, vshlq_n_s8(high.low, 4)), vorrq_s8(low.high, vshlq_n_s8(high.high, 4)) }, 32);
+}
+
+SCALES(q6_k) { put_scales(out->scale, vld1q_s8(((const block_q6_k *)block)->scales)); }
+
+/* ---- of the IQ types ------------------------------------------------------------- */
+
+static inline uint8x16_t two_words(uint64_t a, uint64_t b) { return vcombine_u8(vcreate_u8(a), vcreate_u8(b)); }
+static inline uint64_t two_fours(uint32_t a, uint32_t b)   { return a | (uint64_t)b << 32; }
+
+/* Magnitudes with the signs of two masks. */
+static inline int8x16_t with_signs(uint8x16_t magnitude, uint32_t masks)
+{
+    const uint8x16_t minus = spread((uint8_t)masks, (uint8_t)(masks >> 8));
+    return vreinterpretq_s8_u8(vsubq_u8(veorq_u8(magnitude, minus), minus));
+}
+
+static inline codes32 signed_words(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint32_t masks)
+{
+    return (codes32){ with_signs(two_words(a, b), masks), with_signs(two_words(c, d), masks >> 16) };
+}
+
+/* 2s + 1 of scale number g, two 4-bit s to a byte, the low one first. */
+static inline int odd_scale(const uint8_t *pairs, int g) { return 2 * (pairs[g / 2] >> g % 2 * 4 & 15) + 1; }
+
+CODES(iq2_xxs)
+{
+    BLOCK(iq2_xxs);
+    const uint8_t *i = (const uint8_t *)(w->groups + 4 * g);
+    return signed_words(quant_iq2_xxs_grid[i[0]], quant_iq2_xxs_grid[i[1]], quant_iq2_xxs_grid[i[2]],
+                        quant_iq2_xxs_grid[i[3]], sign_masks(word_at(i, 1)));
+}
+
+SCALES(iq2_xxs)
+{
+    BLOCK(iq2_xxs);
+    for (int g = 0; g < 8; g++) out->scale[g] = (int32_t)(word_at(w->groups, 2 * g + 1) >> 28 << 1 | 1);
+}
+
+CODES(iq2_xs)
+{
+    BLOCK(iq2_xs);
+    const uint16_t *p = w->parts + 4 * g;
+    const uint32_t index = (uint32_t)p[0] >> 9 | (uint32_t)(p[1] >> 9) << 7 | (uint32_t)(p[2] >> 9) << 14
+                         | (uint32_t)(p[3] >> 9) << 21;
+    return signed_words(quant_iq2_xs_grid[p[0] & 511], quant_iq2_xs_grid[p[1] & 511], quant_iq2_xs_grid[p[2] & 511],
+                        quant_iq2_xs_grid[p[3] & 511], sign_masks(index));
+}
+
+SCALES(iq2_xs)
+{
+    BLOCK(iq2_xs);
+    for (int g = 0; g < 16; g++) out->scale[g] = odd_scale(w->scales, g);
+}
+
+CODES(iq2_s)
+{
+    BLOCK(iq2_s);
+    const uint8_t *i = w->index + 4 * g;
+    const unsigned h = w->high[g];
+    return signed_words(quant_iq2_s_grid[i[0] | (h & 3) << 8], quant_iq2_s_grid[i[1] | (h >> 2 & 3) << 8],
+                        quant_iq2_s_grid[i[2] | (h >> 4 & 3) << 8], quant_iq2_s_grid[i[3] | h >> 6 << 8],
+                        word_at(w->signs, g));
+}
+
+SCALES(iq2_s)
+{
+    BLOCK(iq2_s);
+    for (int g = 0; g < 16; g++) out->scale[g] = odd_scale(w->scales, g);
+}
+
+CODES(iq3_xxs)
+{
+    BLOCK(iq3_xxs);
+    const uint8_t *i = w->index + 8 * g;
+    const uint32_t *grid = quant_iq3_xxs_grid;
+    return signed_words(two_fours(grid[i[0]], grid[i[1]]), two_fours(grid[i[2]], grid[i[3]]),
+                        two_fours(grid[i[4]], grid[i[5]]), two_fours(grid[i[6]], grid[i[7]]),
+                        sign_masks(word_at(w->signs, g)));
+}
+
+SCALES(iq3_xxs)
+{
+    BLOCK(iq3_xxs);
+    for (int g = 0; g < 8; g++) out->scale[g] = (int32_t)(word_at(w->signs, g) >> 28 << 1 | 1);
+}
+
+CODES(iq3_s)
+{
+    BLOCK(iq3_s);
+    const uint8_t *i = w->index + 8 * g;
+    const uint32_t *grid = quant_iq3_s_grid;
+    const unsigned h = (unsigned)w->high[g] << 8;
+    return signed_words(two_fours(grid[i[0] | (h & 256)], grid[i[1] | (h >> 1 & 256)]),
+                        two_fours(grid[i[2] | (h >> 2 & 256)], grid[i[3] | (h >> 3 & 256)]),
+                        two_fours(grid[i[4] | (h >> 4 & 256)], grid[i[5] | (h >> 5 & 256)]),
+                        two_fours(grid[i[6] | (h >> 6 & 256)], grid[i[7] | (h >> 7 & 256)]), word_at(w->signs, g));
+}
+
+SCALES(iq3_s)
+{
+    BLOCK(iq3_s);
+    for (int g = 0; g < 8; g++) out->scale[g] = odd_scale(w->scales, g);
+}
+
+CODES(iq1_s)
+{
+    BLOCK(iq1_s);
+    const uint8_t *i = w->index + 4 * g;
+    const unsigned word = w->groups[g];
+    return signed_codes(two_words(quant_iq1_s_grid[i[0] | (word & 7) << 8], quant_iq1_s_grid[i[1] | (word >> 3 & 7) << 8]),
+                        two_words(quant_iq1_s_grid[i[2] | (word >> 6 & 7) << 8], quant_iq1_s_grid[i[3] | (word >> 9 & 7) << 8]));
+}
+
+/* Offsets are the scales with the sign of the shift. */
+SCALES(iq1_s)
+{
+    BLOCK(iq1_s);
+    for (int g = 0; g < 8; g++) {
+        const int s = 2 * (w->groups[g] >> 12 & 7) + 1;
+        out->scale[g] = s;
+        out->offset[g] = (int16_t)(w->groups[g] >> 15 ? -s : s);
+    }
+}
+
+CODES(iq4_xs) { return looked_up(quant_iq4_levels, ((const block_iq4_xs *)block)->codes + 16 * g); }
+
+SCALES(iq4_xs)
+{
+    BLOCK(iq4_xs);
+    for (int g = 0; g < 8; g++) out->scale[g] = iq4_xs_scale(w, g);
+}
+
+/* ---- tiles ------------------------------------------------------------------------- */
+
+#define K_TILE(name, ...)                                                                               \
+    static const k_type type_##name = { codes_##name, scales_##name, sizeof(block_##name), __VA_ARGS__ };\
+    static void fill_##name(k_panel *p, const uint8_t *const row[SIDE], int block)                      \
+    {                                                                                                   \
+        k_fill(p, &type_##name, row, block);                                                            \
+    }                                                                                                   \
+    static void tile_##name(const cpu_kernels *k, const tile_args *a)                                   \
+    {                                                                                                   \
+        (void)k;                                                                                        \
+        if (a->batch == 1) k_rows(a, &type_##name);                                                     \
+        else k_panels(a, &type_##name, fill_##name);                                                    \
+    }
+
+K_TILE(q2_k, offsetof(block_q2_k, d), offsetof(block_q2_k, dmin), AFFINE, 16, 1.0f)
+K_TILE(q3_k, offsetof(block_q3_k, d), 0, SIGNED, 16, 1.0f)
+K_TILE(q4_k, offsetof(block_q4_k, d), offsetof(block_q4_k, dmin), AFFINE, 32, 1.0f)
+K_TILE(q5_k, offsetof(block_q5_k, d), offsetof(block_q5_k, dmin), AFFINE, 32, 1.0f)
+K_TILE(q6_k, offsetof(block_q6_k, d), 0, SIGNED, 16, 1.0f)
+K_TILE(iq2_xxs, offsetof(block_iq2_xxs, d), 0, SIGNED, 32, 0.125f)
+K_TILE(iq2_xs, offsetof(block_iq2_xs, d), 0, SIGNED, 16, 0.125f)
+K_TILE(iq2_s, offsetof(block_iq2_s, d), 0, SIGNED, 16, 0.125f)
+K_TILE(iq3_xxs, offsetof(block_iq3_xxs, d), 0, SIGNED, 32, 0.25f)
+K_TILE(iq3_s, offsetof(block_iq3_s, d), 0, SIGNED, 32, 1.0f)
+K_TILE(iq1_s, offsetof(block_iq1_s, d), 0, SHIFTED, 32, 1.0f)
+K_TILE(iq4_xs, offsetof(block_iq4_xs, d), 0, SIGNED, 32, 1.0f)
+
+static void k_tiles(cpu_kernels *k)
+{
+    k->tile[QUANT_Q2_K] = tile_q2_k;
+    k->tile[QUANT_Q3_K] = tile_q3_k;
+    k->tile[QUANT_Q4_K] = tile_q4_k;
+    k->tile[QUANT_Q5_K] = tile_q5_k;
+    k->tile[QUANT_Q6_K] = tile_q6_k;
+    k->tile[QUANT_IQ2_XXS] = tile_iq2_xxs;
+    k->tile[QUANT_IQ2_XS] = tile_iq2_xs;
+    k->tile[QUANT_IQ2_S] = tile_iq2_s;
+    k->tile[QUANT_IQ3_XXS] = tile_iq3_xxs;
+    k->tile[QUANT_IQ3_S] = tile_iq3_s;
+    k->tile[QUANT_IQ1_S] = tile_iq1_s;
+    k->tile[QUANT_IQ4_XS] = tile_iq4_xs;
+}
