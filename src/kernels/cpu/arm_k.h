@@ -4,10 +4,12 @@
  *
  * 32-bit sums are exact for every type: 256 * 128*128 * 128 < 2^31. */
 
-/* Of a row's super-block, for every 16 or 32 columns. */
+/* Of a row's super-block, for every 16 or 32 columns; and the signs of its codes, a
+ * bit each, where the block has them in another form. */
 typedef struct {
     int32_t scale[16];
     int16_t offset[16];
+    uint8_t signs[32];
 } k_scales;
 
 /* How the exact sums become a float. With D = d_a*d, S = [sum scale*value*a]:
@@ -17,8 +19,8 @@ typedef struct {
 typedef enum { SIGNED, AFFINE, SHIFTED } k_formula;
 
 typedef struct {
-    codes32 (*codes)(const void *block, int g);     /* columns 32g on                        */
     void    (*scales)(k_scales *out, const void *block);
+    codes32 (*codes)(const void *block, const k_scales *s, int g);  /* columns 32g on        */
     int       bytes, d, dmin;                       /* of a block; where it keeps its scales */
     k_formula formula;
     int       group;                                /* columns of a scale: 16 or 32          */
@@ -71,7 +73,7 @@ ALWAYS_INLINE int32x4_t k_lanes(const k_type *t, const void *block, const k_scal
     int32x4_t sum = vdupq_n_s32(0);
     UNROLL
     for (int g = 0; g < 8; g++) {
-        const codes32 c = t->codes(block, g);
+        const codes32 c = t->codes(block, w, g);
         if (t->group == 32) {
             sum = vmlaq_n_s32(sum, dot32(c, a->codes + 32 * g), w->scale[g]);
         } else {
@@ -161,7 +163,7 @@ ALWAYS_INLINE void k_fill(k_panel *p, const k_type *t, const uint8_t *const row[
             int8x16_t low[QUAD], high[QUAD];
             UNROLL
             for (int r = 0; r < QUAD; r++) {
-                const codes32 c = t->codes(at[r], g);
+                const codes32 c = t->codes(at[r], &w[r], g);
                 low[r] = c.low;
                 high[r] = c.high;
             }
@@ -285,8 +287,8 @@ static inline void put_offsets(int16_t out[16], uint8x16_t o)
     vst1q_s16(out + 8, vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(o))));
 }
 
-#define CODES(type)  ALWAYS_INLINE codes32 codes_##type(const void *block, int g)
 #define SCALES(type) ALWAYS_INLINE void scales_##type(k_scales *out, const void *block)
+#define CODES(type)  ALWAYS_INLINE codes32 codes_##type(const void *block, const k_scales *s, int g)
 #define BLOCK(type)  const block_##type *w = block
 
 /* Bits `right` on of 32 bytes. */
@@ -308,6 +310,7 @@ static inline codes32 or_where_set(codes32 c, const uint8_t bytes[32], int bit, 
 CODES(q2_k)
 {
     BLOCK(q2_k);
+    (void)s;
     return bits_of(w->codes + g / 4 * 32, g % 4 * 2, 3);
 }
 
@@ -322,6 +325,7 @@ SCALES(q2_k)
 CODES(q3_k)
 {
     BLOCK(q3_k);
+    (void)s;
     return less(or_where_set(bits_of(w->codes + g / 4 * 32, g % 4 * 2, 3), w->high, g, 4), 4);
 }
 
@@ -336,6 +340,7 @@ SCALES(q3_k)
 CODES(q4_k)
 {
     BLOCK(q4_k);
+    (void)s;
     return bits_of(w->codes + g / 2 * 32, g % 2 * 4, 15);
 }
 
@@ -354,12 +359,14 @@ SCALES(q5_k) { put_6bit(out, ((const block_q5_k *)block)->scales); }
 CODES(q5_k)
 {
     BLOCK(q5_k);
+    (void)s;
     return or_where_set(bits_of(w->codes + g / 2 * 32, g % 2 * 4, 15), w->high, g, 16);
 }
 
 CODES(q6_k)
 {
     BLOCK(q6_k);
+    (void)s;
     const int h = g / 4, k = g % 4;
     const codes32 low = bits_of(w->low + 64 * h + 32 * (k % 2), k / 2 * 4, 15), high = bits_of(w->high + 32 * h, 2 * k, 3);
     return less((codes32){ vorrq_s8(low.low, vshlq_n_s8(high.low, 4)), vorrq_s8(low.high, vshlq_n_s8(high.high, 4)) }, 32);
@@ -372,66 +379,89 @@ SCALES(q6_k) { put_scales(out->scale, vld1q_s8(((const block_q6_k *)block)->scal
 static inline uint8x16_t two_words(uint64_t a, uint64_t b) { return vcombine_u8(vcreate_u8(a), vcreate_u8(b)); }
 static inline uint64_t two_fours(uint32_t a, uint32_t b)   { return a | (uint64_t)b << 32; }
 
-/* Magnitudes with the signs of two masks. */
-static inline int8x16_t with_signs(uint8x16_t magnitude, uint32_t masks)
+/* Magnitudes, negative where a bit of 32 is set. */
+static inline codes32 signed_words(uint64_t a, uint64_t b, uint64_t c, uint64_t d, const uint8_t signs[4])
 {
-    const uint8x16_t minus = spread((uint8_t)masks, (uint8_t)(masks >> 8));
-    return vreinterpretq_s8_u8(vsubq_u8(veorq_u8(magnitude, minus), minus));
+    const uint8x16_t all = vreinterpretq_u8_u32(vdupq_n_u32(word_at(signs, 0)));
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201ull));
+    const uint8x16_t low = vtstq_u8(vqtbl1q_u8(all, two_words(0, 0x0101010101010101)), bit);
+    const uint8x16_t high = vtstq_u8(vqtbl1q_u8(all, two_words(0x0202020202020202, 0x0303030303030303)), bit);
+    return signed_codes(vsubq_u8(veorq_u8(two_words(a, b), low), low), vsubq_u8(veorq_u8(two_words(c, d), high), high));
 }
 
-static inline codes32 signed_words(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint32_t masks)
+/* Seven signs and, above them, the one that makes the number of ones even. */
+static inline uint8x16_t whole_masks(uint8x16_t seven) { return vsliq_n_u8(seven, vcntq_u8(seven), 7); }
+
+/* Four words of four 7-bit masks and a 4-bit s above them: masks and 2s + 1. */
+static inline void put_masks_and_scales(uint8_t signs[16], int32_t scale[4], uint32x4_t x)
 {
-    return (codes32){ with_signs(two_words(a, b), masks), with_signs(two_words(c, d), masks >> 16) };
+    const uint32x4_t low = vdupq_n_u32(0x7f);
+    uint32x4_t m = vandq_u32(x, low);
+    m = vorrq_u32(m, vandq_u32(vshlq_n_u32(x, 1), vshlq_n_u32(low, 8)));
+    m = vorrq_u32(m, vandq_u32(vshlq_n_u32(x, 2), vshlq_n_u32(low, 16)));
+    m = vorrq_u32(m, vandq_u32(vshlq_n_u32(x, 3), vshlq_n_u32(low, 24)));
+    vst1q_u8(signs, whole_masks(vreinterpretq_u8_u32(m)));
+
+    const uint32x4_t one = vdupq_n_u32(1);
+    vst1q_s32(scale, vreinterpretq_s32_u32(vsliq_n_u32(one, vshrq_n_u32(x, 28), 1)));
 }
 
-/* 2s + 1 of scale number g, two 4-bit s to a byte, the low one first. */
-static inline int odd_scale(const uint8_t *pairs, int g) { return 2 * (pairs[g / 2] >> g % 2 * 4 & 15) + 1; }
+/* 2s + 1 for sixteen groups, two 4-bit s to a byte, the low one first. */
+static inline void put_odd_scales(int32_t out[16], const uint8_t pairs[8])
+{
+    const uint8x8_t x = vld1_u8(pairs), low = vand_u8(x, vdup_n_u8(15)), high = vshr_n_u8(x, 4);
+    const uint8x16_t s = vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high));
+    put_scales(out, vreinterpretq_s8_u8(vsliq_n_u8(vdupq_n_u8(1), s, 1)));
+}
 
 CODES(iq2_xxs)
 {
     BLOCK(iq2_xxs);
     const uint8_t *i = (const uint8_t *)(w->groups + 4 * g);
     return signed_words(quant_iq2_xxs_grid[i[0]], quant_iq2_xxs_grid[i[1]], quant_iq2_xxs_grid[i[2]],
-                        quant_iq2_xxs_grid[i[3]], sign_masks(word_at(i, 1)));
+                        quant_iq2_xxs_grid[i[3]], s->signs + 4 * g);
 }
 
 SCALES(iq2_xxs)
 {
     BLOCK(iq2_xxs);
-    for (int g = 0; g < 8; g++) out->scale[g] = (int32_t)(word_at(w->groups, 2 * g + 1) >> 28 << 1 | 1);
+    const uint8_t *bytes = (const uint8_t *)w->groups;
+    for (int h = 0; h < 2; h++, bytes += 32)
+        put_masks_and_scales(out->signs + 16 * h, out->scale + 4 * h,
+                             vuzp2q_u32(vreinterpretq_u32_u8(vld1q_u8(bytes)), vreinterpretq_u32_u8(vld1q_u8(bytes + 16))));
 }
 
 CODES(iq2_xs)
 {
     BLOCK(iq2_xs);
     const uint16_t *p = w->parts + 4 * g;
-    const uint32_t index = (uint32_t)p[0] >> 9 | (uint32_t)(p[1] >> 9) << 7 | (uint32_t)(p[2] >> 9) << 14
-                         | (uint32_t)(p[3] >> 9) << 21;
     return signed_words(quant_iq2_xs_grid[p[0] & 511], quant_iq2_xs_grid[p[1] & 511], quant_iq2_xs_grid[p[2] & 511],
-                        quant_iq2_xs_grid[p[3] & 511], sign_masks(index));
+                        quant_iq2_xs_grid[p[3] & 511], s->signs + 4 * g);
 }
 
 SCALES(iq2_xs)
 {
     BLOCK(iq2_xs);
-    for (int g = 0; g < 16; g++) out->scale[g] = odd_scale(w->scales, g);
+    for (int h = 0; h < 2; h++) {
+        const uint16x8_t low = vshrq_n_u16(vld1q_u16(w->parts + 16 * h), 9);
+        const uint16x8_t high = vshrq_n_u16(vld1q_u16(w->parts + 16 * h + 8), 9);
+        vst1q_u8(out->signs + 16 * h, whole_masks(vcombine_u8(vmovn_u16(low), vmovn_u16(high))));
+    }
+    put_odd_scales(out->scale, w->scales);
 }
 
 CODES(iq2_s)
 {
     BLOCK(iq2_s);
+    (void)s;
     const uint8_t *i = w->index + 4 * g;
     const unsigned h = w->high[g];
     return signed_words(quant_iq2_s_grid[i[0] | (h & 3) << 8], quant_iq2_s_grid[i[1] | (h >> 2 & 3) << 8],
                         quant_iq2_s_grid[i[2] | (h >> 4 & 3) << 8], quant_iq2_s_grid[i[3] | h >> 6 << 8],
-                        word_at(w->signs, g));
+                        w->signs + 4 * g);
 }
 
-SCALES(iq2_s)
-{
-    BLOCK(iq2_s);
-    for (int g = 0; g < 16; g++) out->scale[g] = odd_scale(w->scales, g);
-}
+SCALES(iq2_s) { put_odd_scales(out->scale, ((const block_iq2_s *)block)->scales); }
 
 CODES(iq3_xxs)
 {
@@ -440,36 +470,40 @@ CODES(iq3_xxs)
     const uint32_t *grid = quant_iq3_xxs_grid;
     return signed_words(two_fours(grid[i[0]], grid[i[1]]), two_fours(grid[i[2]], grid[i[3]]),
                         two_fours(grid[i[4]], grid[i[5]]), two_fours(grid[i[6]], grid[i[7]]),
-                        sign_masks(word_at(w->signs, g)));
+                        s->signs + 4 * g);
 }
 
 SCALES(iq3_xxs)
 {
     BLOCK(iq3_xxs);
-    for (int g = 0; g < 8; g++) out->scale[g] = (int32_t)(word_at(w->signs, g) >> 28 << 1 | 1);
+    const uint8_t *bytes = (const uint8_t *)w->signs;
+    put_masks_and_scales(out->signs, out->scale, vreinterpretq_u32_u8(vld1q_u8(bytes)));
+    put_masks_and_scales(out->signs + 16, out->scale + 4, vreinterpretq_u32_u8(vld1q_u8(bytes + 16)));
 }
 
 CODES(iq3_s)
 {
     BLOCK(iq3_s);
+    (void)s;
     const uint8_t *i = w->index + 8 * g;
     const uint32_t *grid = quant_iq3_s_grid;
     const unsigned h = (unsigned)w->high[g] << 8;
     return signed_words(two_fours(grid[i[0] | (h & 256)], grid[i[1] | (h >> 1 & 256)]),
                         two_fours(grid[i[2] | (h >> 2 & 256)], grid[i[3] | (h >> 3 & 256)]),
                         two_fours(grid[i[4] | (h >> 4 & 256)], grid[i[5] | (h >> 5 & 256)]),
-                        two_fours(grid[i[6] | (h >> 6 & 256)], grid[i[7] | (h >> 7 & 256)]), word_at(w->signs, g));
+                        two_fours(grid[i[6] | (h >> 6 & 256)], grid[i[7] | (h >> 7 & 256)]), w->signs + 4 * g);
 }
 
 SCALES(iq3_s)
 {
     BLOCK(iq3_s);
-    for (int g = 0; g < 8; g++) out->scale[g] = odd_scale(w->scales, g);
+    for (int g = 0; g < 8; g++) out->scale[g] = 2 * (w->scales[g / 2] >> g % 2 * 4 & 15) + 1;
 }
 
 CODES(iq1_s)
 {
     BLOCK(iq1_s);
+    (void)s;
     const uint8_t *i = w->index + 4 * g;
     const unsigned word = w->groups[g];
     return signed_codes(two_words(quant_iq1_s_grid[i[0] | (word & 7) << 8], quant_iq1_s_grid[i[1] | (word >> 3 & 7) << 8]),
@@ -487,7 +521,11 @@ SCALES(iq1_s)
     }
 }
 
-CODES(iq4_xs) { return looked_up(quant_iq4_levels, ((const block_iq4_xs *)block)->codes + 16 * g); }
+CODES(iq4_xs)
+{
+    (void)s;
+    return looked_up(quant_iq4_levels, ((const block_iq4_xs *)block)->codes + 16 * g);
+}
 
 SCALES(iq4_xs)
 {
@@ -498,7 +536,7 @@ SCALES(iq4_xs)
 /* ---- tiles ------------------------------------------------------------------------- */
 
 #define K_TILE(name, ...)                                                                               \
-    static const k_type type_##name = { codes_##name, scales_##name, sizeof(block_##name), __VA_ARGS__ };\
+    static const k_type type_##name = { scales_##name, codes_##name, sizeof(block_##name), __VA_ARGS__ };\
     static void fill_##name(k_panel *p, const uint8_t *const row[SIDE], int block)                      \
     {                                                                                                   \
         k_fill(p, &type_##name, row, block);                                                            \

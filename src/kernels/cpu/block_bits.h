@@ -1,4 +1,4 @@
-/* block_bits: packed scales and signs of the block formats, four at a time in
+/* block_bits: packed scales of the block formats, four at a time in
  * one word; what all instruction sets share. Layouts are told in src/quant. */
 #ifndef KERNELS_CPU_BLOCK_BITS_H
 #define KERNELS_CPU_BLOCK_BITS_H
@@ -49,17 +49,6 @@ static inline int iq4_xs_scale(const block_iq4_xs *b, int g)
 {
     const int low = b->scales_low[g / 2] >> g % 2 * 4 & 15, high = b->scales_high >> 2 * g & 3;
     return (low | high << 4) - 32;
-}
-
-/* Four 7-bit sign indices (bits 7k of s) to four sign masks, one a byte: bit 7
- * makes the number of ones even, so it is the parity of the other seven. */
-static inline uint32_t sign_masks(uint32_t s)
-{
-    const uint32_t m = (s & 0x7f) | (s & 0x3f80) << 1 | (s & 0x1fc000) << 2 | (s & 0xfe00000) << 3;
-    uint32_t odd = m ^ (m >> 4 & 0x0f0f0f0f);
-    odd ^= odd >> 2 & 0x03030303;
-    odd ^= odd >> 1 & 0x01010101;
-    return m | (odd & 0x01010101) << 7;
 }
 
 /* 1/d and a/d for encoders: 0 where the quotient is not finite. */
