@@ -14,6 +14,7 @@ const peak_loop *peak_int8(uint32_t isa)
     if (isa & ISA_AVX512) return &peak_int8_avx512;
     if (isa & ISA_AVX2) return &peak_int8_avx2;
 #elif defined(__aarch64__)
+    if (isa & ISA_NEON_I8MM) return &peak_int8_neon_i8mm;
     if (isa & ISA_NEON) return &peak_int8_neon;
 #endif
     (void)isa;

@@ -26,6 +26,7 @@ const peak_loop *peak_f32(uint32_t isa);
 ds4_status peak_measure(const peak_loop *l, int n_threads, stats *out, ds4_error *err);
 
 /* The rungs, each in a file compiled for its instruction set. */
-extern const peak_loop peak_int8_avx2, peak_f32_avx2, peak_int8_avx512, peak_f32_avx512, peak_int8_neon, peak_f32_neon;
+extern const peak_loop peak_int8_avx2, peak_f32_avx2, peak_int8_avx512, peak_f32_avx512;
+extern const peak_loop peak_int8_neon, peak_f32_neon, peak_int8_neon_i8mm;
 
 #endif

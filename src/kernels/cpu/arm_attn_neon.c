@@ -119,6 +119,21 @@ static void index_scores(float *restrict score, const index_query *q, const inde
     }
 }
 
+static int above(int32_t *restrict index, const float *restrict x, int first, int end, float least)
+{
+    int count = 0, i = first;
+    for (; i + 8 <= end; i += 8) {                      /* few are: most eights have none */
+        const uint32x4_t low = vcgtq_f32(vld1q_f32(x + i), vdupq_n_f32(least));
+        const uint32x4_t high = vcgtq_f32(vld1q_f32(x + i + 4), vdupq_n_f32(least));
+        if (!vmaxvq_u32(vorrq_u32(low, high))) continue;
+        for (int j = i; j < i + 8; j++)
+            if (x[j] > least) index[count++] = j;
+    }
+    for (; i < end; i++)
+        if (x[i] > least) index[count++] = i;
+    return count;
+}
+
 void attn_kernels_neon(attn_kernels *k)
 {
     k->round = round_row;
@@ -130,5 +145,6 @@ void attn_kernels_neon(attn_kernels *k)
     k->index_fill = index_fill;
     k->index_unpack = index_unpack;
     k->index_scores = index_scores;
+    k->above = above;
     k->scale = scale_row;
 }
