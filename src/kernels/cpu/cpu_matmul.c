@@ -76,6 +76,17 @@ static int task_rows(const cpu_backend *b, view w, int rows)
     return max_int(granule, min_int(by_bytes, by_thread) / granule * granule);
 }
 
+/* Turn i of n tasks, so that the turns i, i + n_threads, ... are neighbours: threads in
+ * step each walk through their own part of the weights, and what a tile fetches behind
+ * its last row is what its thread wants next. */
+static int task_of_turn(int i, int n, int n_threads)
+{
+    const int each = n / n_threads, more = n % n_threads;      /* the first `more` threads have one more */
+    const int t = i < each * n_threads ? i % n_threads : i - each * n_threads;
+    const int at = i < each * n_threads ? i / n_threads : each;
+    return t * each + min_int(t, more) + at;
+}
+
 static float dot_expanded(const float *w, const float *x, int n)
 {
     double sum = 0.0;
@@ -111,14 +122,15 @@ typedef struct {
     const cpu_backend *b;
     activation_rows    x;
     matrix             w;
-    int                rows, batch, per_task;
+    int                rows, batch, per_task, n_tasks;
     float             *y;
     uint64_t           y_stride;
 } product_ctx;
 
-static void product_task(void *ctx, int task, int thread)
+static void product_task(void *ctx, int turn, int thread)
 {
     const product_ctx *c = ctx;
+    const int task = task_of_turn(turn, c->n_tasks, c->b->n_threads);
     const int first = task * c->per_task, rows = min_int(c->per_task, c->rows - first);
     const uint8_t **x = c->b->thread_tile[thread].x;
 
@@ -136,7 +148,8 @@ void cpu_products(cpu_backend *b, view w, view x, float *y, uint64_t y_stride)
                       .w = { view_at(w, 0), w.stride, w.type, w.cols },
                       .rows = (int)w.rows, .batch = (int)x.rows, .per_task = task_rows(b, w, (int)w.rows),
                       .y = y, .y_stride = y_stride };
-    pool_run(b->pool, product_task, &c, (c.rows + c.per_task - 1) / c.per_task);
+    c.n_tasks = (c.rows + c.per_task - 1) / c.per_task;
+    pool_run(b->pool, product_task, &c, c.n_tasks);
 }
 
 static ds4_status matmul(queue *dev, const matmul_args *a)
@@ -188,15 +201,17 @@ typedef struct {
     const int             *order;               /* of expert_up_tasks among them; NULL: as they are */
     int                    up_rows, up_tasks;   /* rows of an expert_up_task; tasks of one expert */
     int                    down_rows;
+    int                    n_tasks;             /* of the loop that runs                          */
 } expert_ctx;
 
 /* mid[pair] = weight * swiglu(gate x, up x) for some rows of one expert */
-static void expert_up_task(void *ctx, int task, int thread)
+static void expert_up_task(void *ctx, int turn, int thread)
 {
     const expert_ctx *c = ctx;
     const cpu_backend *b = c->b;
     const expert_ffn_args *a = c->a;
-    const int turn = task / c->up_tasks, active = c->order ? c->order[turn] : c->begin + turn;
+    const int task = task_of_turn(turn, c->n_tasks, b->n_threads), nth = task / c->up_tasks;
+    const int active = c->order ? c->order[nth] : c->begin + nth;
     const int e = b->expert_active[active];
     const int F = a->mid.cols, k = a->ids.cols;
     const int first = task % c->up_tasks * c->up_rows, rows = min_int(c->up_rows, F - first);
@@ -221,10 +236,11 @@ static void expert_up_task(void *ctx, int task, int thread)
 
 /* Some channels of y for all rows: experts in ascending order, so that a row's sum
  * has one order whatever else is in the batch. */
-static void expert_down_task(void *ctx, int task, int thread)
+static void expert_down_task(void *ctx, int turn, int thread)
 {
     const expert_ctx *c = ctx;
     const cpu_backend *b = c->b;
+    const int task = task_of_turn(turn, c->n_tasks, b->n_threads);
     const expert_ffn_args *a = c->a;
     const int k = a->ids.cols, T = (int)a->x.rows;
     const int first = task * c->down_rows, rows = min_int(c->down_rows, a->y.cols - first);
@@ -250,12 +266,14 @@ static void expert_down_task(void *ctx, int task, int thread)
 
 static void all_up(expert_ctx *c, int n)
 {
-    pool_run(c->b->pool, expert_up_task, c, n * c->up_tasks);
+    c->n_tasks = n * c->up_tasks;
+    pool_run(c->b->pool, expert_up_task, c, c->n_tasks);
 }
 
 static void all_down(expert_ctx *c)
 {
-    pool_run(c->b->pool, expert_down_task, c, (c->a->y.cols + c->down_rows - 1) / c->down_rows);
+    c->n_tasks = (c->a->y.cols + c->down_rows - 1) / c->down_rows;
+    pool_run(c->b->pool, expert_down_task, c, c->n_tasks);
 }
 
 /* One group of a source: gate and up as experts arrive, then down in their order. */
