@@ -6,10 +6,9 @@
  * better. Pointers never overlap; n is a whole number of blocks of the type;
  * nothing needs alignment beyond its element's. Any thread.
  *
- * All rungs agree to the bit on quantise, axpy and the half conversions (finite
- * inputs), and on tiles of types with integer sums, whatever the codes. They may
- * differ in the order of float additions: dots and tiles of float rows, and
- * sum_squares in double. */
+ * All rungs agree to the bit on quantise and axpy (finite inputs), and on tiles of
+ * types with integer sums, whatever the codes. They may differ in the order of float
+ * additions: dots and tiles of float rows, and sum_squares in double. */
 #ifndef KERNELS_CPU_KERNELS_H
 #define KERNELS_CPU_KERNELS_H
 
@@ -77,12 +76,8 @@ typedef struct cpu_kernels {
     void  (*quantise[QUANT_COUNT])(void *restrict dst, const float *restrict src, int n);
 
     float (*dot_f32)(const float *restrict a, const float *restrict b, int n);
-    float (*dot_f16)(const uint16_t *restrict a, const float *restrict b, int n);
     double (*sum_squares)(const float *restrict x, int n);
     void  (*axpy_f32)(float *restrict y, float a, const float *restrict x, int n);      /* y += a*x */
-    void  (*axpy_f16)(float *restrict y, float a, const uint16_t *restrict x, int n);
-    void  (*f16_to_f32)(float *restrict y, const uint16_t *restrict x, int n);
-    void  (*f32_to_f16)(uint16_t *restrict y, const float *restrict x, int n);          /* ties to even */
 
     attn_kernels attn;
 } cpu_kernels;

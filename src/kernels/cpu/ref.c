@@ -68,13 +68,6 @@ static float dot_f32(const float *restrict a, const float *restrict b, int n)
     return (float)sum;
 }
 
-static float dot_f16(const uint16_t *restrict a, const float *restrict b, int n)
-{
-    double sum = 0.0;
-    for (int i = 0; i < n; i++) sum += (double)half_to_float(a[i]) * b[i];
-    return (float)sum;
-}
-
 static double sum_squares(const float *restrict x, int n)
 {
     double sum = 0.0;
@@ -85,21 +78,6 @@ static double sum_squares(const float *restrict x, int n)
 static void axpy_f32(float *restrict y, float a, const float *restrict x, int n)
 {
     for (int i = 0; i < n; i++) y[i] += a * x[i];
-}
-
-static void axpy_f16(float *restrict y, float a, const uint16_t *restrict x, int n)
-{
-    for (int i = 0; i < n; i++) y[i] += a * half_to_float(x[i]);
-}
-
-static void f16_to_f32(float *restrict y, const uint16_t *restrict x, int n)
-{
-    for (int i = 0; i < n; i++) y[i] = half_to_float(x[i]);
-}
-
-static void f32_to_f16(uint16_t *restrict y, const float *restrict x, int n)
-{
-    for (int i = 0; i < n; i++) y[i] = float_to_half(x[i]);
 }
 
 void cpu_kernels_ref(cpu_kernels *k)
@@ -129,10 +107,9 @@ void cpu_kernels_ref(cpu_kernels *k)
         .quantise = {
             [QUANT_Q8_0] = quantise_q8_0,  [QUANT_Q8_1] = quantise_q8_1,  [QUANT_Q8_K] = quantise_q8_k,
         },
-        .dot_f32 = dot_f32,            .dot_f16 = dot_f16,
+        .dot_f32 = dot_f32,
         .sum_squares = sum_squares,
-        .axpy_f32 = axpy_f32,          .axpy_f16 = axpy_f16,
-        .f16_to_f32 = f16_to_f32,      .f32_to_f16 = f32_to_f16,
+        .axpy_f32 = axpy_f32,
     };
     attn_kernels_ref(&k->attn);
 }

@@ -73,7 +73,6 @@ FLOAT_ROWS(f16, uint16_t, load_f16, half)
 FLOAT_ROWS(bf16, uint16_t, load_bf16, bf16_to_float)
 
 static float dot_f32(const float *restrict a, const float *restrict b, int n)    { return dot_row_f32(a, b, n); }
-static float dot_f16(const uint16_t *restrict a, const float *restrict b, int n) { return dot_row_f16(a, b, n); }
 
 /* Faster: eight squares at a time, in double as the definition: squares of
  * floats are exact there. Assumes nothing. */
@@ -91,8 +90,8 @@ static double sum_squares(const float *restrict x, int n)
     return sum;
 }
 
-/* The four below are faster by width only and give the definition's bits: the
- * product in axpy is rounded before it is added. */
+/* Faster by width only, with the definition's bits: the product is rounded before it
+ * is added. */
 static void axpy_f32(float *restrict y, float a, const float *restrict x, int n)
 {
     const __m256 f = _mm256_set1_ps(a);
@@ -100,30 +99,6 @@ static void axpy_f32(float *restrict y, float a, const float *restrict x, int n)
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_mul_ps(f, _mm256_loadu_ps(x + i))));
     for (; i < n; i++) y[i] += a * x[i];
-}
-
-static void axpy_f16(float *restrict y, float a, const uint16_t *restrict x, int n)
-{
-    const __m256 f = _mm256_set1_ps(a);
-    int i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_mul_ps(f, load_f16(x + i))));
-    for (; i < n; i++) y[i] += a * half(x[i]);
-}
-
-static void f16_to_f32(float *restrict y, const uint16_t *restrict x, int n)
-{
-    int i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, load_f16(x + i));
-    for (; i < n; i++) y[i] = half(x[i]);
-}
-
-static void f32_to_f16(uint16_t *restrict y, const float *restrict x, int n)
-{
-    int i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
-    for (; i < n; i++) y[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
 }
 
 /* ---- activations ---------------------------------------------------------------- */
@@ -275,10 +250,6 @@ void cpu_kernels_avx2(cpu_kernels *k)
     k->quantise[QUANT_Q8_K] = quantise_q8_k;
 
     k->dot_f32 = dot_f32;
-    k->dot_f16 = dot_f16;
     k->sum_squares = sum_squares;
     k->axpy_f32 = axpy_f32;
-    k->axpy_f16 = axpy_f16;
-    k->f16_to_f32 = f16_to_f32;
-    k->f32_to_f16 = f32_to_f16;
 }

@@ -221,7 +221,6 @@ FLOAT_TYPE(bf16, QUANT_BF16)
     }
 
 FLOAT_DOT(dot_f32, float, load_f32, part_f32)
-FLOAT_DOT(dot_f16, uint16_t, load_f16, part_f16)
 
 /* Faster: sixteen squares at a time, in double as the definition. Assumes nothing. */
 static double sum_squares(const float *restrict x, int n)
@@ -238,8 +237,8 @@ static double sum_squares(const float *restrict x, int n)
     return sum4_double(_mm256_add_pd(_mm512_castpd512_pd256(s), _mm512_extractf64x4_pd(s, 1)));
 }
 
-/* The four below are faster by width only and give the definition's bits: the
- * product in axpy is rounded before it is added. */
+/* Faster by width only, with the definition's bits: the product is rounded before it
+ * is added. */
 static void axpy_f32(float *restrict y, float a, const float *restrict x, int n)
 {
     const __m512 f = _mm512_set1_ps(a);
@@ -248,33 +247,6 @@ static void axpy_f32(float *restrict y, float a, const float *restrict x, int n)
         _mm512_storeu_ps(y + i, _mm512_add_ps(load_f32(y + i), _mm512_mul_ps(f, load_f32(x + i))));
     const __mmask16 m = first(n - i);
     _mm512_mask_storeu_ps(y + i, m, _mm512_add_ps(part_f32(m, y + i), _mm512_mul_ps(f, part_f32(m, x + i))));
-}
-
-static void axpy_f16(float *restrict y, float a, const uint16_t *restrict x, int n)
-{
-    const __m512 f = _mm512_set1_ps(a);
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        _mm512_storeu_ps(y + i, _mm512_add_ps(load_f32(y + i), _mm512_mul_ps(f, load_f16(x + i))));
-    const __mmask16 m = first(n - i);
-    _mm512_mask_storeu_ps(y + i, m, _mm512_add_ps(part_f32(m, y + i), _mm512_mul_ps(f, part_f16(m, x + i))));
-}
-
-static void f16_to_f32(float *restrict y, const uint16_t *restrict x, int n)
-{
-    int i = 0;
-    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(y + i, load_f16(x + i));
-    const __mmask16 m = first(n - i);
-    _mm512_mask_storeu_ps(y + i, m, part_f16(m, x + i));
-}
-
-static void f32_to_f16(uint16_t *restrict y, const float *restrict x, int n)
-{
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        _mm256_storeu_si256((__m256i *)(y + i), _mm512_cvtps_ph(load_f32(x + i), _MM_FROUND_TO_NEAREST_INT));
-    const __mmask16 m = first(n - i);
-    _mm256_mask_storeu_epi16(y + i, m, _mm512_cvtps_ph(part_f32(m, x + i), _MM_FROUND_TO_NEAREST_INT));
 }
 
 void cpu_float_avx512(cpu_kernels *k)
@@ -287,10 +259,6 @@ void cpu_float_avx512(cpu_kernels *k)
     k->dot[QUANT_BF16] = dot_row_bf16;
 
     k->dot_f32 = dot_f32;
-    k->dot_f16 = dot_f16;
     k->sum_squares = sum_squares;
     k->axpy_f32 = axpy_f32;
-    k->axpy_f16 = axpy_f16;
-    k->f16_to_f32 = f16_to_f32;
-    k->f32_to_f16 = f32_to_f16;
 }
