@@ -29,6 +29,7 @@ CFLAGS   = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wv
            -Iinclude -Isrc $(CFLAGS_$(VARIANT)) $(EXTRA_CFLAGS)
 LDFLAGS  = -pthread $(CFLAGS_$(VARIANT)) $(EXTRA_LDFLAGS)
 LIBS     = -lm -ljson-c
+NET_LIBS = -luv -lcrypto
 
 ifeq ($(SYSTEM),Darwin)         # json-c comes from Homebrew, which no compiler searches
 BREW    := $(shell brew --prefix 2>/dev/null)
@@ -67,7 +68,7 @@ CLI_OBJ  := $(CLI_SRC:%.c=$(B)/%.o)
 BENCH_SRC := $(wildcard app/bench/*.c)
 BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/signals.o
 
-TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault,tests/$(d)/test_*.c))
+TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault conformance server,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 ifeq ($(SYSTEM),Darwin)         # no memfd_create, and no peer
 TESTS    := $(filter-out $(B)/tests/unit/test_twin,$(TESTS))
@@ -128,7 +129,7 @@ $(PROGRAMS): %: build/release/bin/%
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
 
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
@@ -149,10 +150,10 @@ endif
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
 $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
 tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4

@@ -32,6 +32,8 @@ compiles() {
     $compiler "$scratch/t.c" $brew_paths $flags -o "$scratch/t" >/dev/null 2>&1
 }
 has_json() { compiles "$CC" -ljson-c '#include <json-c/json.h>'; }
+has_uv() { compiles "$CC" -luv '#include <uv.h>'; }
+has_crypto() { compiles "$CC" -lcrypto '#include <openssl/evp.h>'; }
 has_edit() { compiles "$CC" -ledit '#include <stdio.h>' '#include <editline/readline.h>'; }
 has_fuzzer() {
     printf '%s\n' '#include <stddef.h>' 'int LLVMFuzzerTestOneInput(const char *d, size_t n);' \
@@ -42,11 +44,13 @@ has_fuzzer() {
 # The usual case, that all is there, costs one small compilation.
 missing() {
     command -v make >/dev/null || echo make
-    if ! compiles "$CC" '-ljson-c -ledit' '#include <stdio.h>' '#include <json-c/json.h>' \
-                  '#include <editline/readline.h>'; then
+    if ! compiles "$CC" '-ljson-c -ledit -luv -lcrypto' '#include <stdio.h>' '#include <json-c/json.h>' \
+                  '#include <editline/readline.h>' '#include <uv.h>' '#include <openssl/evp.h>'; then
         if ! compiles "$CC" ''; then echo compiler; fi
         has_json || echo json-c
         has_edit || echo libedit
+        has_uv || echo libuv
+        has_crypto || echo libcrypto
     fi
     [ "$group" = build ] && return
     command -v python3 >/dev/null || echo python3
@@ -68,6 +72,12 @@ package() {
         dnf:json-c)        echo json-c-devel ;;
         apt-get:libedit)   echo libedit-dev ;;
         dnf:libedit)       echo libedit-devel ;;
+        apt-get:libuv)     echo libuv1-dev ;;
+        dnf:libuv)         echo libuv-devel ;;
+        apt-get:libcrypto) echo libssl-dev ;;
+        dnf:libcrypto)     echo openssl-devel ;;
+        pacman:libcrypto)  echo openssl ;;
+        brew:libcrypto)    echo openssl@3 ;;
         pacman:python3)    echo python ;;
         apt-get:clang)     apt_clang ;;
         dnf:clang|pacman:clang) echo clang compiler-rt ;;
