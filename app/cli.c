@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "bus_error.h"
-#include "cli/answer.h"
+#include "cli/printer.h"
 #include "cli/dump_tokens.h"
 #include "cli/exit_code.h"
 #include "cli/inspect.h"

@@ -48,13 +48,13 @@ static bool is_open(const conversation *c)
     return last_turn(c) != SIZE_MAX && l->ids[l->n - 1] != vocab_special(c->vocab)->eos;
 }
 
-answer_section conversation_section(const conversation *c)
+printer_section conversation_section(const conversation *c)
 {
     const special_tokens *s = vocab_special(c->vocab);
     const token_list *l = &c->line.tokens;
     size_t n = l->n;
     while (n && l->ids[n - 1] != s->think && l->ids[n - 1] != s->end_think) n--;
-    return n && l->ids[n - 1] == s->think ? SECTION_REASONING : SECTION_TEXT;
+    return n && l->ids[n - 1] == s->think ? PRINT_REASONING : PRINT_TEXT;
 }
 
 /* ---- turns ------------------------------------------------------------------ */
@@ -103,7 +103,7 @@ void conversation_end_turn(conversation *c)
 {
     const special_tokens *s = vocab_special(c->vocab);
     if (!is_open(c)) return;
-    if (conversation_section(c) == SECTION_REASONING) push(c, s->end_think);
+    if (conversation_section(c) == PRINT_REASONING) push(c, s->end_think);
     push(c, s->eos);
 }
 

@@ -36,7 +36,7 @@ ds4_status conversation_add_turn(conversation *c, slice user, size_t *wanted, ds
 ds4_status conversation_prefill(conversation *c, ds4_error *err);
 
 /* Where the open answer stands. */
-answer_section conversation_section(const conversation *c);
+printer_section conversation_section(const conversation *c);
 
 /* Ends the open answer: </think> if it is still reasoning, then EOS. */
 void conversation_end_turn(conversation *c);

@@ -1,6 +1,6 @@
 #include "dump_tokens.h"
 
-#include "answer.h"
+#include "printer.h"
 #include "base/utf8.h"
 #include "gguf/gguf.h"
 #include "model.h"

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "signals.h"
-#include "think_budget.h"
+#include "text/think_budget.h"
 
 /* One run of the loop. */
 typedef struct {
@@ -13,10 +13,10 @@ typedef struct {
     const special_tokens   *special;
     ds4_sampler            *sampler;
     const generate_options *options;
-    answer                 *out;
+    printer                *out;
     generate_result        *result;
-    stream                 *streams[2];     /* by answer_section */
-    answer_section          section;
+    stream                 *streams[2];     /* by printer_section */
+    printer_section         section;
     int                     limit;          /* tokens this answer could have at its start */
     bytes                   piece;
     ds4_error              *err;
@@ -38,13 +38,13 @@ static ds4_status open_streams(generation *g)
     const bool raw = !g->out->terminal && !g->out->collect;
     const stream_options reasoning = { .show_control = true, .raw = raw, .stops = &end_think, .n_stops = 1 };
     const stream_options text      = { .show_control = true, .raw = raw, .stops = stops, .n_stops = n };
-    const ds4_status st = stream_open(&g->streams[SECTION_REASONING], g->vocab, &reasoning, g->err);
-    return st ? st : stream_open(&g->streams[SECTION_TEXT], g->vocab, &text, g->err);
+    const ds4_status st = stream_open(&g->streams[PRINT_REASONING], g->vocab, &reasoning, g->err);
+    return st ? st : stream_open(&g->streams[PRINT_TEXT], g->vocab, &text, g->err);
 }
 
 static void give(generation *g)
 {
-    answer_write(g->out, g->section, g->piece.data, g->piece.len);
+    printer_write(g->out, g->section, g->piece.data, g->piece.len);
     bytes_clear(&g->piece);
 }
 
@@ -55,7 +55,7 @@ static ds4_status flush_section(generation *g)
     return st;
 }
 
-static ds4_status enter(generation *g, answer_section to)
+static ds4_status enter(generation *g, printer_section to)
 {
     const ds4_status st = g->section == to ? DS4_OK : flush_section(g);
     if (g->section != to) stream_reset(g->streams[to]);
@@ -73,15 +73,15 @@ static bool is_shown(const generation *g, ds4_token id)
 /* Sends one token to where it belongs and notices the change of section. */
 static ds4_status emit(generation *g, ds4_token id)
 {
-    if (id == g->special->think)     return enter(g, SECTION_REASONING);
-    if (id == g->special->end_think) return enter(g, SECTION_TEXT);
+    if (id == g->special->think)     return enter(g, PRINT_REASONING);
+    if (id == g->special->end_think) return enter(g, PRINT_TEXT);
     if (!is_shown(g, id)) return DS4_OK;
 
     stream *s = g->streams[g->section];
     const ds4_status st = stream_push(s, id, &g->piece, g->err);
     if (st) return st;
     give(g);
-    if (g->section == SECTION_REASONING && stream_stopped(s) >= 0) return enter(g, SECTION_TEXT);
+    if (g->section == PRINT_REASONING && stream_stopped(s) >= 0) return enter(g, PRINT_TEXT);
     return DS4_OK;
 }
 
@@ -106,14 +106,14 @@ static ds4_token choose(generation *g)
 {
     const float *logits = ds4_session_logits(g->timeline->session);
     const ds4_token end = g->special->end_think;
-    if (g->section == SECTION_REASONING) {
+    if (g->section == PRINT_REASONING) {
         const think_phase phase = think_phase_of(g->options->think_budget, g->result->reasoning_tokens,
                                                  tokens_left(g), g->limit);
         if (phase == THINK_OVER) return end;
         if (phase == THINK_CLOSING && among_best(logits, vocab_size(g->vocab), end, 3)) return end;
     }
     const ds4_token id = ds4_sample(g->sampler, logits);
-    return id == g->special->eos && g->section == SECTION_REASONING ? end : id;
+    return id == g->special->eos && g->section == PRINT_REASONING ? end : id;
 }
 
 /* ---- the loop --------------------------------------------------------------- */
@@ -139,11 +139,11 @@ static finish_reason decode(generation *g)
         token_list_push(&t->tokens, id);
         ds4_sampler_accept(g->sampler, id);
         g->result->tokens++;
-        g->result->reasoning_tokens += g->section == SECTION_REASONING;
+        g->result->reasoning_tokens += g->section == PRINT_REASONING;
 
         if ((st = emit(g, id))) return failed(st);
         if (g->out->write_error) return FINISH_OUTPUT;
-        if (g->section == SECTION_TEXT && stream_stopped(g->streams[SECTION_TEXT]) >= 0) return FINISH_STOP_STRING;
+        if (g->section == PRINT_TEXT && stream_stopped(g->streams[PRINT_TEXT]) >= 0) return FINISH_STOP_STRING;
     }
 }
 
@@ -168,7 +168,7 @@ static ds4_expert_metrics counted_since(ds4_expert_metrics now, const ds4_expert
 }
 
 void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const generate_options *o,
-                     answer *out, generate_result *r, ds4_error *err)
+                     printer *out, generate_result *r, ds4_error *err)
 {
     generation g = {
         .timeline = t, .vocab = v, .special = vocab_special(v), .sampler = sampler,
@@ -182,18 +182,18 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
     bytes_init(&g.piece, (size_t)1 << 20);
     g.limit = tokens_left(&g);
 
-    answer_begin(out);
+    printer_begin(out);
     const ds4_status st = open_streams(&g);
     r->finish = st ? FINISH_ERROR : decode(&g);
     if (!st && r->finish != FINISH_ERROR) flush_section(&g);
-    answer_end(out);
+    printer_end(out);
 
     r->ended_in = g.section;
     r->ns = clock_ns() - start;
     r->experts = counted_since(expert_metrics(t), &before);
     r->pages = residency_since(&pages);
-    stream_close(g.streams[SECTION_REASONING]);
-    stream_close(g.streams[SECTION_TEXT]);
+    stream_close(g.streams[PRINT_REASONING]);
+    stream_close(g.streams[PRINT_TEXT]);
     bytes_free(&g.piece);
 }
 

@@ -3,7 +3,7 @@
 #ifndef CLI_GENERATE_H
 #define CLI_GENERATE_H
 
-#include "answer.h"
+#include "printer.h"
 #include "base/residency.h"
 #include "text/stream.h"
 #include "timeline.h"
@@ -21,12 +21,12 @@ typedef enum {
 typedef struct {
     int          max_tokens, think_budget;
     const option_list *stops;
-    answer_section start;   /* where the prompt leaves the model      */
+    printer_section start;  /* where the prompt leaves the model      */
 } generate_options;
 
 typedef struct {
     finish_reason  finish;
-    answer_section ended_in;
+    printer_section ended_in;
     int            tokens, reasoning_tokens;    /* sampled, without the end of turn */
     uint64_t       ns;
     ds4_expert_metrics experts;                 /* of the tokens' steps; slots 0: all are mapped */
@@ -35,7 +35,7 @@ typedef struct {
 
 /* The timeline must be synced. On FINISH_ERROR err is filled. */
 void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const generate_options *o,
-                     answer *out, generate_result *r, ds4_error *err);
+                     printer *out, generate_result *r, ds4_error *err);
 
 const char *finish_name(finish_reason f);       /* "stop" or "length", as JSON says it */
 

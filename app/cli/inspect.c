@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "answer.h"
+#include "printer.h"
 #include "base/checked.h"
 #include "gguf/gguf.h"
 #include "model.h"

@@ -1,6 +1,6 @@
 #include "oneshot.h"
 
-#include "answer.h"
+#include "printer.h"
 #include "conversation.h"
 #include "sampling.h"
 #include "signals.h"
@@ -14,7 +14,7 @@ typedef struct {
     model                model;
     conversation         talk;
     ds4_sampler         *sampler;
-    answer               out;
+    printer              out;
 } oneshot;
 
 static exit_code failed(oneshot *r, ds4_status st, const ds4_error *err)
@@ -149,13 +149,13 @@ static void warn_effort(oneshot *r)
 exit_code oneshot_run(const cli_options *o, const prompt_source *prompt, console *c)
 {
     oneshot r = { .options = o, .prompt = prompt, .console = c };
-    answer_open(&r.out, o);
+    printer_open(&r.out, o);
     exit_code code = open_all(&r);
     if (!code) warn_effort(&r);
     if (!code) code = add_prompt(&r);
     if (!code) code = answer_prompt(&r);
 
-    answer_close(&r.out);
+    printer_close(&r.out);
     ds4_sampler_free(r.sampler);
     conversation_close(&r.talk);
     model_close(&r.model);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "answer.h"
+#include "printer.h"
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/file.h"

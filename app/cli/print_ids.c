@@ -1,5 +1,5 @@
 /* print_ids: the greedy continuation of every prompt as a JSON array of ids. */
-#include "answer.h"
+#include "printer.h"
 #include "base/bytes.h"
 #include "base/status.h"
 #include "probe.h"

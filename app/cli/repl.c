@@ -187,7 +187,7 @@ exit_code repl_run(const cli_options *o, const prompt_source *prompt, console *c
 {
     repl r = { .options = *o, .console = c };
     line_history history;
-    answer_open(&r.out, o);
+    printer_open(&r.out, o);
     r.code = open_all(&r, prompt);
     if (!r.code && signals_interrupted()) r.code = CLI_INTERRUPTED;
     if (!r.code) {
@@ -203,7 +203,7 @@ exit_code repl_run(const cli_options *o, const prompt_source *prompt, console *c
     ds4_sampler_free(r.sampler);
     conversation_close(&r.talk);
     model_close(&r.model);
-    answer_close(&r.out);
+    printer_close(&r.out);
     free(r.system);
     return r.code;
 }

@@ -14,7 +14,7 @@ typedef struct {
     conversation talk;
     ds4_sampling sampling;
     ds4_sampler *sampler;
-    answer       out;
+    printer      out;
     char        *system;        /* owned */
     turn_stats   last;          /* of the last turn */
     bool         has_last, leave;

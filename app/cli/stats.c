@@ -135,13 +135,13 @@ static void field_pages(json_writer *w, const turn_stats *s)
     json_object_end(w);
 }
 
-bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
+bool turn_stats_json(const turn_stats *s, const printer *p, bytes *out)
 {
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    field_bytes(&w, "content", &a->text);
-    field_bytes(&w, "reasoning", &a->reasoning);
+    field_bytes(&w, "content", &p->text);
+    field_bytes(&w, "reasoning", &p->reasoning);
     json_key(&w, "finish_reason");
     json_text(&w, finish_name(s->answer.finish));
 
@@ -165,5 +165,5 @@ bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out)
 
     json_object_end(&w);
     bytes_char(out, '\n');
-    return !out->failed && !a->text.failed && !a->reasoning.failed;
+    return !out->failed && !p->text.failed && !p->reasoning.failed;
 }

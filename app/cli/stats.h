@@ -24,6 +24,6 @@ void turn_stats_text(const turn_stats *s, char *out, size_t size);
 bool turn_stats_paging(const turn_stats *s, char *out, size_t size);
 
 /* content, reasoning, finish_reason, usage, timings; with a final newline. */
-bool turn_stats_json(const turn_stats *s, const answer *a, bytes *out);
+bool turn_stats_json(const turn_stats *s, const printer *p, bytes *out);
 
 #endif

@@ -14,6 +14,7 @@
 #include "ds4_status.h"
 #include "gguf/gguf.h"
 #include "text/prompt.h"
+#include "text/replay.h"
 #include "text/tools.h"
 
 typedef enum {
@@ -51,6 +52,7 @@ typedef struct {
     int                 think_max_min_ctx;  /* EFFORT_MAX needs this much; 0: no gate            */
     slice               format_schema;      /* JSON schema of the answer; empty: none            */
     format_place        format_place;
+    replay_memory      *replay;             /* turns whose calls it knows are written as sampled; NULL: none */
 } chat_request;
 
 chat_request chat_request_defaults(void);   /* thinking, no messages, the gate above */

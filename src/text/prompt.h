@@ -33,6 +33,7 @@ typedef struct {
     bool          full;         /* text would have passed its limit                      */
     bool          failed;       /* no memory                                             */
     chat_start    start;        /* where the answer begins (set by chat_render*)         */
+    int           replayed;     /* turns written as they were sampled (set by chat_render)   */
 } chat_prompt;
 
 void chat_prompt_init(chat_prompt *p, const vocab *v, size_t max_bytes);

@@ -2,8 +2,8 @@
  *
  * Without it a short answer limit would be eaten by the reasoning and leave no
  * visible text. Pure arithmetic on counts. */
-#ifndef CLI_THINK_BUDGET_H
-#define CLI_THINK_BUDGET_H
+#ifndef TEXT_THINK_BUDGET_H
+#define TEXT_THINK_BUDGET_H
 
 typedef enum {
     THINK_FREE,         /* sample as always                                     */

@@ -1,4 +1,4 @@
-#include "think_budget.h"
+#include "text/think_budget.h"
 
 #include "base/checked.h"
 

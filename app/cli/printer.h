@@ -1,11 +1,11 @@
-/* answer: the model's words on their way to standard output.
+/* printer: the model's words on their way to standard output.
  *
  * Shows or drops the reasoning, dims it or sets it off by marker lines, hides
  * control characters from terminals, ends with exactly one newline; or collects
  * both parts for JSON. Every piece is written at once, so a reader sees a token
  * as soon as it exists. */
-#ifndef CLI_ANSWER_H
-#define CLI_ANSWER_H
+#ifndef CLI_PRINTER_H
+#define CLI_PRINTER_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,7 +14,7 @@
 #include "options.h"
 #include "../console.h"
 
-typedef enum { SECTION_REASONING, SECTION_TEXT } answer_section;
+typedef enum { PRINT_REASONING, PRINT_TEXT } printer_section;
 
 typedef struct {
     bool   terminal, colors, show_reasoning, collect;
@@ -24,15 +24,15 @@ typedef struct {
     char   last;                /* byte written last */
     bytes  reasoning, text;     /* collected for JSON */
     int    write_error;         /* errno of standard output; 0 while all went well */
-} answer;
+} printer;
 
-void answer_open(answer *a, const cli_options *o);
-void answer_close(answer *a);
-void answer_begin(answer *a);                   /* a new answer */
+void printer_open(printer *p, const cli_options *o);
+void printer_close(printer *p);
+void printer_begin(printer *p);                 /* a new answer */
 
 /* Complete characters of one section; sections may alternate. */
-void answer_write(answer *a, answer_section section, const char *data, size_t n);
-void answer_end(answer *a);
+void printer_write(printer *p, printer_section section, const char *data, size_t n);
+void printer_end(printer *p);
 
 /* Everything to standard output, for dumps and JSON too. 0, or errno. */
 int  output_write(const char *data, size_t n);
