@@ -129,3 +129,10 @@ void json_null(json_writer *w)
     separate(w);
     bytes_text(w->out, "null");
 }
+
+void json_raw(json_writer *w, const char *data, size_t n)
+{
+    if (n == 0) return;
+    separate(w);
+    bytes_append(w->out, data, n);
+}

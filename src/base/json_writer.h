@@ -29,5 +29,7 @@ void json_int(json_writer *w, int64_t v);
 void json_double(json_writer *w, double v, int digits);  /* %.*g */
 void json_bool(json_writer *w, bool v);
 void json_null(json_writer *w);
+/* A value, or several values of an array joined by commas, that is JSON text already. Empty: nothing. */
+void json_raw(json_writer *w, const char *data, size_t n);
 
 #endif

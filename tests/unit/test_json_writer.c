@@ -161,3 +161,23 @@ TEST(random_bytes_give_one_sound_string)
         bytes_free(&b);
     }
 }
+
+TEST(json_text_goes_in_as_it_is)
+{
+    bytes b;
+    json_writer w;
+    bytes_init(&b, 1000);
+    json_init(&w, &b);
+    json_object(&w);
+    json_key(&w, "a");
+    json_array(&w);
+    json_raw(&w, "", 0);
+    json_raw(&w, "{},1", 4);
+    json_int(&w, 2);
+    json_array_end(&w);
+    json_key(&w, "b");
+    json_raw(&w, "null", 4);
+    json_object_end(&w);
+    EXPECT_TEXT(b.data, "{\"a\":[{},1,2],\"b\":null}");
+    bytes_free(&b);
+}
