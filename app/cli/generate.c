@@ -28,10 +28,10 @@ typedef struct {
  * strings count in the answer only. */
 static ds4_status open_streams(generation *g)
 {
-    slice stops[STREAM_MAX_STOPS];
+    slice stops[STOPS_MAX];
     const slice end_think = slice_of("</think>");
     const option_list *given = g->options->stops;
-    const int n = given ? min_int(given->n, STREAM_MAX_STOPS) : 0;     /* the flags allow no more */
+    const int n = given ? min_int(given->n, STOPS_MAX) : 0;     /* the flags allow no more */
     for (int i = 0; i < n; i++) stops[i] = slice_of(given->items[i]);
 
     /* A pipe gets the model's bytes as they are; terminals and JSON valid UTF-8. */

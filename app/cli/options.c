@@ -301,12 +301,12 @@ static ds4_status check_prompt(const cli_options *o, ds4_error *err)
 
 static ds4_status check_stops(const option_list *stops, ds4_error *err)
 {
-    if (stops->n > STREAM_MAX_STOPS)
-        return ds4_fail(err, DS4_EARG, "--stop: at most %d stop strings", STREAM_MAX_STOPS);
+    if (stops->n > STOPS_MAX)
+        return ds4_fail(err, DS4_EARG, "--stop: at most %d stop strings", STOPS_MAX);
     for (int i = 0; i < stops->n; i++) {
         const size_t n = strlen(stops->items[i]);
-        if (n == 0 || n > STREAM_MAX_STOP_BYTES || !utf8_valid(stops->items[i], n))
-            return ds4_fail(err, DS4_EARG, "--stop: expected UTF-8 of 1 to %d bytes", STREAM_MAX_STOP_BYTES);
+        if (n == 0 || n > STOPS_MAX_BYTES || !utf8_valid(stops->items[i], n))
+            return ds4_fail(err, DS4_EARG, "--stop: expected UTF-8 of 1 to %d bytes", STOPS_MAX_BYTES);
     }
     return DS4_OK;
 }

@@ -15,12 +15,10 @@
 #include "base/bytes.h"
 #include "base/slice.h"
 #include "ds4_status.h"
+#include "text/stops.h"
 #include "text/vocab.h"
 
 typedef struct stream stream;
-
-#define STREAM_MAX_STOPS      16
-#define STREAM_MAX_STOP_BYTES 1024
 
 typedef struct {
     bool         show_control;  /* spell hidden tokens (vocab_hidden) too            */

@@ -176,7 +176,7 @@ TEST(held_text_comes_out_at_the_end_of_a_section)
 
 TEST(bad_stop_strings_are_refused)
 {
-    char long_one[STREAM_MAX_STOP_BYTES + 1];
+    char long_one[STOPS_MAX_BYTES + 1];
     memset(long_one, 'a', sizeof long_one);
     const slice bad[] = { { "", 0 }, { "\xFF", 1 }, { "\xE4\xB8", 2 }, { long_one, sizeof long_one } };
     vocab *v = text_tiny_vocab();
@@ -189,12 +189,12 @@ TEST(bad_stop_strings_are_refused)
         EXPECT_INT(stream_open(&s, v, &options, &err), DS4_EARG);
         EXPECT(s == NULL);
     }
-    const slice longest = { long_one, STREAM_MAX_STOP_BYTES };
-    slice many[STREAM_MAX_STOPS + 1];
+    const slice longest = { long_one, STOPS_MAX_BYTES };
+    slice many[STOPS_MAX + 1];
     for (size_t i = 0; i < countof(many); i++) many[i] = longest;
-    stream_options options = { .stops = many, .n_stops = STREAM_MAX_STOPS + 1 };
+    stream_options options = { .stops = many, .n_stops = STOPS_MAX + 1 };
     EXPECT_INT(stream_open(&s, v, &options, &err), DS4_EARG);
-    options.n_stops = STREAM_MAX_STOPS;
+    options.n_stops = STOPS_MAX;
     EXPECT_OK(stream_open(&s, v, &options, &err), err);
     stream_close(s);
     stream_close(NULL);
