@@ -1,14 +1,27 @@
 /* reuse: how much of a prompt a session already holds, and which session takes it.
  *
  * What the model sampled and what lies in the KV is the truth; a client's JSON only
- * selects it [kvcache.md 1, 7, 8]. Pure decisions over what slots remember: nothing is moved
- * here. Engine thread. */
+ * selects it [kvcache.md 1, 7, 8]. A slot remembers, beside the tokens of its session, how the client spelled the
+ * same conversation in its latest request: the two differ where a client dropped reasoning or
+ * wrote calls anew. Pure decisions over what slots remember: sessions are not touched here.
+ * Engine thread (reuse_prompt_open: any).
+ *
+ * A request's life, for the scheduler:
+ *
+ *   reuse_choose           which slot, and the match
+ *   (rewind the session to match.keep)
+ *   reuse_slot_take        the slot belongs to the prompt now
+ *   reuse_slot_push        whatever enters the session: the suffix, sampled and forced tokens
+ *   reuse_slot_finish      the turn is complete */
 #ifndef ENGINE_REUSE_H
 #define ENGINE_REUSE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 #include "engine/prefix_key.h"
+#include "text/answer.h"
+
+/* ---- prompts ----------------------------------------------------------------------------- */
 
 /* What a request brings. Offsets of turns are found by the control tokens, which only the renderer writes. */
 typedef struct {
@@ -25,6 +38,8 @@ typedef struct {
     bool        raw;            /* no chat template: only token and text prefixes are compared   */
 } reuse_prompt;
 
+/* Takes the tokens and makes the key; the rest is zero for the caller to fill (owned memory from malloc).
+ * On failure p is empty. */
 ds4_status reuse_prompt_open(reuse_prompt *p, const vocab *v, token_list *take, ds4_error *err);
 void       reuse_prompt_close(reuse_prompt *p);
 
@@ -33,12 +48,24 @@ void       reuse_prompt_close(reuse_prompt *p);
 int        reuse_system_end(const reuse_prompt *p, const vocab *v);
 int        reuse_generation_begin(const reuse_prompt *p, const vocab *v);
 
-/* What a slot remembers beside its session. The scheduler keeps it in step with the session. */
+/* ---- slots ------------------------------------------------------------------------------- */
+
+/* Session tokens [n0, n1) and the client's bytes [at0, at1) are two spellings of one turn: neither has a place
+ * inside that the other has too. */
+typedef struct {
+    int    n0, n1;
+    size_t at0, at1;
+} reuse_gap;
+
+/* What a slot remembers beside its session. Read by all; changed only by the functions below. */
 typedef struct {
     prefix_key  key;            /* of the session's tokens                                       */
     int         base;           /* tokens up to and with the last turn's ASSISTANT token; -1: no finished turn */
-    bytes       base_key;       /* the key of the request that made that turn, up to there: as the client spelled
-                                   the history, which may differ from the session's              */
+    bytes       base_key;       /* the client's spelling of the session's first `stands` tokens:
+                                   the same bytes but for the gaps                               */
+    int         stands;         /* == base when a turn is finished                               */
+    reuse_gap  *gaps;           /* owned, ascending                                              */
+    int         n_gaps;
     bytes       reasoning, text, calls, canonical;  /* the last turn: as sent; block as sampled; as the template writes it */
     slice      *call_ids;       /* owned; of the last turn                                       */
     int         n_calls;
@@ -47,8 +74,8 @@ typedef struct {
     int         n_hints;
     uint64_t    tools_hash;
     bytes       tool_names;
-    uint64_t    last_used_ns;
-    bool        busy;
+    uint64_t    last_used_ns;   /* the scheduler's                                               */
+    bool        busy;           /* the scheduler's                                               */
 } reuse_slot;
 
 void reuse_slot_init(reuse_slot *s);
@@ -60,13 +87,6 @@ typedef enum {
 } reuse_method;
 const char *reuse_method_name(reuse_method m);  /* "live-id", as logs and metrics say it */
 
-/* Why a longer prefix was not there [kvcache.md 1.C]. */
-typedef enum {
-    MISS_NONE, MISS_EMPTY, MISS_SYSTEM_CHANGED, MISS_TOOLS_CHANGED, MISS_REASONING_DROPPED, MISS_TOOLCALL_RESERIALISED,
-    MISS_TEXT_TRIMMED, MISS_HISTORY_EDITED, MISS_OTHER_SESSION
-} reuse_miss;
-const char *reuse_miss_name(reuse_miss m);
-
 typedef struct {
     reuse_method method;
     int          keep;          /* tokens of the session that stay                               */
@@ -74,21 +94,53 @@ typedef struct {
     bool         aligned;       /* the session's first `keep` tokens are the prompt's: the suffix is prompt.tokens[keep..) */
 } reuse_match;
 
+/* The prompt has the session now, which stands at m->keep tokens: forgets what lay behind, takes over hints, tools and
+ * the client's spelling of what stays. m REUSE_DISK: see reuse_match_loaded. DS4_EMEMORY: the slot is as after
+ * reuse_slot_clear, and the session must be reset too. */
+ds4_status reuse_slot_take(reuse_slot *s, const reuse_prompt *p, const reuse_match *m, const vocab *v, ds4_error *err);
+/* Tokens entered the session. */
+ds4_status reuse_slot_push(reuse_slot *s, const vocab *v, const int32_t *tokens, int n, ds4_error *err);
+/* The session went back to n tokens (a further choice of the same prompt, a retry). */
+void       reuse_slot_cut(reuse_slot *s, int n);
+/* The session stands at the end of this turn, the answer to p, which took the slot. unsent: it also holds text that the
+ * client did not get (a stop string): the turn is then not expected back as it stands. */
+ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_turn *turn, bool unsent, const vocab *v,
+                             ds4_error *err);
+/* A second memory of src's first n tokens, for a side request that borrows its session. dst is initialised. */
+ds4_status reuse_slot_fork(reuse_slot *dst, const reuse_slot *src, int n, const vocab *v, ds4_error *err);
+
+/* ---- matching ---------------------------------------------------------------------------- */
+
 /* The best way to use one slot. rewind_point(ctx, want) tells where ds4_session_rewind would go; has_logits(ctx, n) whether
- * the point at n holds logits, so that a prompt that matches whole needs no step. */
+ * the point at n (or the session's end) holds logits, so that a prompt that matches whole needs no step. */
 typedef struct {
     int  (*rewind_point)(void *ctx, int want);
     bool (*has_logits)(void *ctx, int length);
     void  *ctx;
     bool   strict_drop_reasoning;
 } reuse_session;
+/* Its suffix is empty only where logits are: the answer can be sampled at once. */
 reuse_match reuse_match_slot(const reuse_prompt *p, const reuse_slot *s, const reuse_session *session, const vocab *v);
+
+/* For a session that was loaded because its text is the first text_bytes of the prompt's (prefix_key_text); s was cleared
+ * and its tokens pushed. False: it does not serve this prompt after all. */
+bool        reuse_match_loaded(const reuse_prompt *p, const reuse_slot *s, size_t text_bytes, const vocab *v, reuse_match *out);
 
 /* Tokens to compute after a match, appended to out. */
 ds4_status  reuse_suffix(const reuse_prompt *p, const reuse_match *m, const vocab *v, token_list *out, ds4_error *err);
 
-/* Why the slot's session did not serve this prompt further, and the two texts where they part, for the log. */
+/* Why a longer prefix was not there [kvcache.md 1.C]. */
+typedef enum {
+    MISS_NONE, MISS_EMPTY, MISS_SYSTEM_CHANGED, MISS_TOOLS_CHANGED, MISS_REASONING_DROPPED, MISS_TOOLCALL_RESERIALISED,
+    MISS_TEXT_TRIMMED, MISS_HISTORY_EDITED, MISS_OTHER_SESSION
+} reuse_miss;
+const char *reuse_miss_name(reuse_miss m);      /* "system-changed" */
+
+/* Why the slot's session did not serve this prompt further, before the prompt takes the slot; appends a sentence with the
+ * two texts where they part, for the log. MISS_NONE: the whole session serves, nothing is appended. */
 reuse_miss  reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v, bytes *sentence);
+
+/* ---- choosing ---------------------------------------------------------------------------- */
 
 /* Which slot takes the prompt; -1: all are busy. */
 typedef struct {
@@ -105,8 +157,11 @@ typedef struct {
 reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots, const reuse_session *sessions,
                           int n_slots, const vocab *v);
 
-/* Keys under which a finished turn is expected back [kvcache.md 1.3]: for the text of a checkpoint. Appends base and
- * turn as most clients replay it; false: the session's own text is what comes back. */
+/* ---- disk -------------------------------------------------------------------------------- */
+
+/* The text under which a finished turn is expected back [kvcache.md 1.3]: for the text of a checkpoint. Appends base and turn
+ * as this client replayed its last turn, or, for a first one, as most do (keeps_reasoning: the template keeps
+ * reasoning of old turns); false, and nothing: the session's own text is what comes back. */
 bool        reuse_visible_text(const reuse_slot *s, bool keeps_reasoning, const vocab *v, bytes *out);
 
 #endif
