@@ -67,6 +67,8 @@ bool api_refuse_too_long(api_error *e, api_dialect d, int n_prompt, int n_ctx);
 bool api_refuse_queue_full(api_error *e, api_dialect d, int retry_s);
 bool api_refuse_unavailable(api_error *e, bool loading);
 bool api_refuse_failed(api_error *e, const char *message);      /* 500 */
+/* 400 of a sentence that begins with its field ("messages: ..."), as chat_render makes them. */
+bool api_refuse_field(api_error *e, const char *sentence);
 
 /* The body of a refusal in the dialect's form; request_id for Anthropic's. */
 void api_error_body(api_dialect d, const api_error *e, const char *request_id, bytes *out);
@@ -111,6 +113,9 @@ typedef struct api_request {
 
     api_tool_choice choice;
     slice        chosen_tool;           /* API_TOOLS_NAMED                                       */
+    const chat_tool *callable;          /* tools that the answer may call: chat.tools, or those of them that
+                                           the choice lists (allowed_tools)                      */
+    int          n_callable;
     bool         one_call;
     bool         legacy_functions;      /* chat: answer with function_call                       */
     int          think_budget;          /* 0: none                                               */
@@ -137,6 +142,7 @@ void api_count_tokens_body(int n, bytes *out);
 
 /* The same body rules for what is only rendered: /apply-template (a chat body). */
 bool api_parse_template(api_request **out, slice body, const api_config *c, api_error *e);
+void api_template_body(slice prompt, bytes *out);
 
 /* {content, add_special, parse_special} and {tokens}; out is the whole answer. */
 bool api_tokenize(slice body, const api_config *c, bytes *out, api_error *e);
@@ -164,9 +170,12 @@ void         api_encoder_free(api_encoder *e);
 /* Streams: what opens it (message_start, response.created, ...); once, as soon as anything is to be sent.
  * usage: prompt and cached tokens as far as known. */
 void api_encode_start(api_encoder *e, const answer_usage *usage, bytes *out);
+/* What the request has cost so far; before api_encode, for streams with continuous usage. */
+void api_encode_usage(api_encoder *e, const answer_usage *usage);
 /* Streams: the bytes of an event (may be none). Not streaming: only collected. */
 void api_encode(api_encoder *e, const answer_event *event, bytes *out);
-/* Completions with echo: the prompt's text comes first; with logprobs its tokens'. */
+/* Completions with echo: the prompt's text comes first; with logprobs its tokens' (NaN: the first token of a
+ * prompt has none). */
 void api_encode_echo(api_encoder *e, int choice, const answer_token *tokens, int n_tokens, slice text, bytes *out);
 /* Streams: sent when nothing else was for a while. */
 void api_encode_keepalive(api_encoder *e, bytes *out);

@@ -14,6 +14,7 @@ typedef struct {
     slice       text;
     size_t      pos;
     int         depth;
+    uint32_t    max_values;
     ds4_status  status;
     const char *wrong;          /* what is wrong at pos */
 } reader;
@@ -46,6 +47,10 @@ static bool accept(reader *r, int c)
 static uint32_t add_node(reader *r, json_tree_kind kind)
 {
     json_tree *t = r->t;
+    if (t->n > r->max_values) {
+        refuse(r, "too many values");
+        return 0;
+    }
     if (t->n == t->cap) {
         size_t n_bytes = 0;
         const uint32_t cap = t->cap ? t->cap * 2 : 16;
@@ -311,7 +316,12 @@ static uint32_t read_value(reader *r)
 
 ds4_status json_tree_parse(json_tree *t, slice text, ds4_error *err)
 {
-    reader r = { .t = t, .text = text };
+    return json_tree_parse_bounded(t, text, UINT32_MAX, err);
+}
+
+ds4_status json_tree_parse_bounded(json_tree *t, slice text, uint32_t max_values, ds4_error *err)
+{
+    reader r = { .t = t, .text = text, .max_values = max_values };
     *t = (json_tree){ .nodes = NULL };
     t->strings = malloc(text.len ? text.len : 1);
     if (!t->strings) return ds4_fail(err, DS4_EMEMORY, "no memory for %zu bytes of JSON", text.len);
@@ -373,19 +383,26 @@ void json_tree_write_string(slice text, bytes *out)
     bytes_char(out, '"');
 }
 
-static void write_children(const json_tree *t, const json_tree_node *parent, bytes *out)
+static void write_value(const json_tree *t, uint32_t node, const char *blank, bytes *out);
+
+/* `blank` follows commas and colons. */
+static void write_children(const json_tree *t, const json_tree_node *parent, const char *blank, bytes *out)
 {
     for (uint32_t c = parent->first; c; c = t->nodes[c].next) {
-        if (c != parent->first) bytes_text(out, ", ");
+        if (c != parent->first) {
+            bytes_char(out, ',');
+            bytes_text(out, blank);
+        }
         if (parent->kind == JSON_TREE_OBJECT) {
             json_tree_write_string(t->nodes[c].key, out);
-            bytes_text(out, ": ");
+            bytes_char(out, ':');
+            bytes_text(out, blank);
         }
-        json_tree_write(t, c, out);
+        write_value(t, c, blank, out);
     }
 }
 
-void json_tree_write(const json_tree *t, uint32_t node, bytes *out)
+static void write_value(const json_tree *t, uint32_t node, const char *blank, bytes *out)
 {
     const json_tree_node *v = &t->nodes[node];
     switch (v->kind) {
@@ -396,13 +413,23 @@ void json_tree_write(const json_tree *t, uint32_t node, bytes *out)
     case JSON_TREE_STRING: json_tree_write_string(v->text, out); break;
     case JSON_TREE_ARRAY:
         bytes_char(out, '[');
-        write_children(t, v, out);
+        write_children(t, v, blank, out);
         bytes_char(out, ']');
         break;
     case JSON_TREE_OBJECT:
         bytes_char(out, '{');
-        write_children(t, v, out);
+        write_children(t, v, blank, out);
         bytes_char(out, '}');
         break;
     }
+}
+
+void json_tree_write(const json_tree *t, uint32_t node, bytes *out)
+{
+    write_value(t, node, " ", out);
+}
+
+void json_tree_write_compact(const json_tree *t, uint32_t node, bytes *out)
+{
+    write_value(t, node, "", out);
 }

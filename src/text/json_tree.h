@@ -4,7 +4,8 @@
  * in their own spelling, members in the order received with a repeated key at its
  * first place and with its last value, and one fixed style of escapes. So this reader
  * is strict (RFC 8259, valid UTF-8, nothing behind the value), keeps number tokens
- * verbatim and bounds the nesting; a value costs 48 bytes, so the caller bounds the text.
+ * verbatim and bounds the nesting; a value costs 48 bytes, so the caller bounds the text
+ * or their number.
  * A tree belongs to one thread; number tokens point into the text that was read,
  * strings are decoded into memory of the tree. */
 #ifndef TEXT_JSON_TREE_H
@@ -17,7 +18,7 @@
 #include "base/slice.h"
 #include "ds4_status.h"
 
-#define JSON_TREE_DEPTH 128         /* arrays and objects inside each other */
+#define JSON_TREE_DEPTH 256         /* arrays and objects inside each other */
 
 typedef enum {
     JSON_TREE_NULL, JSON_TREE_FALSE, JSON_TREE_TRUE, JSON_TREE_NUMBER,
@@ -42,6 +43,8 @@ typedef struct {
 /* DS4_EFORMAT with "byte N: what is wrong"; t is then empty. A lone surrogate in an
  * escape becomes U+FFFD. The text must outlive the tree. */
 ds4_status json_tree_parse(json_tree *t, slice text, ds4_error *err);
+/* The same; more than max_values values are DS4_EFORMAT. */
+ds4_status json_tree_parse_bounded(json_tree *t, slice text, uint32_t max_values, ds4_error *err);
 void       json_tree_free(json_tree *t);            /* frees a zeroed one too */
 
 /* The member of an object; 0: none. */
@@ -51,5 +54,7 @@ uint32_t   json_tree_find(const json_tree *t, uint32_t object, const char *key);
  * but \" \\ \n \r \t \b \f and \u00xx for other controls. */
 void       json_tree_write(const json_tree *t, uint32_t node, bytes *out);
 void       json_tree_write_string(slice text, bytes *out);      /* quotes and escapes */
+/* The same without blanks, as APIs spell it. */
+void       json_tree_write_compact(const json_tree *t, uint32_t node, bytes *out);
 
 #endif

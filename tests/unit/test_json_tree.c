@@ -142,6 +142,29 @@ TEST(nesting_is_bounded)
     }
 }
 
+TEST(values_can_be_bounded)
+{
+    json_tree t;
+    ds4_error err = { .message = "" };
+    EXPECT_OK(json_tree_parse_bounded(&t, slice_of("[1,[2],{\"a\":3}]"), 6, &err), err);
+    json_tree_free(&t);
+    EXPECT_INT(json_tree_parse_bounded(&t, slice_of("[1,[2],{\"a\":3}]"), 5, &err), DS4_EFORMAT);
+    EXPECT_TEXT(err.message, "byte 13: too many values");
+}
+
+TEST(compact_style_has_no_blanks)
+{
+    json_tree t;
+    ds4_error err = { .message = "" };
+    bytes out;
+    bytes_init(&out, 1000);
+    REQUIRE_OK(json_tree_parse(&t, slice_of("{ \"a\" : [ 1.50 , {\"b\":null}, \"\\u00e9 \\/\" ] , \"c\":{} }"), &err), err);
+    json_tree_write_compact(&t, 1, &out);
+    EXPECT_TEXT(out.data, "{\"a\":[1.50,{\"b\":null},\"é /\"],\"c\":{}}");
+    json_tree_free(&t);
+    bytes_free(&out);
+}
+
 /* A quadratic search for repeated keys would take hours. */
 TEST(many_members_are_no_burden)
 {
