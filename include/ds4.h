@@ -159,6 +159,8 @@ const float *ds4_session_logits(const ds4_session *s);
 ds4_status ds4_session_mark(ds4_session *s, ds4_error *err);
 int        ds4_session_rewind(ds4_session *s, int want);
 int        ds4_session_rewind_point(const ds4_session *s, int want);  /* where rewind would go */
+/* Whether a rewind to exactly this length would bring logits back. */
+bool       ds4_session_has_logits(const ds4_session *s, int length);
 
 /* The KVC checkpoint of docs/formats.md, whole. Load replaces the session's
  * content; on failure the session is left empty. reason: 0..6 of that page. */
@@ -229,6 +231,15 @@ void       ds4_sampler_free(ds4_sampler *s);
  * no token is allowed or every logit is NaN. One draw of the stream per sampled
  * (not greedy) token. */
 ds4_token  ds4_sample(ds4_sampler *s, const float *logits);
+/* The likeliest allowed token, without penalties and without a draw: for markup, which penalties would bend. */
+ds4_token  ds4_sample_best(ds4_sampler *s, const float *logits);
+/* Natural logs of probabilities after mask, bias and penalties, before temperature and truncation: of `chosen`, and
+ * of the n likeliest (at most n; returns how many). Call before ds4_sampler_accept(chosen). */
+typedef struct {
+    ds4_token token;
+    float     logprob;
+} ds4_logprob;
+int        ds4_sampler_logprobs(ds4_sampler *s, const float *logits, ds4_token chosen, float *self, ds4_logprob *top, int n);
 /* Tells the sampler that a token entered the timeline (for penalties). */
 void       ds4_sampler_accept(ds4_sampler *s, ds4_token t);
 

@@ -81,8 +81,8 @@ void ds4_sampler_accept(ds4_sampler *s, ds4_token t)
     if (t >= 0 && t < s->n_vocab && s->seen[t] < INT32_MAX) s->seen[t]++;
 }
 
-/* The allowed tokens with bias and penalties applied. NaN never becomes one. */
-static int gather(ds4_sampler *s, const float *logits)
+/* The allowed tokens with the bias applied. NaN never becomes one. */
+static int gather_biased(ds4_sampler *s, const float *logits)
 {
     const ds4_sampling *p = &s->params;
     const uint32_t *mask = p->mask ? p->mask(p->mask_ctx) : NULL;
@@ -96,6 +96,12 @@ static int gather(ds4_sampler *s, const float *logits)
     for (int i = 0; i < p->n_bias; i++)
         for (int j = 0; j < n; j++)
             if (s->candidates[j].token == s->bias[i].token) s->candidates[j].logit += s->bias[i].bias;
+    return n;
+}
+
+static void penalise(ds4_sampler *s, int n)
+{
+    const ds4_sampling *p = &s->params;
     for (int i = 0; i < n; i++) {
         candidate *c = &s->candidates[i];
         const int seen = s->seen[c->token];
@@ -103,6 +109,12 @@ static int gather(ds4_sampler *s, const float *logits)
         c->logit = c->logit > 0 ? c->logit / p->repetition_penalty : c->logit * p->repetition_penalty;
         c->logit -= p->frequency_penalty * (float)seen + p->presence_penalty;
     }
+}
+
+static int gather(ds4_sampler *s, const float *logits)
+{
+    const int n = gather_biased(s, logits);
+    penalise(s, n);
     return n;
 }
 
@@ -169,4 +181,40 @@ ds4_token ds4_sample(ds4_sampler *s, const float *logits)
     const double sum = soften(s->candidates, n, p->temperature);
     n = truncate_tail(s->candidates, n, sum, p->top_p, p->min_p);
     return draw(s, s->candidates, n);
+}
+
+ds4_token ds4_sample_best(ds4_sampler *s, const float *logits)
+{
+    const int n = gather_biased(s, logits);
+    return best_of(s->candidates, n);
+}
+
+/* Keeps the n best of what it is shown, best first. */
+static int keep_best(ds4_logprob *top, int have, int n, candidate c)
+{
+    if (n == 0 || c.logit == -INFINITY) return have;
+    if (have == n && c.logit <= top[n - 1].logprob) return have;
+    int at = have < n ? have : n - 1;
+    for (; at > 0 && top[at - 1].logprob < c.logit; at--) top[at] = top[at - 1];
+    top[at] = (ds4_logprob){ c.token, c.logit };
+    return have < n ? have + 1 : n;
+}
+
+int ds4_sampler_logprobs(ds4_sampler *s, const float *logits, ds4_token chosen, float *self, ds4_logprob *top, int n)
+{
+    const int all = gather(s, logits);
+    float best = -INFINITY, own = -INFINITY;
+    int have = 0;
+    for (int i = 0; i < all; i++) {
+        const candidate c = s->candidates[i];
+        if (c.logit > best) best = c.logit;
+        if (c.token == chosen) own = c.logit;
+        have = keep_best(top, have, n, c);
+    }
+    double sum = 0.0;
+    for (int i = 0; i < all; i++) sum += exp((double)s->candidates[i].logit - best);
+    const float norm = best + (float)log(sum);
+    *self = own - norm;
+    for (int i = 0; i < have; i++) top[i].logprob -= norm;
+    return have;
 }

@@ -142,6 +142,13 @@ int ds4_session_rewind_point(const ds4_session *s, int want)
     return i < 0 ? 0 : s->points[i].length;
 }
 
+bool ds4_session_has_logits(const ds4_session *s, int length)
+{
+    if (length == s->kv->length) return s->has_logits;
+    const int i = point_at(s, length);
+    return i >= 0 && s->points[i].length == length && s->points[i].has_logits;
+}
+
 int ds4_session_rewind(ds4_session *s, int want)
 {
     if (want >= s->kv->length) return s->kv->length;
