@@ -6,7 +6,8 @@
  * does not come delays nobody and is cancelled when its queue is full.
  *
  * sched_submit, sched_cancel, sched_next, sched_release, sched_status: any thread. `wake` is called on the
- * engine thread and must only signal. */
+ * engine thread and must only signal; sched_release waits for one that is under way, so nothing that wake
+ * takes may be held there. */
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
 
@@ -50,7 +51,7 @@ typedef enum { CHOOSE_AUTO, CHOOSE_NONE, CHOOSE_REQUIRED, CHOOSE_NAMED } tool_ch
 /* Everything is copied or taken; the caller keeps nothing but the ticket. */
 typedef struct {
     const char     *id;                     /* "req_...", for logs                                         */
-    reuse_prompt   *prompt;                 /* taken, also on failure                                      */
+    reuse_prompt   *prompt;                 /* its content is taken, also on failure; *prompt is zeroed    */
     chat_start      start;
     const chat_tool *tools;                 /* offered                                                     */
     int             n_tools;
@@ -76,13 +77,14 @@ typedef struct {
 } sched_request;
 
 /* DS4_EFULL: the queue is full; *retry_s is set to the estimated wait, 1..60. DS4_ECANCELLED: shutting down.
- * DS4_EARG: the prompt does not fit (the caller checks before with sched_fits). */
+ * DS4_EARG: the prompt does not fit (sched_capacity), or a sampling value makes no sense. */
 ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out, int *retry_s, ds4_error *err);
 
 typedef enum {
     SCHED_NOTHING,              /* wait for the next wake                                                   */
     SCHED_ADMITTED,             /* usage.prompt_tokens and cached_tokens are known                          */
     SCHED_PREFILL,              /* done, total                                                              */
+    SCHED_ECHO,                 /* answer.tokens: the prompt's, before the first answer; the first has no logprob (NAN) */
     SCHED_ANSWER,               /* answer                                                                   */
     SCHED_DONE,                 /* all choices are finished; usage is final; the last event                 */
     SCHED_FAILED                /* error; the last event                                                    */
@@ -99,9 +101,10 @@ typedef struct {
 sched_kind sched_next(sched_ticket *t, sched_event *out);
 /* Ends within one step: leaves the queue, the prefill at the next chunk, the decode at the next token. */
 void       sched_cancel(sched_ticket *t);
-void       sched_release(sched_ticket *t);              /* cancels if it still runs; t is gone */
+/* Cancels if it still runs; t is gone. All tickets are released before sched_close. NULL is fine. */
+void       sched_release(sched_ticket *t);
 
-int        sched_capacity(const scheduler *s);          /* tokens of the largest slot */
+int        sched_capacity(const scheduler *s);          /* tokens of the largest slot; a prompt needs one fewer */
 
 /* For /slots and /health: a copy, without the engine's locks. */
 typedef struct {

@@ -17,6 +17,7 @@ typedef enum { ENDED_STOP, ENDED_LENGTH, ENDED_ABORT, ENDED_ERROR, ENDED_TOOL_CA
 typedef _Atomic uint64_t counter;
 
 static inline void counter_add(counter *c, uint64_t n) { atomic_fetch_add_explicit(c, n, memory_order_relaxed); }
+static inline void counter_set(counter *c, uint64_t n) { atomic_store_explicit(c, n, memory_order_relaxed); }
 static inline uint64_t counter_get(const counter *c) { return atomic_load_explicit((counter *)c, memory_order_relaxed); }
 
 typedef struct {

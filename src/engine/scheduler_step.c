@@ -1,0 +1,194 @@
+/* scheduler_step: the rows of one step.
+ *
+ * First one row per decoding slot (more where tokens are forced), then rows of prompts. With decoders beside it a
+ * prompt gets as many rows as keep the step within twice a decoder's own, or 150 ms; alone it gets whole chunks,
+ * as long as one takes less than two seconds, so that whoever leaves or comes is noticed [kvcache.md 9]. */
+#include "engine/scheduler_internal.h"
+
+#include "base/checked.h"
+#include "base/status.h"
+
+#define DECODER_WAIT_NS     UINT64_C(150000000)
+#define CHUNK_NS            UINT64_C(2000000000)
+#define FIRST_QUANTUM       128         /* until something was measured           */
+#define LEAST_QUANTUM       16
+#define LEAST_CHUNK         32
+#define MOST_QUANTUM        2048
+#define ECHO_ROWS           32          /* with logits for each of them           */
+
+static int rows_in(uint64_t ns, uint64_t row_ns, int least, int most)
+{
+    if (row_ns == 0) return most;
+    const uint64_t rows = ns / row_ns;
+    return rows > (uint64_t)most ? most : max_int(least, (int)rows);
+}
+
+static int quantum_of(const scheduler *s, int decoders)
+{
+    if (decoders == 0) return rows_in(CHUNK_NS, s->row_ns, min_int(LEAST_CHUNK, s->chunk), s->chunk);
+    if (s->o.prefill_quantum > 0) return min_int(s->o.prefill_quantum, s->chunk);
+    if (s->row_ns == 0) return min_int(FIRST_QUANTUM, s->chunk);
+    uint64_t room = s->decode_ns;
+    if (room + s->decode_ns < DECODER_WAIT_NS) room = DECODER_WAIT_NS - s->decode_ns;
+    return rows_in(room, s->row_ns, min_int(LEAST_QUANTUM, s->chunk), min_int(MOST_QUANTUM, s->chunk));
+}
+
+static uint64_t blend(uint64_t old, uint64_t now) { return old ? (3 * old + now) / 4 : now; }
+
+static void measure(scheduler *s, int decode_rows, int prompt_rows, uint64_t ns)
+{
+    if (prompt_rows == 0) {
+        s->decode_ns = blend(s->decode_ns, ns);
+        return;
+    }
+    const uint64_t others = decode_rows ? s->decode_ns : 0;
+    if (ns > others) s->row_ns = blend(s->row_ns, (ns - others) / (uint64_t)prompt_rows + 1);
+}
+
+static int tokens_left(const slot *sl) { return (int)(sl->feed.n - sl->fed); }
+
+/* Adds up to n tokens of the slot's feed. */
+static ds4_status add(scheduler *s, slot *sl, int n, ds4_error *err)
+{
+    const int left = tokens_left(sl);
+    n = min_int(min_int(n, left), slot_next_stop(sl, s) - ds4_session_length(sl->session));
+    const bool echo = sl->phase == PHASE_PROMPT && sl->job && sl->job->prompt_logprobs;
+    if (echo) n = min_int(n, ECHO_ROWS);
+    if (n <= 0) return DS4_OK;
+    const ds4_logits logits = echo ? DS4_LOGITS_ALL : n == left && sl->phase != PHASE_TAIL ? DS4_LOGITS_LAST : DS4_LOGITS_NONE;
+    const int first = ds4_batch_rows(s->batch);
+    const ds4_status st = ds4_batch_add(s->batch, sl->session, sl->feed.ids + sl->fed, n, logits, err);
+    if (st) return st;
+    sl->rows = n;
+    sl->first_row = first;
+    return DS4_OK;
+}
+
+static bool decodes(const slot *sl) { return sl->phase == PHASE_ANSWER || sl->phase == PHASE_TAIL; }
+
+/* The prompt that goes first: the shortest rest, so that a short request does not wait for a long one; every fourth
+ * time the oldest, so that a long one is not passed for ever. */
+static slot *next_prompt(scheduler *s, bool oldest)
+{
+    slot *best = NULL;
+    for (int i = 0; i < s->n_slots; i++) {
+        slot *sl = &s->slots[i];
+        if (sl->phase != PHASE_PROMPT || sl->rows || sl->passed) continue;
+        const bool better = !best || (oldest ? sl->job->started_ns < best->job->started_ns : tokens_left(sl) < tokens_left(best));
+        if (better) best = sl;
+    }
+    return best;
+}
+
+/* A slot whose rows can not be added ends with an error. */
+static void add_or_fail(scheduler *s, slot *sl, int n)
+{
+    ds4_error err;
+    if (add(s, sl, n, &err)) answers_fail(s, sl, &err);
+}
+
+static void collect(scheduler *s, int *decode_rows, int *prompt_rows)
+{
+    ds4_batch_clear(s->batch);
+    int decoders = 0;
+    for (int i = 0; i < s->n_slots; i++) {
+        slot *sl = &s->slots[i];
+        sl->rows = 0;
+        sl->passed = false;
+        if (!decodes(sl) || tokens_left(sl) == 0) continue;
+        add_or_fail(s, sl, s->chunk - ds4_batch_rows(s->batch));
+        decoders += sl->rows > 0;
+    }
+    *decode_rows = ds4_batch_rows(s->batch);
+
+    int room = min_int(quantum_of(s, decoders), s->chunk - *decode_rows);
+    bool oldest = ++s->turns % 4 == 0;
+    for (slot *sl; room > 0 && (sl = next_prompt(s, oldest)); oldest = false) {
+        const int before = ds4_batch_rows(s->batch);
+        add_or_fail(s, sl, room);
+        sl->passed = true;
+        room -= ds4_batch_rows(s->batch) - before;
+    }
+    *prompt_rows = ds4_batch_rows(s->batch) - *decode_rows;
+}
+
+/* ---- after a step ------------------------------------------------------------------------- */
+
+static void echo_rows(scheduler *s, slot *sl)
+{
+    sched_ticket *t = sl->job;
+    for (int i = 0; i < sl->rows; i++) {
+        const int next = (int)sl->fed + i + 1;      /* echo starts cold: feed is the prompt */
+        const float *logits = ds4_batch_logits(s->batch, sl->first_row + i);
+        if (logits && next < (int)t->prompt.tokens.n) ticket_note_echo(t, next, logits);
+    }
+}
+
+static void fed(scheduler *s, slot *sl)
+{
+    sched_ticket *t = sl->job;
+    const slot_phase phase = sl->phase;
+    if (phase == PHASE_PROMPT && t->prompt_logprobs) echo_rows(s, sl);
+    ds4_error err;
+    if (slot_fed(sl, s, sl->rows, &err)) {
+        answers_fail(s, sl, &err);
+        return;
+    }
+    if (phase == PHASE_PROMPT) {
+        if (s->o.metrics) counter_add(&s->o.metrics->prefill_tokens, (uint64_t)sl->rows);
+        if (!sl->orphan) ticket_stage(t, &(sched_event){ .kind = SCHED_PREFILL, .done = (int)sl->fed, .total = (int)sl->feed.n });
+    }
+}
+
+static void after(scheduler *s)
+{
+    for (int i = 0; i < s->n_slots; i++)
+        if (s->slots[i].rows) fed(s, &s->slots[i]);
+}
+
+/* The step failed as a whole and changed nothing: each slot goes alone, and those that fail so are to blame. */
+static void run_alone(scheduler *s, const ds4_error *why)
+{
+    int n = 0;
+    for (int i = 0; i < s->n_slots; i++) n += s->slots[i].rows > 0;
+    for (int i = 0; i < s->n_slots; i++) {
+        slot *sl = &s->slots[i];
+        const int rows = sl->rows;
+        if (rows == 0) continue;
+        sl->rows = 0;
+        ds4_error err = *why;
+        ds4_batch_clear(s->batch);
+        ds4_status st = n > 1 ? add(s, sl, rows, &err) : why->status;
+        if (!st) st = ds4_engine_step(s->engine, s->batch, &err);
+        if (!st) {
+            fed(s, sl);
+            sl->rows = 0;
+        } else if (st == DS4_ECANCELLED) {
+            sl->rows = 0;                           /* interrupted: tried again, unless it was cancelled meanwhile */
+        } else {
+            answers_fail(s, sl, &err);
+        }
+    }
+}
+
+void step_run(scheduler *s)
+{
+    int decode_rows, prompt_rows;
+    collect(s, &decode_rows, &prompt_rows);
+    if (ds4_batch_rows(s->batch) > 0) {
+        ds4_error err = { 0 };
+        const uint64_t start = sched_now(s);
+        err.status = ds4_engine_step(s->engine, s->batch, &err);
+        if (err.status) {
+            run_alone(s, &err);
+        } else {
+            measure(s, decode_rows, prompt_rows, sched_now(s) - start);
+            after(s);
+        }
+    }
+    for (int i = 0; i < s->n_slots; i++) {
+        slot *sl = &s->slots[i];
+        if (sl->phase != PHASE_IDLE && sl->fed == sl->feed.n) answers_advance(s, sl);
+        if (sl->job) ticket_publish(sl->job, false);
+    }
+}
