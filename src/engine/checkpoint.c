@@ -2,7 +2,7 @@
  *
  *   "KVC" | version 1 | expert bits | reason | flags | 0 | tokens u32 | hits u32
  *   | context u32 | 0 u32 | created u64 | used u64 | payload bytes u64
- *   | text bytes u32 | text | payload | integrity trailer
+ *   | text bytes u32 | text | payload | tool map, if flag 1 | integrity trailer
  *
  *   payload: "DSV4" and 12 or 13 more u32 (below) | tokens i32[n] | logits f32[V]
  *   | n_comp u32[layers] | n_index u32[layers]
@@ -15,25 +15,27 @@
  * Payload version 1 holds rows as f32; version 2 adds their element type as a
  * fourteenth number: f16, or packed as kv_row.h has them. Frontiers are always
  * f32. Little-endian. */
-#include "engine/engine.h"
+#include "engine/kvc.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "engine/engine.h"
 #include "text/tokenizer.h"
 
 #define HEADER_BYTES    48
-#define TRAILER_BLOCK   (1u << 20)
-#define FLAG_TOOL_MAP   1
-#define FLAG_INTEGRITY  8
+#define TRAILER_BLOCK   KVC_TRAILER_BLOCK
 #define PAYLOAD_MAGIC   0x34565344u     /* "DSV4" */
 #define MAX_TEXT_BYTES  (1u << 30)
+#define MAX_MAP_BYTES   (1u << 28)
 
 typedef enum { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_PACKED = 3 } element_type;
 
@@ -52,7 +54,6 @@ static uint64_t get_u64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return
 
 typedef struct {
     int        fd;
-    bool       writing;
     ds4_status st;              /* first failure; later calls do nothing */
     ds4_error *err;
     uint8_t   *buffer;          /* [TRAILER_BLOCK] bytes not yet written, or not yet consumed */
@@ -134,9 +135,9 @@ static void stream_read(block_stream *s, void *data, size_t n)
     }
 }
 
-static ds4_status stream_start(block_stream *s, int fd, bool writing, ds4_error *err)
+static ds4_status stream_start(block_stream *s, int fd, ds4_error *err)
 {
-    *s = (block_stream){ .fd = fd, .writing = writing, .err = err, .buffer = malloc(TRAILER_BLOCK) };
+    *s = (block_stream){ .fd = fd, .err = err, .buffer = malloc(TRAILER_BLOCK) };
     return s->buffer ? DS4_OK : ds4_fail(err, DS4_EMEMORY, "no memory to stream a checkpoint");
 }
 
@@ -157,6 +158,273 @@ static int frontier_pos(int ratio, int length, int i)
     return pos >= 0 && pos < length ? pos : -1;
 }
 
+/* Bytes of one row in a file. */
+static size_t file_row_bytes(const model_config *c, element_type e, bool index)
+{
+    if (e == ELEMENT_PACKED) return (size_t)kv_row_bytes(kv_row_format(c, true, index));
+    return (size_t)(index ? c->index_dim : c->head_dim) * (e == ELEMENT_F16 ? 2 : 4);
+}
+
+/* Room for one row: packing pads the narrowest ones. */
+static size_t row_buffer_bytes(const model_config *c) { return (size_t)max_int(c->head_dim, c->index_dim) * 4 + 16; }
+
+/* Compressed rows of a layer, or of its indexer. */
+static uint32_t row_count(const model_config *c, int layer, bool index, int length)
+{
+    const int ratio = c->ratio[layer];
+    return ratio == 0 || (index && ratio != 4) ? 0 : (uint32_t)(length / ratio);
+}
+
+/* Values and scores of a layer's compressor, or of its indexer's. */
+static size_t frontier_bytes(const model_config *c, int layer, bool index)
+{
+    const int ratio = c->ratio[layer], width = index ? c->index_dim : c->head_dim;
+    if (ratio == 0 || (index && ratio != 4)) return 0;
+    return 2u * (size_t)config_kept_tokens(ratio) * (size_t)(config_series(ratio) * width) * sizeof(float);
+}
+
+/* Of the payload for n tokens, the compressed rows. */
+static uint64_t growing_bytes(const model_config *c, int n, element_type element)
+{
+    uint64_t sum = 0;
+    for (int l = 0; l < c->n_layer; l++)
+        for (int index = 0; index < 2; index++) sum += (uint64_t)row_count(c, l, index, n) * file_row_bytes(c, element, index);
+    return sum;
+}
+
+/* Bytes of the payload for n tokens. */
+static uint64_t payload_bytes(const model_config *c, int n, element_type element)
+{
+    const uint64_t fields = element == ELEMENT_F32 ? P_FIELDS - 1 : P_FIELDS, ring = (uint64_t)min_int(n, c->n_swa);
+    uint64_t sum = 4 * fields + 4ull * (uint64_t)n + 4ull * (uint64_t)c->n_vocab + 8ull * (uint64_t)c->n_layer;
+    for (int l = 0; l < c->n_layer; l++)
+        sum += ring * file_row_bytes(c, element, false) + frontier_bytes(c, l, false) + frontier_bytes(c, l, true);
+    return sum + growing_bytes(c, n, element);
+}
+
+uint64_t kvc_constant_bytes(const ds4_engine *e, int tokens)
+{
+    const element_type element = e->o.kv_type == DS4_KV_PACKED && !e->o.no_rounding ? ELEMENT_PACKED : ELEMENT_F32;
+    return payload_bytes(&e->config, tokens, element) - growing_bytes(&e->config, tokens, element) - 4ull * (uint64_t)tokens;
+}
+
+static uint32_t header_crc(const uint8_t *h)
+{
+    uint32_t crc = crc32c(0, h, 12);
+    crc = crc32c(crc, h + 16, 16);
+    return crc32c(crc, h + 40, 8);
+}
+
+/* ---- save ---------------------------------------------------------------------------------- */
+
+/* Everything but the rows that only grow stands in `part`, in the order of the file: text, payload head, and per
+ * layer ring rows and frontiers; then the tool map. */
+struct kvc {
+    const ds4_session *s;       /* borrowed, for its growing rows */
+    int                length;
+    element_type       element;
+    uint8_t            header[HEADER_BYTES];
+    size_t             head_bytes, map_bytes;   /* of `part` up to the first layer; of the tool map */
+    uint8_t           *part;
+    size_t             part_bytes;
+    uint8_t           *at;      /* while it is filled */
+};
+
+static void put(kvc *c, const void *data, size_t n)
+{
+    if (n > 0) memcpy(c->at, data, n);
+    c->at += n;
+}
+
+static void put_head(kvc *k)
+{
+    const ds4_session *s = k->s;
+    const ds4_engine *e = s->engine;
+    const model_config *c = &e->config;
+    const bool narrow = k->element != ELEMENT_F32;
+    const uint32_t head[P_FIELDS] = {
+        [P_MAGIC] = PAYLOAD_MAGIC, [P_VERSION] = narrow ? 2 : 1, [P_CONTEXT] = (uint32_t)s->kv->capacity,
+        [P_CHUNK] = (uint32_t)e->o.max_batch_rows, [P_RING] = (uint32_t)s->kv->memory.layer[0].ring.rows,
+        [P_WINDOW] = (uint32_t)c->n_swa, [P_COMPRESSED] = (uint32_t)(s->kv->capacity / 4),
+        [P_TOKENS] = (uint32_t)k->length, [P_LAYERS] = (uint32_t)c->n_layer, [P_WIDTH] = (uint32_t)c->head_dim,
+        [P_INDEX_WIDTH] = (uint32_t)c->index_dim, [P_VOCAB] = (uint32_t)c->n_vocab,
+        [P_LIVE] = (uint32_t)min_int(k->length, c->n_swa), [P_ELEMENT] = k->element };
+    put(k, head, (narrow ? P_FIELDS : P_FIELDS - 1) * sizeof head[0]);
+    put(k, s->tokens, (size_t)k->length * sizeof *s->tokens);
+
+    const float none = NAN;                         /* a session without logits says so */
+    if (s->has_logits) put(k, s->logits, (size_t)c->n_vocab * sizeof(float));
+    else for (int i = 0; i < c->n_vocab; i++) put(k, &none, sizeof none);
+
+    for (int index = 0; index < 2; index++)
+        for (int l = 0; l < c->n_layer; l++) {
+            const uint32_t n = row_count(c, l, index, k->length);
+            put(k, &n, sizeof n);
+        }
+}
+
+static void put_frontier(kvc *k, int layer, bool index, bool score)
+{
+    const int ratio = k->s->engine->config.ratio[layer];
+    const size_t cols = frontier_bytes(&k->s->engine->config, layer, index) / 2 / (size_t)config_kept_tokens(ratio) / 4;
+    for (int i = 0; i < config_kept_tokens(ratio); i++) {
+        const int pos = frontier_pos(ratio, k->length, i);
+        const float none = score ? -INFINITY : 0.0f;
+        if (pos >= 0) kv_read_frontier(k->s->kv, layer, index, score, pos, (float *)(void *)k->at);
+        else for (size_t j = 0; j < cols; j++) memcpy(k->at + 4 * j, &none, sizeof none);
+        k->at += 4 * cols;
+    }
+}
+
+static void put_layer(kvc *k, int layer)
+{
+    const model_config *c = &k->s->engine->config;
+    const size_t row = file_row_bytes(c, k->element, false);
+    for (int pos = max_int(0, k->length - c->n_swa); pos < k->length; pos++, k->at += row)
+        kv_read_ring(k->s->kv, layer, pos, k->at);
+    for (int index = 0; index < 2; index++)
+        for (int score = 0; score < 2 && frontier_bytes(c, layer, index) > 0; score++) put_frontier(k, layer, index, score);
+}
+
+static void fill_header(kvc *k, const kvc_about *a)
+{
+    const ds4_engine *e = k->s->engine;
+    const uint64_t now = clock_unix_seconds();
+    uint8_t *h = k->header;
+    memcpy(h, "KVC\1", 4);
+    h[4] = (uint8_t)e->shape.expert_bits;
+    h[5] = (uint8_t)a->reason;
+    h[6] = (uint8_t)(KVC_INTEGRITY | a->flags | (k->map_bytes ? KVC_TOOL_MAP : 0));
+    put_u32(h + 8, (uint32_t)k->length);
+    put_u32(h + 16, (uint32_t)k->s->kv->capacity);
+    put_u64(h + 24, now);
+    put_u64(h + 32, now);
+    put_u64(h + 40, payload_bytes(&e->config, k->length, k->element));
+}
+
+static ds4_status fill(kvc *k, const kvc_about *a, slice text, ds4_error *err)
+{
+    const model_config *c = &k->s->engine->config;
+    if (text.len > MAX_TEXT_BYTES || a->tool_map.len > MAX_MAP_BYTES)
+        return ds4_fail(err, DS4_EFULL, "a checkpoint's text of %zu and tool map of %zu bytes are too long", text.len, a->tool_map.len);
+    k->map_bytes = a->tool_map.len;
+    k->part_bytes = 4 + text.len + (size_t)(payload_bytes(c, k->length, k->element) - growing_bytes(c, k->length, k->element)) + k->map_bytes;
+    k->part = malloc(k->part_bytes);
+    if (!k->part) return ds4_fail(err, DS4_EMEMORY, "no memory to save %d tokens: %zu bytes are copied", k->length, k->part_bytes);
+
+    const uint32_t text_bytes = (uint32_t)text.len;
+    k->at = k->part;
+    fill_header(k, a);
+    put(k, &text_bytes, sizeof text_bytes);
+    put(k, text.data, text.len);
+    put_head(k);
+    k->head_bytes = (size_t)(k->at - k->part);
+    for (int l = 0; l < c->n_layer; l++) put_layer(k, l);
+    put(k, a->tool_map.data, a->tool_map.len);
+    return DS4_OK;
+}
+
+ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_error *err)
+{
+    *out = NULL;
+    kvc *k = calloc(1, sizeof *k);
+    if (!k) return ds4_fail(err, DS4_EMEMORY, "no memory to save a session");
+    k->s = s;
+    k->length = s->kv->length;
+    k->element = kv_is_packed(s->kv) ? ELEMENT_PACKED : ELEMENT_F32;
+
+    bytes own;
+    bytes_init(&own, MAX_TEXT_BYTES);
+    ds4_status st = DS4_OK;
+    if (!a->text.data) st = tokenizer_decode(s->engine->vocab, s->tokens, (size_t)k->length, true, &own, err);
+    if (!st) st = fill(k, a, a->text.data ? a->text : (slice){ own.data, own.len }, err);
+    bytes_free(&own);
+    if (st) kvc_free(k);
+    else *out = k;
+    return st;
+}
+
+void kvc_free(kvc *c)
+{
+    if (!c) return;
+    free(c->part);
+    free(c);
+}
+
+uint64_t kvc_bytes(const kvc *c)
+{
+    const uint64_t checked = c->part_bytes + growing_bytes(&c->s->engine->config, c->length, c->element);
+    return HEADER_BYTES + checked + kvc_trailer_bytes(checked);
+}
+
+static void write_rows(block_stream *io, const kvc *k, int layer, bool index, uint8_t *row)
+{
+    const model_config *c = &k->s->engine->config;
+    const int n = (int)row_count(c, layer, index, k->length);
+    for (int r = 0; r < n && !io->st; r++) {
+        kv_read_compressed(k->s->kv, layer, index, r, row);
+        stream_write(io, row, file_row_bytes(c, k->element, index));
+    }
+}
+
+static void write_layers(block_stream *io, const kvc *k, uint8_t *row)
+{
+    const model_config *c = &k->s->engine->config;
+    const uint8_t *at = k->part + k->head_bytes;
+    for (int l = 0; l < c->n_layer && !io->st; l++) {
+        const size_t ring = (size_t)min_int(k->length, c->n_swa) * file_row_bytes(c, k->element, false);
+        stream_write(io, at, ring);
+        at += ring;
+        for (int index = 0; index < 2; index++) {
+            write_rows(io, k, l, index, row);
+            stream_write(io, at, frontier_bytes(c, l, index));
+            at += frontier_bytes(c, l, index);
+        }
+    }
+    stream_write(io, at, k->map_bytes);
+}
+
+static void write_trailer(block_stream *s, const uint8_t *header)
+{
+    uint8_t head[12] = { 'K', 'I', 'C', 1 };
+    flush_block(s);
+    put_u32(head + 4, TRAILER_BLOCK);
+    put_u32(head + 8, (uint32_t)s->n_crc);
+    const uint32_t crc = header_crc(header);
+    if (!s->st) s->st = file_write_all(s->fd, head, sizeof head, "checkpoint", s->err);
+    if (!s->st && s->n_crc > 0) s->st = file_write_all(s->fd, s->crc, s->n_crc * sizeof *s->crc, "checkpoint", s->err);
+    if (!s->st) s->st = file_write_all(s->fd, &crc, sizeof crc, "checkpoint", s->err);
+}
+
+ds4_status kvc_write(const kvc *k, int fd, ds4_error *err)
+{
+    block_stream io;
+    ds4_status st = stream_start(&io, fd, err);
+    if (st) return st;
+    uint8_t *row = malloc(row_buffer_bytes(&k->s->engine->config));
+    if (!row) stream_fail(&io, DS4_EMEMORY, "no memory to write a checkpoint");
+    if (!io.st) io.st = file_write_all(fd, k->header, sizeof k->header, "checkpoint", err);
+    stream_write(&io, k->part, k->head_bytes);
+    if (!io.st) write_layers(&io, k, row);
+    if (!io.st) write_trailer(&io, k->header);
+    st = io.st;
+    free(row);
+    stream_end(&io);
+    return st;
+}
+
+ds4_status ds4_session_save(const ds4_session *s, int fd, int reason, ds4_error *err)
+{
+    kvc *k = NULL;
+    const kvc_about a = { .reason = reason };
+    ds4_status st = kvc_take(&k, s, &a, err);
+    if (!st) st = kvc_write(k, fd, err);
+    kvc_free(k);
+    return st;
+}
+
+/* ---- load ---------------------------------------------------------------------------------- */
+
 typedef struct {
     ds4_session *s;
     block_stream io;
@@ -167,22 +435,14 @@ typedef struct {
     float       *numbers;       /* of a row, or a frontier  */
 } transfer;
 
-/* Bytes of one row in a file. */
-static size_t file_row_bytes(const model_config *c, element_type e, bool index)
-{
-    if (e == ELEMENT_PACKED) return (size_t)kv_row_bytes(kv_row_format(c, true, index));
-    return (size_t)(index ? c->index_dim : c->head_dim) * (e == ELEMENT_F16 ? 2 : 4);
-}
-
 static bool transfer_open(transfer *t)
 {
     const model_config *c = &t->s->engine->config;
-    const size_t widest = (size_t)max_int(c->head_dim, c->index_dim);
-    t->row = malloc(widest * 4 + 16);               /* packing pads the narrowest rows */
-    t->file_row = malloc(widest * 4 + 16);
-    t->numbers = malloc(2 * widest * sizeof(float));
+    t->row = malloc(row_buffer_bytes(c));
+    t->file_row = malloc(row_buffer_bytes(c));
+    t->numbers = malloc(2 * row_buffer_bytes(c));
     if (t->row && t->file_row && t->numbers) return true;
-    stream_fail(&t->io, DS4_EMEMORY, "no memory to stream a checkpoint");
+    stream_fail(&t->io, DS4_EMEMORY, "no memory to load a checkpoint");
     return false;
 }
 
@@ -192,12 +452,6 @@ static void transfer_close(transfer *t)
     free(t->row);
     free(t->file_row);
     free(t->numbers);
-}
-
-/* A session writes its rows as it holds them. */
-static void row_to_file(transfer *t, bool index)
-{
-    stream_write(&t->io, t->row, file_row_bytes(&t->s->engine->config, t->element, index));
 }
 
 /* Any element type into the session's own; what was rounded when it was written
@@ -220,164 +474,47 @@ static void row_from_file(transfer *t, bool index)
     else kv_row_pack(own, t->row, t->numbers);
 }
 
-static void move_frontier(transfer *t, int layer, bool index, bool score, int width)
+static void read_ring(transfer *t, int layer)
 {
-    kv *k = t->s->kv;
-    const int ratio = k->memory.layer[layer].ratio, cols = config_series(ratio) * width;
-    for (int i = 0; i < config_kept_tokens(ratio) && !t->io.st; i++) {
-        const int pos = frontier_pos(ratio, t->length, i);
-        if (!t->io.writing) {
-            stream_read(&t->io, t->numbers, (size_t)cols * sizeof(float));
-            if (pos >= 0 && !t->io.st) kv_write_frontier(k, layer, index, score, pos, t->numbers);
-            continue;
-        }
-        if (pos >= 0) kv_read_frontier(k, layer, index, score, pos, t->numbers);
-        else for (int j = 0; j < cols; j++) t->numbers[j] = score ? -INFINITY : 0.0f;
-        stream_write(&t->io, t->numbers, (size_t)cols * sizeof(float));
+    const int first = max_int(0, t->length - t->s->engine->config.n_swa);
+    for (int pos = first; pos < t->length && !t->io.st; pos++) {
+        row_from_file(t, false);
+        if (!t->io.st) kv_write_ring(t->s->kv, layer, pos, t->row);
     }
 }
 
-static void move_compressed(transfer *t, int layer, bool index, int width)
-{
-    kv *k = t->s->kv;
-    const int n = t->length / k->memory.layer[layer].ratio;
-    for (int r = 0; r < n && !t->io.st; r++) {
-        if (t->io.writing) {
-            kv_read_compressed(k, layer, index, r, t->row);
-            row_to_file(t, index);
-        } else {
-            row_from_file(t, index);
-            if (!t->io.st) kv_write_compressed(k, layer, index, r, t->row);
-        }
-    }
-    move_frontier(t, layer, index, false, width);
-    move_frontier(t, layer, index, true, width);
-}
-
-static void move_layers(transfer *t)
+static void read_frontier(transfer *t, int layer, bool index, bool score)
 {
     const model_config *c = &t->s->engine->config;
-    kv *k = t->s->kv;
+    const int ratio = c->ratio[layer], kept = config_kept_tokens(ratio);
+    for (int i = 0; i < kept && !t->io.st; i++) {
+        const int pos = frontier_pos(ratio, t->length, i);
+        stream_read(&t->io, t->numbers, frontier_bytes(c, layer, index) / 2 / (size_t)kept);
+        if (pos >= 0 && !t->io.st) kv_write_frontier(t->s->kv, layer, index, score, pos, t->numbers);
+    }
+}
+
+static void read_compressed(transfer *t, int layer, bool index)
+{
+    const int n = (int)row_count(&t->s->engine->config, layer, index, t->length);
+    for (int r = 0; r < n && !t->io.st; r++) {
+        row_from_file(t, index);
+        if (!t->io.st) kv_write_compressed(t->s->kv, layer, index, r, t->row);
+    }
+    if (frontier_bytes(&t->s->engine->config, layer, index) == 0) return;
+    read_frontier(t, layer, index, false);
+    read_frontier(t, layer, index, true);
+}
+
+static void read_layers(transfer *t)
+{
+    const model_config *c = &t->s->engine->config;
     for (int l = 0; l < c->n_layer && !t->io.st; l++) {
-        for (int pos = max_int(0, t->length - c->n_swa); pos < t->length && !t->io.st; pos++) {
-            if (t->io.writing) {
-                kv_read_ring(k, l, pos, t->row);
-                row_to_file(t, false);
-            } else {
-                row_from_file(t, false);
-                if (!t->io.st) kv_write_ring(k, l, pos, t->row);
-            }
-        }
-        if (c->ratio[l] > 0) move_compressed(t, l, false, c->head_dim);
-        if (c->ratio[l] == 4) move_compressed(t, l, true, c->index_dim);
+        read_ring(t, l);
+        read_compressed(t, l, false);
+        read_compressed(t, l, true);
     }
 }
-
-/* Bytes of the payload for n tokens. */
-static uint64_t payload_bytes(const model_config *c, int n, element_type element)
-{
-    const uint64_t row = file_row_bytes(c, element, false), index_row = file_row_bytes(c, element, true);
-    const uint64_t fields = element == ELEMENT_F32 ? P_FIELDS - 1 : P_FIELDS;
-    uint64_t sum = 4 * fields + 4ull * (uint64_t)n + 4ull * (uint64_t)c->n_vocab + 8ull * (uint64_t)c->n_layer;
-    for (int l = 0; l < c->n_layer; l++) {
-        const int ratio = c->ratio[l];
-        sum += (uint64_t)min_int(n, c->n_swa) * row;
-        if (ratio == 0) continue;
-        const uint64_t widths = (uint64_t)(c->head_dim + (ratio == 4 ? c->index_dim : 0));
-        sum += (uint64_t)(n / ratio) * (row + (ratio == 4 ? index_row : 0));
-        sum += 2ull * (uint64_t)config_kept_tokens(ratio) * (uint64_t)config_series(ratio) * widths * 4u;
-    }
-    return sum;
-}
-
-static uint32_t header_crc(const uint8_t *h)
-{
-    uint32_t crc = crc32c(0, h, 12);
-    crc = crc32c(crc, h + 16, 16);
-    return crc32c(crc, h + 40, 8);
-}
-
-/* ---- save ---------------------------------------------------------------------------------- */
-
-static void write_payload_head(transfer *t)
-{
-    const ds4_session *s = t->s;
-    const ds4_engine *e = s->engine;
-    const model_config *c = &e->config;
-    const bool narrow = t->element != ELEMENT_F32;
-    const uint32_t head[P_FIELDS] = {
-        [P_MAGIC] = PAYLOAD_MAGIC, [P_VERSION] = narrow ? 2 : 1, [P_CONTEXT] = (uint32_t)s->kv->capacity,
-        [P_CHUNK] = (uint32_t)e->o.max_batch_rows, [P_RING] = (uint32_t)s->kv->memory.layer[0].ring.rows,
-        [P_WINDOW] = (uint32_t)c->n_swa, [P_COMPRESSED] = (uint32_t)(s->kv->capacity / 4),
-        [P_TOKENS] = (uint32_t)t->length, [P_LAYERS] = (uint32_t)c->n_layer, [P_WIDTH] = (uint32_t)c->head_dim,
-        [P_INDEX_WIDTH] = (uint32_t)c->index_dim, [P_VOCAB] = (uint32_t)c->n_vocab,
-        [P_LIVE] = (uint32_t)min_int(t->length, c->n_swa), [P_ELEMENT] = t->element };
-    stream_write(&t->io, head, (narrow ? P_FIELDS : P_FIELDS - 1) * sizeof head[0]);
-    stream_write(&t->io, s->tokens, (size_t)t->length * sizeof *s->tokens);
-
-    const float none = NAN;                         /* a session without logits says so */
-    if (s->has_logits) stream_write(&t->io, s->logits, (size_t)c->n_vocab * sizeof(float));
-    else for (int i = 0; i < c->n_vocab; i++) stream_write(&t->io, &none, sizeof none);
-
-    for (int index = 0; index < 2; index++)
-        for (int l = 0; l < c->n_layer; l++) {
-            const int ratio = c->ratio[l];
-            const uint32_t n = ratio == 0 || (index && ratio != 4) ? 0 : (uint32_t)(t->length / ratio);
-            stream_write(&t->io, &n, sizeof n);
-        }
-}
-
-static void write_trailer(block_stream *s, const uint8_t *header)
-{
-    uint8_t head[12] = { 'K', 'I', 'C', 1 };
-    flush_block(s);
-    put_u32(head + 4, TRAILER_BLOCK);
-    put_u32(head + 8, (uint32_t)s->n_crc);
-    const uint32_t crc = header_crc(header);
-    if (!s->st) s->st = file_write_all(s->fd, head, sizeof head, "checkpoint", s->err);
-    if (!s->st && s->n_crc > 0) s->st = file_write_all(s->fd, s->crc, s->n_crc * sizeof *s->crc, "checkpoint", s->err);
-    if (!s->st) s->st = file_write_all(s->fd, &crc, sizeof crc, "checkpoint", s->err);
-}
-
-ds4_status ds4_session_save(const ds4_session *session, int fd, int reason, ds4_error *err)
-{
-    ds4_session *s = (ds4_session *)session;        /* only read here; transfer serves both ways */
-    const ds4_engine *e = s->engine;
-    transfer t = { .s = s, .length = s->kv->length,
-                   .element = kv_is_packed(s->kv) ? ELEMENT_PACKED : ELEMENT_F32 };
-    bytes text;
-    bytes_init(&text, MAX_TEXT_BYTES);
-    ds4_status st = tokenizer_decode(e->vocab, s->tokens, (size_t)t.length, true, &text, err);
-    if (!st) st = stream_start(&t.io, fd, true, err);
-    if (st) {
-        bytes_free(&text);
-        return st;
-    }
-
-    const uint64_t now = clock_unix_seconds();
-    uint8_t header[HEADER_BYTES] = { 'K', 'V', 'C', 1, (uint8_t)e->shape.expert_bits, (uint8_t)reason, FLAG_INTEGRITY };
-    put_u32(header + 8, (uint32_t)t.length);
-    put_u32(header + 16, (uint32_t)s->kv->capacity);
-    put_u64(header + 24, now);
-    put_u64(header + 32, now);
-    put_u64(header + 40, payload_bytes(&e->config, t.length, t.element));
-
-    t.io.st = file_write_all(fd, header, sizeof header, "checkpoint", err);
-    const uint32_t text_bytes = (uint32_t)text.len;
-    stream_write(&t.io, &text_bytes, sizeof text_bytes);
-    stream_write(&t.io, text.data, text.len);
-    if (transfer_open(&t)) {
-        write_payload_head(&t);
-        move_layers(&t);
-        write_trailer(&t.io, header);
-    }
-    st = t.io.st;
-    transfer_close(&t);
-    bytes_free(&text);
-    return st;
-}
-
-/* ---- load ---------------------------------------------------------------------------------- */
 
 static ds4_status bad(ds4_error *err, const char *what, unsigned long long got, unsigned long long want)
 {
@@ -424,8 +561,7 @@ static void check_row_counts(transfer *t)
     const model_config *c = &t->s->engine->config;
     for (int index = 0; index < 2; index++)
         for (int l = 0; l < c->n_layer && !t->io.st; l++) {
-            const int ratio = c->ratio[l];
-            const uint32_t want = ratio == 0 || (index && ratio != 4) ? 0 : (uint32_t)(t->length / ratio);
+            const uint32_t want = row_count(c, l, index, t->length);
             uint32_t n = 0;
             stream_read(&t->io, &n, sizeof n);
             if (!t->io.st && n != want) stream_fail(&t->io, DS4_EFORMAT, "checkpoint: row counts do not follow from the token count");
@@ -454,7 +590,6 @@ static ds4_status read_header(int fd, uint8_t *header, ds4_error *err)
     if (st) return st;
     if (memcmp(header, "KVC", 3)) return ds4_fail(err, DS4_EFORMAT, "this is not a session checkpoint (it does not begin with KVC)");
     if (header[3] != 1) return ds4_fail(err, DS4_EUNSUPPORTED, "checkpoint version %d; this program reads version 1", header[3]);
-    if (header[6] & FLAG_TOOL_MAP) return ds4_fail(err, DS4_EUNSUPPORTED, "the checkpoint carries a tool map, which this program does not read");
     return DS4_OK;
 }
 
@@ -468,19 +603,50 @@ static void skip_text(block_stream *s, uint32_t n)
     }
 }
 
-static ds4_status load(ds4_session *s, int fd, ds4_error *err)
+/* Bytes of the tool map that follows the payload. The header does not tell: what the file has beyond the rest. */
+static ds4_status map_bytes_of(int fd, const uint8_t *header, uint64_t text_and_payload, uint64_t *out, ds4_error *err)
+{
+    struct stat f;
+    *out = 0;
+    if (!(header[6] & KVC_TOOL_MAP)) return DS4_OK;
+    const off_t at = lseek(fd, 0, SEEK_CUR);        /* behind header and text length */
+    if (at < 0 || fstat(fd, &f) || !S_ISREG(f.st_mode))
+        return ds4_fail(err, DS4_EUNSUPPORTED, "a checkpoint with a tool map can only be read from a regular file");
+    if (f.st_size < at) return ds4_fail(err, DS4_EIO, "checkpoint: the file became shorter while it was read");
+    const uint64_t rest = (uint64_t)(f.st_size - at) + 4;
+    const uint64_t checked = header[6] & KVC_INTEGRITY ? kvc_checked_bytes(rest) : rest;
+    if (checked <= text_and_payload || checked - text_and_payload > MAX_MAP_BYTES)
+        return ds4_fail(err, DS4_EFORMAT, "checkpoint: the tool map's size is absurd");
+    *out = checked - text_and_payload;
+    return DS4_OK;
+}
+
+static void read_map(transfer *t, uint64_t n, bytes *out)
+{
+    char piece[4096];
+    while (n > 0 && !t->io.st) {
+        const size_t take = (size_t)min_u64(n, sizeof piece);
+        stream_read(&t->io, piece, take);
+        if (out && !t->io.st && !bytes_append(out, piece, take)) stream_fail(&t->io, DS4_EMEMORY, "no memory for a checkpoint's tool map");
+        n -= take;
+    }
+}
+
+static ds4_status load(ds4_session *s, int fd, bytes *tool_map, ds4_error *err)
 {
     uint8_t header[HEADER_BYTES], text[4];
     uint32_t head[P_FIELDS] = { 0 };
     transfer t = { .s = s };
     ds4_status st = read_header(fd, header, err);
     if (!st) st = file_read_exact(fd, text, sizeof text, "checkpoint", err);
-    if (!st) st = stream_start(&t.io, fd, false, err);
+    if (!st) st = stream_start(&t.io, fd, err);
     if (st) return st;
 
     /* The checked part begins with the text's length, which was needed to know its end. */
-    uint64_t total = 0;
+    uint64_t total = 0, map_bytes = 0;
     if (!checked_add_u64(4ull + get_u32(text), get_u64(header + 40), &total)) stream_fail(&t.io, DS4_EFORMAT, "checkpoint: the payload size is absurd");
+    if (!t.io.st) t.io.st = map_bytes_of(fd, header, total, &map_bytes, err);
+    if (!t.io.st && !checked_add_u64(total, map_bytes, &total)) stream_fail(&t.io, DS4_EFORMAT, "checkpoint: the payload size is absurd");
     if (!t.io.st) {
         memcpy(t.io.buffer, text, 4);
         const size_t first = (size_t)(total < TRAILER_BLOCK ? total : TRAILER_BLOCK);
@@ -502,18 +668,24 @@ static ds4_status load(ds4_session *s, int fd, ds4_error *err)
         t.io.st = kv_grow(s->kv, t.length, err);
         read_tokens_and_logits(&t);
         check_row_counts(&t);
-        move_layers(&t);
-        if (header[6] & FLAG_INTEGRITY) check_trailer(&t.io, header);
+        read_layers(&t);
+        read_map(&t, map_bytes, tool_map);
+        if (header[6] & KVC_INTEGRITY) check_trailer(&t.io, header);
     }
     st = t.io.st;
     transfer_close(&t);
     return st;
 }
 
-ds4_status ds4_session_load(ds4_session *s, int fd, ds4_error *err)
+ds4_status kvc_load(ds4_session *s, int fd, bytes *tool_map, ds4_error *err)
 {
+    const size_t had = tool_map ? tool_map->len : 0;
     ds4_session_reset(s);
-    const ds4_status st = load(s, fd, err);
-    if (st) ds4_session_reset(s);
+    const ds4_status st = load(s, fd, tool_map, err);
+    if (!st) return DS4_OK;
+    ds4_session_reset(s);
+    if (tool_map) tool_map->len = had;              /* it was not verified */
     return st;
 }
+
+ds4_status ds4_session_load(ds4_session *s, int fd, ds4_error *err) { return kvc_load(s, fd, NULL, err); }

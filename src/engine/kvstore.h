@@ -6,7 +6,8 @@
  * written [kvcache.md 4]. Files of another model or rounding are never found: what made the rows
  * is part of the folder's structure (docs/formats.md).
  *
- * Engine thread, except kvstore_counts (any thread). */
+ * Engine thread, except kvstore_counts and kvstore_read_tool_maps (any thread). Log lines also come from the
+ * saving thread. */
 #ifndef ENGINE_KVSTORE_H
 #define ENGINE_KVSTORE_H
 
@@ -33,6 +34,8 @@ int  kv_continued_interval(const kv_save_policy *p);    /* rounded up to the ali
 /* The anchor of a cold prompt of n tokens, 0: none. last_user: token index of the last USER token before the first ASSISTANT
  * token, -1: none. */
 int  kv_cold_anchor(const kv_save_policy *p, int n, int last_user);
+/* What a file is worth keeping for [kvcache.md 4.4]; the lowest goes first. growing_bytes: of its size, what more tokens make more. */
+double kv_score(kv_save_reason reason, uint32_t hits, uint64_t age_seconds, int tokens, uint64_t growing_bytes);
 
 typedef struct {
     const char     *dir;
@@ -54,18 +57,19 @@ typedef struct {
     uint8_t  sha[20];
 } kvstore_hit;
 
-/* The longest entry whose text begins `text` and that holds at most max_tokens; false: none. `protect`ed until the next find.
- * skip: entries at or behind this many text bytes are passed over (for trying the next shorter one). */
+/* The longest entry whose text begins `text` and that holds at most max_tokens; false: none. It is not evicted before the next
+ * find. skip: entries of this many text bytes or more are passed over (for trying the next shorter one); 0: none are. */
 bool       kvstore_find(kvstore *s, slice text, int max_tokens, size_t skip, kvstore_hit *out);
 /* Seconds that loading will take, from what loads took so far. */
 double     kvstore_load_seconds(const kvstore *s, const kvstore_hit *h);
-/* Replaces the session's content and adds the file's tool map to `replay` (may be NULL). A file that fails is put aside
- * (.bad) and counted; the session is then empty. */
+/* Replaces the session's content and adds the file's tool map to `replay` (may be NULL). On failure the session is empty and
+ * the hit is a miss: DS4_ENOTFOUND: the file went or was replaced; DS4_EFORMAT, DS4_EIO, DS4_EUNSUPPORTED: it was put aside (.bad) and
+ * counted; DS4_EFULL, DS4_EMEMORY: this session or machine has no room for it. */
 ds4_status kvstore_load(kvstore *s, const kvstore_hit *h, ds4_session *session, replay_memory *replay, ds4_error *err);
 /* A load that turned out bad afterwards (logits that are not numbers, a failing first step): put aside too. */
 void       kvstore_reject(kvstore *s, const kvstore_hit *h);
 
-/* Tool maps of files whose ids are not in memory: reads the sections of all entries once, lazily. */
+/* Tool maps of files whose ids are not in memory: reads the sections of all entries once, lazily. Any thread. */
 void       kvstore_read_tool_maps(kvstore *s, replay_memory *replay);
 
 typedef struct {
@@ -75,14 +79,16 @@ typedef struct {
     bool           thinking;    /* of a visible one: which flag (2 or 4)                       */
     bool           wait;        /* evict, shutdown: a running save is waited for; else this one is skipped */
     replay_memory *replay;      /* its records that occur in text go along; NULL: none         */
+    int            interval;    /* of continued ones: kv_continued_interval(); 0: as by default */
     slice          conversation;/* text of the request being served: its prefixes are not evicted */
 } kvstore_save_options;
 
-/* Begins to write the session as it stands; decode may go on: what a step changes is copied before this returns. Rows that only
+/* Begins to write the session as it stands, unless its text is on disk already (DS4_OK); decode may go on: what a step changes is copied before this returns. Rows that only
  * grow are read by the saving thread, so the session must not be reset, rewound, loaded into or closed before kvstore_wait(session).
+ * A continued file makes shorter ones of the same text go, where no more than 4 intervals then lie between those that stay.
  * DS4_EFULL: over budget, or a save is running (nothing happens); DS4_EIO: the disk (saving pauses for a minute). */
 ds4_status kvstore_save(kvstore *s, ds4_session *session, const kvstore_save_options *o, ds4_error *err);
-void       kvstore_wait(kvstore *s, const ds4_session *session);    /* until no save reads it; NULL: any session */
+void       kvstore_wait(kvstore *s, const ds4_session *session);    /* until no save reads it; NULL: until none runs */
 /* Tokens of this text's longest prefix on disk. */
 int        kvstore_covered(kvstore *s, slice text);
 
