@@ -69,6 +69,12 @@ bool  api_effort(api_reader *rd, const api_value *v, api_wish *w);
 /* {type: enabled|disabled|adaptive, budget_tokens} or a boolean. */
 bool  api_thinking(api_reader *rd, const api_value *v, api_wish *w);
 
+/* ---- fields of chat and completions --------------------------------------------------------- */
+
+bool  api_stream_fields(api_reader *rd, const api_value *body);     /* stream, stream_options  */
+bool  api_no_constraints(api_reader *rd, const api_value *body);    /* response_format, guided_* */
+bool  api_choices(api_reader *rd, const api_value *body);           /* n */
+
 /* ---- the end of parsing --------------------------------------------------------------------- */
 
 /* What follows from all fields together: tools, mode and effort, sampling policy, result ids, scrubs,
@@ -114,6 +120,7 @@ api_encoder *completions_encoder(const api_request *r, const api_config *c);
 api_encoder *responses_encoder(const api_request *r, const api_config *c);
 api_encoder *messages_encoder(const api_request *r, const api_config *c);
 
+#define API_FINGERPRINT "ds4-1"
 #define API_TEXT_MAX (64u << 20)        /* bytes that an encoder keeps of one part of an answer */
 
 /* Appends to a kept text; a failure is remembered in e->status. */

@@ -68,7 +68,7 @@ bool api_refuse_queue_full(api_error *e, api_dialect d, int retry_s)
 
 bool api_refuse_unavailable(api_error *e, bool loading)
 {
-    if (loading) api_refuse(e, 503, "server_error", "loading", NULL, "The model is still being loaded; try again soon.");
+    if (loading) api_refuse(e, 503, "server_error", "loading", NULL, "The model is still being loaded; try again.");
     else api_refuse(e, 503, "server_error", "shutting_down", NULL, "The server is shutting down.");
     if (e) e->retry_after = 2;
     return false;

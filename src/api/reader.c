@@ -358,13 +358,15 @@ bool api_get_bool(const api_reader *rd, const api_value *object, const char *nam
     return true;
 }
 
-bool api_get_number(const api_reader *rd, const api_value *object, const char *name, double min, double max, double *out)
+bool api_get_number(const api_reader *rd, const api_value *object, const char *name,
+                    double min, double max, double *out)
 {
     const api_value v = api_field(rd, object, name);
     return !api_given(rd, &v) || api_to_number(rd, &v, min, max, out);
 }
 
-bool api_get_int(const api_reader *rd, const api_value *object, const char *name, int64_t min, int64_t max, int64_t *out)
+bool api_get_int(const api_reader *rd, const api_value *object, const char *name,
+                 int64_t min, int64_t max, int64_t *out)
 {
     const api_value v = api_field(rd, object, name);
     return !api_given(rd, &v) || api_to_int(rd, &v, min, max, out);

@@ -79,8 +79,10 @@ bool api_wrong(const api_reader *rd, const api_value *v, const char *fmt, ...) _
 /* The field `name` of `object` into *out; absent and null leave *out as it is. False: refused. */
 bool api_get_string(const api_reader *rd, const api_value *object, const char *name, slice *out);
 bool api_get_bool(const api_reader *rd, const api_value *object, const char *name, bool *out);
-bool api_get_number(const api_reader *rd, const api_value *object, const char *name, double min, double max, double *out);
-bool api_get_int(const api_reader *rd, const api_value *object, const char *name, int64_t min, int64_t max, int64_t *out);
+bool api_get_number(const api_reader *rd, const api_value *object, const char *name,
+                    double min, double max, double *out);
+bool api_get_int(const api_reader *rd, const api_value *object, const char *name,
+                 int64_t min, int64_t max, int64_t *out);
 /* The same for a value in hand; absent and null are refused. */
 bool api_need_string(const api_reader *rd, const api_value *v, slice *out);
 bool api_need_array(const api_reader *rd, const api_value *v);
