@@ -107,7 +107,7 @@ void       reuse_slot_cut(reuse_slot *s, int n);
 ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_turn *turn, bool unsent, const vocab *v,
                              ds4_error *err);
 /* A second memory of src's first n tokens, for a side request that borrows its session. dst is initialised. */
-ds4_status reuse_slot_fork(reuse_slot *dst, const reuse_slot *src, int n, const vocab *v, ds4_error *err);
+ds4_status reuse_slot_fork(reuse_slot *dst, const reuse_slot *src, int n, ds4_error *err);
 
 /* ---- matching ---------------------------------------------------------------------------- */
 
