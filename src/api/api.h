@@ -67,6 +67,7 @@ bool api_refuse_too_long(api_error *e, api_dialect d, int n_prompt, int n_ctx);
 bool api_refuse_queue_full(api_error *e, api_dialect d, int retry_s);
 bool api_refuse_unavailable(api_error *e, bool loading);
 bool api_refuse_failed(api_error *e, const char *message);      /* 500 */
+bool api_refuse_orphan(api_error *e, slice call_id);            /* an output without its call */
 /* 400 of a sentence that begins with its field ("messages: ..."), as chat_render makes them. */
 bool api_refuse_field(api_error *e, const char *sentence);
 
@@ -125,6 +126,9 @@ typedef struct api_request {
     int          n_hints;
     const slice *result_ids;            /* call ids answered by the messages after the last assistant turn */
     int          n_results;
+    const slice *orphans;               /* responses: ids of outputs whose call is not in the input; one that nobody
+                                           remembers either is refused, see api_refuse_orphan    */
+    int          n_orphans;
     const slice *warnings;              /* for the log: unsupported parts, tools left out        */
     int          n_warnings;
 
