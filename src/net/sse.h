@@ -14,13 +14,13 @@ void sse_comment(bytes *out, const char *text);     /* ": text" and the empty li
 
 typedef struct {
     bytes line, event, data;
-    bool  after_cr, has_data;
+    bool  after_cr, has_data, begun;
 } sse_reader;
 
 void sse_reader_init(sse_reader *r, size_t max_event_bytes);
 void sse_reader_free(sse_reader *r);
-/* Calls `on_event` for each complete event; slices are good during the call. False: an event is
- * longer than the limit, or no memory; the stream can not go on. */
+/* Calls `on_event` for each complete event (event empty: it has no name); slices are good during the
+ * call. False: a line or an event is longer than the limit, or no memory; the stream can not go on. */
 bool sse_reader_push(sse_reader *r, slice data, void (*on_event)(void *ctx, slice event, slice data), void *ctx);
 
 #endif
