@@ -1,0 +1,93 @@
+#include "serve/pages.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/json_writer.h"
+
+static void words(json_writer *w, const char *key, const char *v)
+{
+    json_key(w, key);
+    if (v) json_text(w, v);
+    else json_null(w);
+}
+
+static void number(json_writer *w, const char *key, int64_t v)
+{
+    json_key(w, key);
+    json_int(w, v);
+}
+
+static void real(json_writer *w, const char *key, double v)
+{
+    json_key(w, key);
+    json_double(w, v, 6);
+}
+
+void page_root(bytes *out)
+{
+    bytes_text(out, "{\"name\":\"ds4-server\",\"status\":\"ok\"}");
+}
+
+void page_health(serve_state s, double progress, bytes *out)
+{
+    switch (s) {
+    case SERVE_READY:    bytes_text(out, "{\"status\":\"ok\"}"); break;
+    case SERVE_DRAINING: bytes_text(out, "{\"status\":\"shutting_down\"}"); break;
+    case SERVE_LOADING:  bytes_printf(out, "{\"status\":\"loading\",\"progress\":%.2f}", progress); break;
+    }
+}
+
+static const char *const states[] = { "empty", "prefill", "decode", "idle" };
+
+static void one_slot(json_writer *w, const sched_slot_status *s)
+{
+    char session[24];
+    snprintf(session, sizeof session, "%016" PRIx64, s->session);
+    json_object(w);
+    number(w, "id", s->slot);
+    words(w, "state", states[s->state]);
+    words(w, "session", s->session ? session : NULL);
+    number(w, "n_past", s->n_past);
+    number(w, "n_ctx", s->n_ctx);
+    real(w, "tokens_per_second", s->tokens_per_second);
+    words(w, "phase", s->state == SLOT_PREFILL || s->state == SLOT_DECODE ? states[s->state] : NULL);
+    json_key(w, "progress");
+    if (s->state == SLOT_PREFILL && s->total > 0) json_double(w, (double)s->done / s->total, 4);
+    else json_null(w);
+    words(w, "request_id", s->request_id[0] ? s->request_id : NULL);
+    number(w, "last_used", (int64_t)(s->last_used_ns / 1000000000u));
+    json_object_end(w);
+}
+
+void page_slots(const sched_slot_status *slots, int n, bytes *out)
+{
+    json_writer w;
+    json_init(&w, out);
+    json_array(&w);
+    for (int i = 0; i < n; i++) one_slot(&w, &slots[i]);
+    json_array_end(&w);
+}
+
+void page_props(const props_view *v, bytes *out)
+{
+    json_writer w;
+    json_init(&w, out);
+    json_object(&w);
+    words(&w, "model", v->model);
+    words(&w, "display_name", v->display_name);
+    words(&w, "quant", v->quant);
+    words(&w, "backend", v->backend);
+    words(&w, "build", v->version);
+    words(&w, "effort_profile", v->effort_profile);
+    number(&w, "ctx", v->ctx);
+    number(&w, "slots", v->slots);
+    number(&w, "vocab_size", v->vocab_size);
+    words(&w, "kv_dir", v->kv_dir);
+    number(&w, "kv_bytes", (int64_t)v->disk.bytes);
+    number(&w, "kv_files", (int64_t)v->disk.files);
+    number(&w, "kv_budget_bytes", (int64_t)v->disk.budget_bytes);
+    real(&w, "uptime_seconds", v->uptime_s);
+    real(&w, "load_seconds", v->load_s);
+    json_object_end(&w);
+}
