@@ -97,8 +97,8 @@ static exit_code run(const cli_options *o, console *c)
 {
     ds4_error err = { 0 };
     prompt_source prompt;
-    if (o->chdir_to && chdir(o->chdir_to)) {
-        console_error(c, "--chdir: can not go to %s", o->chdir_to);
+    if (o->flags.chdir_to && chdir(o->flags.chdir_to)) {
+        console_error(c, "--chdir: can not go to %s", o->flags.chdir_to);
         return CLI_FAILED;
     }
     if (o->job == JOB_INSPECT) return inspect_run(o, c);

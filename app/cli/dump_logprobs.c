@@ -89,7 +89,7 @@ static void write_head(listing *l, const probe *p)
     json_key(&l->json, "prompt_tokens");
     json_int(&l->json, (int64_t)prompt_tokens);
     json_key(&l->json, "ctx");
-    json_int(&l->json, p->options->ctx);
+    json_int(&l->json, p->options->flags.ctx);
     json_key(&l->json, "top_k");
     json_int(&l->json, l->top_k);
     json_key(&l->json, "steps");

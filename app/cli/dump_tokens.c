@@ -41,8 +41,8 @@ static ds4_status tokenise(const cli_options *o, const prompt_source *p, const g
     const slice text = { p->text, p->len }, system = { p->system, p->system_len };
     if (!o->dump_tokens) return prompt_tokens_raw(v, text, out, err);
     const prompt_mode mode = {
-        .mode = (think_mode)o->mode, .profile = model_profile(o, chat_profile_of(g)),
-        .ctx = o->ctx, .think_max_min_ctx = o->think_max_min_ctx,
+        .mode = (think_mode)o->flags.mode, .profile = model_profile(&o->flags, chat_profile_of(g)),
+        .ctx = o->flags.ctx, .think_max_min_ctx = o->flags.think_max_min_ctx,
     };
     return prompt_tokens_chat(v, &mode, system, text, out, err);
 }
@@ -67,7 +67,7 @@ exit_code dump_tokens_run(const cli_options *o, const prompt_source *prompt, con
     token_list tokens;
     token_list_init(&tokens, (size_t)1 << 28);
 
-    exit_code code = model_find(&path, o, c);
+    exit_code code = model_find(&path, &o->flags, c);
     if (code) return code;
     ds4_status st = gguf_open(&g, path.path, NULL, &err);
     if (!st) st = vocab_open(&v, g, &err);

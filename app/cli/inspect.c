@@ -125,7 +125,7 @@ static ds4_status describe_memory(bytes *out, const cli_options *o, const char *
     for (size_t i = 0; i < countof(contexts); i++) {
         char weights[24], kv[24], work[24], total[24];
         ds4_plan p;
-        const ds4_engine_options e = model_engine_options(o, path, (model_room){ .ctx = contexts[i] }, c);
+        const ds4_engine_options e = model_engine_options(&o->flags, path, (model_room){ .ctx = contexts[i] }, c);
         const ds4_status st = ds4_engine_plan(&e, &p, err);
         if (st) return st;
         console_bytes(weights, p.weight_bytes);
@@ -144,7 +144,7 @@ exit_code inspect_run(const cli_options *o, console *c)
     gguf *g = NULL;
     model_config shape;
     bytes out;
-    exit_code code = model_find(&path, o, c);
+    exit_code code = model_find(&path, &o->flags, c);
     if (code) return code;
 
     bytes_init(&out, (size_t)1 << 20);

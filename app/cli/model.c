@@ -20,10 +20,10 @@ exit_code model_exit_code(ds4_status st)
     }
 }
 
-exit_code model_find(model_path *p, const cli_options *o, console *c)
+exit_code model_find(model_path *p, const model_flags *f, console *c)
 {
     ds4_error err = { 0 };
-    const ds4_status st = model_path_find(p, o->model, o->model_from_env, &err);
+    const ds4_status st = model_path_find(p, f->model, f->model_from_env, &err);
     if (st) console_error(c, "%s", err.message);
     return model_exit_code(st);
 }
@@ -64,23 +64,23 @@ static void on_trace(void *ctx, const char *line)
     console_print(ctx, "%s", line);
 }
 
-ds4_engine_options model_engine_options(const cli_options *o, const char *path, model_room room, console *c)
+ds4_engine_options model_engine_options(const model_flags *f, const char *path, model_room room, console *c)
 {
     ds4_engine_options e = ds4_engine_defaults();
     e.model_path = path;
-    e.backend = o->backend;
-    e.n_threads = o->threads;
-    e.max_sessions = 1;
+    e.backend = f->backend;
+    e.n_threads = f->threads;
+    e.max_sessions = max_int(room.sessions, 1);
     e.max_tokens = room.ctx;
-    e.max_batch_rows = min_int(o->prefill_chunk, room.ctx);     /* 0: the engine chooses */
+    e.max_batch_rows = min_int(f->prefill_chunk, room.ctx);     /* 0: the engine chooses */
     e.rewind_points = room.rewind_points;
-    e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
-    e.no_rounding = strcmp(o->rounding, "off") == 0;
-    e.exact = o->quality;
-    e.warm_weights = o->warm_weights;
-    e.huge_pages = o->huge_pages;
-    e.expert_cache = o->expert_cache;
-    e.isa_mask = o->isa_mask;
+    e.kv_type = strcmp(f->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
+    e.no_rounding = strcmp(f->rounding, "off") == 0;
+    e.exact = f->quality;
+    e.warm_weights = f->warm_weights;
+    e.huge_pages = f->huge_pages;
+    e.expert_cache = f->expert_cache;
+    e.isa_mask = f->isa_mask;
     e.progress = on_progress;
     e.interrupted = on_layer;
     e.log = on_log;
@@ -91,7 +91,7 @@ ds4_engine_options model_engine_options(const cli_options *o, const char *path, 
 
 /* ---- opening ---------------------------------------------------------------- */
 
-static void print_plan(const ds4_plan *p, int ctx, console *c)
+void model_print_plan(const ds4_plan *p, int ctx, console *c)
 {
     char weights[24], kv[24], scratch[24], total[24], available[24], cache[24];
     console_bytes(weights, p->expert_cache_bytes ? p->dense_bytes : p->weight_bytes);
@@ -105,18 +105,18 @@ static void print_plan(const ds4_plan *p, int ctx, console *c)
                  total, available);
 }
 
-effort_profile model_profile(const cli_options *o, effort_profile of_file)
+effort_profile model_profile(const model_flags *f, effort_profile of_file)
 {
-    if (strcmp(o->effort_profile, "0731") == 0) return EFFORT_PROFILE_0731;
-    if (strcmp(o->effort_profile, "preview") == 0) return EFFORT_PROFILE_PREVIEW;
+    if (strcmp(f->effort_profile, "0731") == 0) return EFFORT_PROFILE_0731;
+    if (strcmp(f->effort_profile, "preview") == 0) return EFFORT_PROFILE_PREVIEW;
     return of_file;
 }
 
-prompt_mode model_prompt_mode(const model *m, const cli_options *o)
+prompt_mode model_prompt_mode(const model *m, const model_flags *f)
 {
     return (prompt_mode){
-        .mode = (think_mode)o->mode, .profile = m->profile,
-        .ctx = m->engine_options.max_tokens, .think_max_min_ctx = o->think_max_min_ctx,
+        .mode = (think_mode)f->mode, .profile = m->profile,
+        .ctx = m->engine_options.max_tokens, .think_max_min_ctx = f->think_max_min_ctx,
     };
 }
 
@@ -125,26 +125,26 @@ static ds4_status plan_and_open(model *m, console *c, ds4_error *err)
     ds4_plan plan;
     ds4_status st = ds4_engine_plan(&m->engine_options, &plan, err);
     if (st) return st;
-    print_plan(&plan, m->engine_options.max_tokens, c);
+    model_print_plan(&plan, m->engine_options.max_tokens, c);
     st = ds4_engine_open(&m->engine, &m->engine_options, err);
     console_progress_end(c);
     return st;
 }
 
-static void report(const model *m, const cli_options *o, uint64_t ns, console *c)
+static void report(const model *m, const model_flags *f, uint64_t ns, console *c)
 {
     const int ctx = m->engine_options.max_tokens;
     console_note(c, "%s, %d layers, %d-bit experts, on %s", m->shape.name, m->shape.n_layer,
                  m->shape.expert_bits, m->shape.backend);
     console_detail(c, "loaded in %.2f s, chunks of %d rows", (double)ns / 1e9, m->shape.max_batch_rows);
-    if (o->ctx_given && ctx > m->shape.n_ctx_train)
+    if (f->ctx_given && ctx > m->shape.n_ctx_train)
         console_warning(c, "--ctx %d is longer than the %d tokens this model was made for", ctx, m->shape.n_ctx_train);
 }
 
 /* A policy is of threads, so it comes before there are any. */
-static void set_numa(const cli_options *o, console *c)
+void model_set_numa(const model_flags *f, console *c)
 {
-    if (strcmp(o->numa, "interleave") != 0) return;
+    if (strcmp(f->numa, "interleave") != 0) return;
     ds4_error err = { 0 };
     const uint64_t nodes = numa_nodes("");
     const int n = __builtin_popcountll(nodes);
@@ -154,17 +154,17 @@ static void set_numa(const cli_options *o, console *c)
                       "where they are", n);
 }
 
-exit_code model_open(model *m, const cli_options *o, model_room room, console *c)
+exit_code model_open(model *m, const model_flags *f, model_room room, console *c)
 {
     *m = (model){ 0 };
-    const exit_code missing = model_find(&m->path, o, c);
+    const exit_code missing = model_find(&m->path, f, c);
     if (missing) return missing;
     console_note(c, "model %s (%s)", m->path.path, m->path.found_by);
 
     ds4_error err = { 0 };
     const uint64_t start = clock_ns();
-    set_numa(o, c);
-    m->engine_options = model_engine_options(o, m->path.path, room, c);
+    model_set_numa(f, c);
+    m->engine_options = model_engine_options(f, m->path.path, room, c);
     const ds4_status st = plan_and_open(m, c, &err);
     if (st) {
         if (st != DS4_ECANCELLED) console_error(c, "%s", err.message);
@@ -173,8 +173,8 @@ exit_code model_open(model *m, const cli_options *o, model_room room, console *c
         return model_exit_code(st);
     }
     ds4_engine_shape(m->engine, &m->shape);
-    m->profile = model_profile(o, (effort_profile)m->shape.effort_profile);
-    report(m, o, clock_ns() - start, c);
+    m->profile = model_profile(f, (effort_profile)m->shape.effort_profile);
+    report(m, f, clock_ns() - start, c);
     return CLI_OK;
 }
 

@@ -26,11 +26,11 @@ static exit_code failed(oneshot *r, ds4_status st, const ds4_error *err)
 
 static exit_code too_long(oneshot *r, size_t wanted, ds4_status st, const ds4_error *err)
 {
-    if (st != DS4_EFULL || wanted <= (size_t)r->options->ctx) return failed(r, st, err);
+    if (st != DS4_EFULL || wanted <= (size_t)r->options->flags.ctx) return failed(r, st, err);
     ds4_plan plan;
     const bool known = ds4_engine_plan(&r->model.engine_options, &plan, NULL) == DS4_OK;
     console_error(r->console, "the prompt needs a context of %zu tokens and has %d; start with --ctx %zu or more",
-                  wanted, r->options->ctx, wanted + 1000);
+                  wanted, r->options->flags.ctx, wanted + 1000);
     if (known) console_note(r->console, "at most %d tokens fit this machine's memory", plan.max_tokens_that_fit);
     return CLI_TOO_LONG;
 }
@@ -105,7 +105,7 @@ static exit_code answer_prompt(oneshot *r)
     if (st) return failed(r, st, &err);
 
     const generate_options how = {
-        .max_tokens = r->options->n, .think_budget = r->options->think_budget, .stops = &r->options->stops,
+        .max_tokens = r->options->n, .think_budget = r->options->flags.think_budget, .stops = &r->options->stops,
         .start = conversation_section(&r->talk),
     };
     generate_result result;
@@ -125,12 +125,12 @@ static exit_code open_all(oneshot *r)
 {
     const cli_options *o = r->options;
     ds4_error err = { 0 };
-    const exit_code code = model_open(&r->model, o, (model_room){ .ctx = o->ctx }, r->console);
+    const exit_code code = model_open(&r->model, &o->flags, (model_room){ .ctx = o->flags.ctx }, r->console);
     if (code) return code;
 
-    ds4_status st = conversation_attach(&r->talk, r->model.engine, o->ctx, r->console, &err);
+    ds4_status st = conversation_attach(&r->talk, r->model.engine, o->flags.ctx, r->console, &err);
     if (st) return failed(r, st, &err);
-    r->talk.mode = model_prompt_mode(&r->model, o);
+    r->talk.mode = model_prompt_mode(&r->model, &o->flags);
     r->talk.system = (slice){ r->prompt->system, r->prompt->system_len };
 
     const ds4_sampling sampling = sampling_of(o, &r->model.shape);

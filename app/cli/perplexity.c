@@ -84,20 +84,20 @@ exit_code perplexity_run(const cli_options *o, console *c)
     probe p = { .options = o, .console = c };
     token_list text;
     token_list_init(&text, (size_t)1 << 30);
-    if (o->ctx < 2) {
+    if (o->flags.ctx < 2) {
         console_error(c, "--perplexity-file: needs --ctx 2 or more");
         return CLI_USAGE;
     }
-    exit_code code = model_open(&p.model, o, (model_room){ .ctx = o->ctx }, c);
+    exit_code code = model_open(&p.model, &o->flags, (model_room){ .ctx = o->flags.ctx }, c);
     if (code) return code;
 
-    ds4_status st = timeline_attach(&p.line, p.model.engine, o->ctx, c, &err);
+    ds4_status st = timeline_attach(&p.line, p.model.engine, o->flags.ctx, c, &err);
     if (!st) st = read_tokens(&p, o->perplexity_file, &text, &err);
     scoring s = { .probe = &p, .total = text.n };
     const uint64_t start = clock_ns();
     if (!st) {
         console_progress_begin(c, "perplexity", PROGRESS_TOKENS, text.n);
-        st = score_text(&s, &text, o->ctx, &err);
+        st = score_text(&s, &text, o->flags.ctx, &err);
         console_progress_end(c);
     }
     code = st ? probe_failed(&p, st, &err) : print(&s, clock_ns() - start, c);

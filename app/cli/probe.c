@@ -18,7 +18,7 @@ exit_code probe_failed(probe *p, ds4_status st, const ds4_error *err)
 static ds4_status render(probe *p, const prompt_source *prompt, ds4_error *err)
 {
     const vocab *v = ds4_engine_vocab(p->model.engine);
-    const prompt_mode mode = model_prompt_mode(&p->model, p->options);
+    const prompt_mode mode = model_prompt_mode(&p->model, &p->options->flags);
     const slice text = { prompt->text, prompt->len }, system = { prompt->system, prompt->system_len };
     token_list tokens;
     token_list_init(&tokens, (size_t)1 << 28);
@@ -35,9 +35,9 @@ static ds4_status check_lengths(const probe *p, ds4_error *err)
     const token_sequences *s = &p->prompts;
     for (size_t i = 0; i < s->n; i++) {
         const size_t n = s->begin[i + 1] - s->begin[i];
-        if (n > (size_t)p->options->ctx)
+        if (n > (size_t)p->options->flags.ctx)
             return ds4_fail(err, DS4_EFULL, "prompt %zu has %zu tokens and the context %d; "
-                            "start with --ctx %zu or more", i, n, p->options->ctx, n + 1000);
+                            "start with --ctx %zu or more", i, n, p->options->flags.ctx, n + 1000);
     }
     return DS4_OK;
 }
@@ -46,10 +46,10 @@ exit_code probe_open(probe *p, const cli_options *o, const prompt_source *prompt
 {
     ds4_error err = { 0 };
     *p = (probe){ .options = o, .console = c };
-    exit_code code = model_open(&p->model, o, (model_room){ .ctx = o->ctx }, c);
+    exit_code code = model_open(&p->model, &o->flags, (model_room){ .ctx = o->flags.ctx }, c);
     if (code) return code;
 
-    ds4_status st = timeline_attach(&p->line, p->model.engine, o->ctx, c, &err);
+    ds4_status st = timeline_attach(&p->line, p->model.engine, o->flags.ctx, c, &err);
     if (!st) st = o->token_ids ? token_sequences_read(&p->prompts, o->token_ids, p->model.shape.n_vocab, &err)
                                : render(p, prompt, &err);
     if (!st) st = check_lengths(p, &err);

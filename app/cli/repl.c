@@ -65,7 +65,7 @@ void repl_answer(repl *r)
         return;
     }
     const generate_options how = {
-        .max_tokens = r->options.n, .think_budget = r->options.think_budget, .stops = &r->options.stops,
+        .max_tokens = r->options.n, .think_budget = r->options.flags.think_budget, .stops = &r->options.stops,
         .start = conversation_section(&r->talk),
     };
     generate_answer(&r->talk.line, r->talk.vocab, r->sampler, &how, &r->out, &result, &err);
@@ -102,7 +102,7 @@ exit_code repl_open(repl *r, int ctx)
 {
     ds4_error err = { 0 };
     const model_room room = { .ctx = ctx, .rewind_points = REWIND_POINTS };
-    exit_code code = model_open(&r->model, &r->options, room, r->console);
+    exit_code code = model_open(&r->model, &r->options.flags, room, r->console);
     if (code) return code;
     const ds4_status st = conversation_attach(&r->talk, r->model.engine, ctx, r->console, &err);
     if (st) {
@@ -111,7 +111,7 @@ exit_code repl_open(repl *r, int ctx)
         return exit_code_of(st);
     }
     const think_mode mode = r->talk.mode.mode;
-    r->talk.mode = model_prompt_mode(&r->model, &r->options);
+    r->talk.mode = model_prompt_mode(&r->model, &r->options.flags);
     r->talk.mode.mode = mode;
     return CLI_OK;
 }
@@ -119,12 +119,12 @@ exit_code repl_open(repl *r, int ctx)
 static exit_code open_all(repl *r, const prompt_source *prompt)
 {
     ds4_error err = { 0 };
-    r->talk.mode.mode = (think_mode)r->options.mode;
+    r->talk.mode.mode = (think_mode)r->options.flags.mode;
     r->talk.keep_points = true;
     r->system = strndup(prompt->system, prompt->system_len);
     if (!r->system) return CLI_NO_MEMORY;
     r->talk.system = slice_of(r->system);
-    const exit_code code = repl_open(r, r->options.ctx);
+    const exit_code code = repl_open(r, r->options.flags.ctx);
     if (code) return code;
     r->sampling = sampling_of(&r->options, &r->model.shape);
     if (!repl_renew_sampler(r)) return CLI_FAILED;

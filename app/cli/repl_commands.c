@@ -119,7 +119,7 @@ static void change_ctx(repl *r, int ctx)
     conversation_detach(&r->talk);
     model_close(&r->model);
     if (repl_open(r, ctx) == CLI_OK) {
-        r->options.ctx = ctx;
+        r->options.flags.ctx = ctx;
         console_print(r->console, "Context: %d tokens; the conversation is computed again with the next message.", ctx);
         return;
     }
@@ -132,7 +132,7 @@ static void do_ctx(repl *r, const char *argument)
 {
     const size_t used = r->talk.line.tokens.n;
     int ctx;
-    if (cli_parse_ctx(argument, &ctx, NULL))
+    if (model_flags_parse_ctx(argument, &ctx, NULL))
         console_print(r->console, "/ctx needs a number of tokens, such as 32768 or 100k.");
     else if (used + 1 > (size_t)ctx)
         console_print(r->console, "The conversation has %zu tokens and does not fit %d; /reset or /undo first.",
