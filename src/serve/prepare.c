@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/json_writer.h"
 #include "text/tokenizer.h"
 
 #define MAX_PROMPT_BYTES ((size_t)256 << 20)    /* rendered: the largest body and all that replay adds */
@@ -46,8 +45,7 @@ uint64_t prepare_hint(slice value)
 /* What a render or the tokenizer said. Sentences of DS4_EARG begin with the field. */
 static bool refuse_status(prepared *p, ds4_status st, const ds4_error *err)
 {
-    if (st == DS4_EARG || st == DS4_EUNSUPPORTED || st == DS4_EFULL)
-        return api_refuse(&p->error, 400, "invalid_request_error", NULL, NULL, "%s", err->message);
+    if (st == DS4_EARG || st == DS4_EUNSUPPORTED || st == DS4_EFULL) return api_refuse_field(&p->error, err->message);
     return api_refuse_failed(&p->error, err->message);
 }
 
@@ -252,14 +250,7 @@ static bool apply_template(prepared *p)
     if (!api_parse_template(&p->request, p->body, p->context->api, &p->error)) return false;
     chat_prompt_init(&prompt, p->context->api->vocab, MAX_PROMPT_BYTES);
     const bool ok = render(p, p->request, &prompt, NULL);
-    if (ok) {
-        json_writer w;
-        json_init(&w, &p->answer);
-        json_object(&w);
-        json_key(&w, "prompt");
-        json_string(&w, prompt.text.data, prompt.text.len);
-        json_object_end(&w);
-    }
+    if (ok) api_template_body((slice){ prompt.text.data, prompt.text.len }, &p->answer);
     chat_prompt_free(&prompt);
     return ok;
 }

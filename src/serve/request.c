@@ -228,7 +228,7 @@ static ds4_status submit_with(request *r, const ds4_logit_bias *bias, int *retry
     const serve_model *m = r->s->model;
     const sched_request q = {
         .id = r->id, .prompt = &r->p.prompts[r->next_prompt], .start = r->p.start,
-        .tools = a->chat.tools, .n_tools = a->chat.n_tools, .choice = choice_of(a), .forced_tool = a->chosen_tool,
+        .tools = a->callable, .n_tools = a->n_callable, .choice = choice_of(a), .forced_tool = a->chosen_tool,
         .one_call = a->one_call, .raw = r->dialect == API_COMPLETIONS, .sampling = sampling_of(a, bias),
         .n = a->n > 0 ? a->n : 1, .first_choice = r->next_prompt * (a->n > 0 ? a->n : 1), .max_tokens = a->max_tokens,
         .think_budget = a->think_budget, .stops = a->stops, .n_stops = a->n_stops, .include_stop = a->include_stop,
@@ -293,7 +293,9 @@ static void echo(request *r, const sched_event *e)
 static void take_answer(request *r, const sched_event *e)
 {
     if (!r->first_ns) r->first_ns = clock_ns();
+    if (e->usage.prompt_tokens) r->usage = plus(r->before, &e->usage);
     if (is_stream(r)) open_stream(r);
+    api_encode_usage(r->encoder, &r->usage);
     api_encode(r->encoder, &e->answer, &r->out);
     if (e->answer.kind == ANSWER_CALL_BEGIN) r->calls++;
     if (e->answer.kind == ANSWER_FINISH) r->finish = finish_names[e->answer.finish];
