@@ -59,12 +59,15 @@ LIB  := $(B)/libds4.a
 
 PROGRAMS := ds4 ds4-gguf ds4-bench
 MAIN_ds4      := app/cli.c
+MAIN_ds4-server := app/serve.c
 MAIN_ds4-gguf := app/gguf.c
 MAIN_ds4-bench := app/bench.c
-APP_SRC  := $(filter-out app/cli.c app/gguf.c app/bench.c,$(wildcard app/*.c))
+APP_SRC  := $(filter-out app/cli.c app/serve.c app/gguf.c app/bench.c,$(wildcard app/*.c))
 APP_OBJ  := $(APP_SRC:%.c=$(B)/%.o)
 CLI_SRC  := $(wildcard app/cli/*.c)
 CLI_OBJ  := $(CLI_SRC:%.c=$(B)/%.o)
+SERVE_SRC := $(wildcard app/serve/*.c)
+SERVE_OBJ := $(SERVE_SRC:%.c=$(B)/%.o) $(patsubst %,$(B)/app/cli/%.o,model model_path signals)
 BENCH_SRC := $(wildcard app/bench/*.c)
 BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/signals.o
 
@@ -115,6 +118,10 @@ $(B)/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
+$(B)/bin/ds4-server: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
