@@ -240,7 +240,7 @@ void api_openai_failure(const api_error *why, bytes *out)
 slice api_token_text(const api_config *c, int32_t token)
 {
     size_t n;
-    const char *data = c->vocab ? vocab_bytes(c->vocab, token, &n) : NULL;
+    const char *data = vocab_bytes(c->vocab, token, &n);
     return data ? (slice){ data, n } : (slice){ "", 0 };
 }
 

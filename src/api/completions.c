@@ -110,7 +110,7 @@ typedef struct {
 typedef struct {
     bytes         text;
     legacy_arrays arrays;
-    size_t        offset;       /* characters of the tokens so far */
+    size_t        offset;       /* characters of the tokens so far; control tokens are not in the text */
     answer_finish finish;
 } completion;
 
@@ -208,7 +208,7 @@ static void add_tokens(const api_config *c, completion *k, const answer_token *t
         write_top(c, t, &name, &a->tops);
         w = item(&a->offsets);
         json_int(&w, (int64_t)k->offset);
-        k->offset += characters(api_token_text(c, t->self.token));
+        if (!vocab_hidden(c->vocab, t->self.token)) k->offset += characters(api_token_text(c, t->self.token));
     }
     if (name.failed) a->tokens.failed = true;
     bytes_free(&name);
