@@ -347,12 +347,20 @@ static void write_item(encoder *e, json_writer *w, const char *status, bool done
 
 /* ---- the events of an item ---------------------------------------------------------------- */
 
-static void send_item(encoder *e, const char *name, const char *status, bool done, bytes *out)
+static void announce_item(encoder *e, bytes *out)
 {
-    json_writer *w = begin_event(e, name);
+    json_writer *w = begin_event(e, "response.output_item.added");
     put_int(w, "output_index", e->index);
     json_key(w, "item");
-    write_item(e, w, status, done);
+    write_item(e, w, "in_progress", false);
+    end_event(e, out);
+}
+
+static void send_item_done(encoder *e, slice item, bytes *out)
+{
+    json_writer *w = begin_event(e, "response.output_item.done");
+    put_int(w, "output_index", e->index);
+    put_raw(w, "item", item);
     end_event(e, out);
 }
 
@@ -422,7 +430,7 @@ static void send_custom_input(encoder *e, bytes *out)
     end_event(e, out);
 }
 
-static void send_close(encoder *e, const char *status, bytes *out)
+static void send_parts_done(encoder *e, const char *status, bytes *out)
 {
     switch (e->open) {
     case ITEM_REASONING:
@@ -443,19 +451,20 @@ static void send_close(encoder *e, const char *status, bytes *out)
     case ITEM_NONE:
         break;
     }
-    send_item(e, "response.output_item.done", status, true, out);
 }
 
 static void close_item(encoder *e, const char *status, bytes *out)
 {
     if (e->open == ITEM_NONE) return;
-    if (streams(e)) send_close(e, status, out);
+    if (streams(e)) send_parts_done(e, status, out);
 
     json_writer w;
     if (e->items.len) bytes_char(&e->items, ',');
+    const size_t begin = e->items.len;
     json_init(&w, &e->items);
     write_item(e, &w, status, true);
-    if (e->items.failed) e->base.status = DS4_EMEMORY;
+    if (e->items.failed)  e->base.status = DS4_EMEMORY;
+    else if (streams(e))  send_item_done(e, (slice){ e->items.data + begin, e->items.len - begin }, out);
     e->open = ITEM_NONE;
     e->index++;
 }
@@ -472,7 +481,7 @@ static void open_item(encoder *e, item_kind kind, bytes *out)
     bytes_clear(&e->text);
     bytes_clear(&e->logprobs);
     if (!streams(e)) return;
-    send_item(e, "response.output_item.added", "in_progress", false, out);
+    announce_item(e, out);
     if (kind == ITEM_REASONING || kind == ITEM_TEXT) send_part(e, false, out);
 }
 
