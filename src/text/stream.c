@@ -5,14 +5,14 @@
 
 #include "base/status.h"
 #include "base/utf8.h"
-#include "text/stops.h"
+#include "text/stop_filter.h"
 
 struct stream {
     const vocab *v;
     bool         show_control, raw;
     char         pending[4];                    /* a character not yet complete */
     size_t       n_pending;
-    stops       *stops;                         /* owned */
+    stop_filter *stops;                         /* owned */
 };
 
 ds4_status stream_open(stream **out, const vocab *v, const stream_options *options, ds4_error *err)
@@ -25,7 +25,7 @@ ds4_status stream_open(stream **out, const vocab *v, const stream_options *optio
     s->v = v;
     s->show_control = options->show_control;
     s->raw = options->raw;
-    const ds4_status st = stops_open(&s->stops, options->stops, options->n_stops, err);
+    const ds4_status st = stop_filter_open(&s->stops, options->stops, options->n_stops, err);
     if (st) stream_close(s);
     else *out = s;
     return st;
@@ -34,7 +34,7 @@ ds4_status stream_open(stream **out, const vocab *v, const stream_options *optio
 void stream_close(stream *s)
 {
     if (!s) return;
-    stops_close(s->stops);
+    stop_filter_close(s->stops);
     free(s);
 }
 
@@ -45,8 +45,8 @@ static void emit_character(stream *s, bytes *out)
 {
     uint32_t cp;
     const size_t len = (size_t)utf8_next(s->pending, s->n_pending, &cp);
-    if (cp == UTF8_INVALID && !s->raw) stops_push(s->stops, slice_of("\xEF\xBF\xBD"), out);
-    else stops_push(s->stops, (slice){ s->pending, len }, out);
+    if (cp == UTF8_INVALID && !s->raw) stop_filter_push(s->stops, slice_of("\xEF\xBF\xBD"), out);
+    else stop_filter_push(s->stops, (slice){ s->pending, len }, out);
     s->n_pending -= len;
     memmove(s->pending, s->pending + len, s->n_pending);
 }
@@ -84,7 +84,7 @@ ds4_status stream_push(stream *s, int32_t token, bytes *out, ds4_error *err)
     const bool hidden = vocab_hidden(s->v, token);
     if (hidden || vocab_type(s->v, token) == TOKEN_CONTROL) flush_pending(s, out);
     if (hidden && !s->show_control) {
-        stops_release(s->stops, out);
+        stop_filter_release(s->stops, out);
         return check_out(out, err);
     }
     for (size_t i = 0; i < n; i++) feed_byte(s, data[i], out);
@@ -94,17 +94,17 @@ ds4_status stream_push(stream *s, int32_t token, bytes *out, ds4_error *err)
 ds4_status stream_flush(stream *s, bytes *out, ds4_error *err)
 {
     flush_pending(s, out);
-    stops_release(s->stops, out);
+    stop_filter_release(s->stops, out);
     return check_out(out, err);
 }
 
 int stream_stopped(const stream *s)
 {
-    return stops_seen(s->stops);
+    return stop_filter_seen(s->stops);
 }
 
 void stream_reset(stream *s)
 {
     s->n_pending = 0;
-    stops_reset(s->stops);
+    stop_filter_reset(s->stops);
 }

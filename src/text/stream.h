@@ -15,7 +15,7 @@
 #include "base/bytes.h"
 #include "base/slice.h"
 #include "ds4_status.h"
-#include "text/stops.h"
+#include "text/stop_filter.h"
 #include "text/vocab.h"
 
 typedef struct stream stream;

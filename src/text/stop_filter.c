@@ -1,4 +1,4 @@
-#include "text/stops.h"
+#include "text/stop_filter.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@ typedef struct {
     int   seen;                 /* bytes at the end of the output that begin this string */
 } pattern;
 
-struct stops {
+struct stop_filter {
     pattern patterns[STOPS_MAX];
     int     n;
     char    held[STOPS_MAX_BYTES];      /* the longest half-seen string */
@@ -42,25 +42,25 @@ static ds4_status take(pattern *p, slice text, ds4_error *err)
     return DS4_OK;
 }
 
-ds4_status stops_open(stops **out, const slice *strings, int n, ds4_error *err)
+ds4_status stop_filter_open(stop_filter **out, const slice *strings, int n, ds4_error *err)
 {
     *out = NULL;
     if (n < 0 || n > STOPS_MAX) return ds4_fail(err, DS4_EARG, "%d stop strings; %d are the most", n, STOPS_MAX);
-    stops *s = calloc(1, sizeof *s);
+    stop_filter *s = calloc(1, sizeof *s);
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for stop strings");
     s->hit = -1;
     while (s->n < n) {
         const ds4_status st = take(&s->patterns[s->n], strings[s->n], err);
         s->n++;
         if (!st) continue;
-        stops_close(s);
+        stop_filter_close(s);
         return st;
     }
     *out = s;
     return DS4_OK;
 }
 
-void stops_close(stops *s)
+void stop_filter_close(stop_filter *s)
 {
     if (!s) return;
     for (int i = 0; i < s->n; i++) {
@@ -77,7 +77,7 @@ static bool advance(pattern *p, char byte)
     return ++p->seen == p->len;
 }
 
-static void push_byte(stops *s, char byte, bytes *out)
+static void push_byte(stop_filter *s, char byte, bytes *out)
 {
     int longest = 0, hit = -1;
     for (int i = 0; i < s->n; i++) {
@@ -103,7 +103,7 @@ static void push_byte(stops *s, char byte, bytes *out)
     memmove(s->held, s->held + gone, s->n_held);
 }
 
-void stops_push(stops *s, slice text, bytes *out)
+void stop_filter_push(stop_filter *s, slice text, bytes *out)
 {
     if (s->n == 0) {
         bytes_append(out, text.data, text.len);
@@ -112,26 +112,26 @@ void stops_push(stops *s, slice text, bytes *out)
     for (size_t i = 0; i < text.len && s->hit < 0; i++) push_byte(s, text.data[i], out);
 }
 
-void stops_release(stops *s, bytes *out)
+void stop_filter_release(stop_filter *s, bytes *out)
 {
     bytes_append(out, s->held, s->n_held);
     s->n_held = 0;
     for (int i = 0; i < s->n; i++) s->patterns[i].seen = 0;
 }
 
-void stops_reset(stops *s)
+void stop_filter_reset(stop_filter *s)
 {
     s->hit = -1;
     s->n_held = 0;
     for (int i = 0; i < s->n; i++) s->patterns[i].seen = 0;
 }
 
-int stops_seen(const stops *s)
+int stop_filter_seen(const stop_filter *s)
 {
     return s->hit;
 }
 
-slice stops_string(const stops *s, int i)
+slice stop_filter_string(const stop_filter *s, int i)
 {
     return (slice){ s->patterns[i].text, (size_t)s->patterns[i].len };
 }
