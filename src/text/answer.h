@@ -30,6 +30,7 @@ typedef struct {
     const slice     *stops;             /* copied; in TEXT only                                  */
     int              n_stops;
     bool             include_stop;      /* the stop string itself is given out too               */
+    bool             one_call;          /* no parallel calls: the block is over after the first  */
     unclosed_think   unclosed;
     call_id_form     ids;
     int              choice;            /* for the events                                        */

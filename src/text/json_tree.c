@@ -368,10 +368,9 @@ static void write_escape(unsigned char c, bytes *out)
     }
 }
 
-void json_tree_write_string(slice text, bytes *out)
+void json_tree_escape(slice text, bytes *out)
 {
     size_t done = 0;
-    bytes_char(out, '"');
     for (size_t i = 0; i < text.len; i++) {
         const unsigned char c = (unsigned char)text.data[i];
         if (c >= 0x20 && c != '"' && c != '\\') continue;
@@ -380,6 +379,12 @@ void json_tree_write_string(slice text, bytes *out)
         done = i + 1;
     }
     if (done < text.len) bytes_append(out, text.data + done, text.len - done);
+}
+
+void json_tree_write_string(slice text, bytes *out)
+{
+    bytes_char(out, '"');
+    json_tree_escape(text, out);
     bytes_char(out, '"');
 }
 

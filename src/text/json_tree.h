@@ -53,7 +53,8 @@ uint32_t   json_tree_find(const json_tree *t, uint32_t object, const char *key);
 /* Appends a value in the style of prompts: ", " and ": " between, all characters raw
  * but \" \\ \n \r \t \b \f and \u00xx for other controls. */
 void       json_tree_write(const json_tree *t, uint32_t node, bytes *out);
-void       json_tree_write_string(slice text, bytes *out);      /* quotes and escapes */
+void       json_tree_escape(slice text, bytes *out);            /* the inside of a string; text may come in parts */
+void       json_tree_write_string(slice text, bytes *out);      /* with its quotes */
 /* The same without blanks, as APIs spell it. */
 void       json_tree_write_compact(const json_tree *t, uint32_t node, bytes *out);
 
