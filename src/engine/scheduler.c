@@ -221,7 +221,7 @@ static void reap(scheduler *s)
 {
     for (int i = 0; i < s->n_slots; i++) {
         slot *sl = &s->slots[i];
-        if (!sl->job || !ticket_cancelled(sl->job)) continue;
+        if (!sl->job || sl->phase == PHASE_TAIL || !ticket_cancelled(sl->job)) continue;
         sl->orphan = s->o.finish_orphans && sl->phase == PHASE_PROMPT && running(s) == 1 && nobody_waits(s);
         if (!sl->orphan) answers_end(s, sl, FINISH_CANCELLED);
     }
@@ -258,7 +258,7 @@ static bool wait_for_work(scheduler *s)
     refuse_waiting(s);
     if (sched_now(s) >= deadline)
         for (int i = 0; i < s->n_slots; i++)
-            if (s->slots[i].job) answers_end(s, &s->slots[i], FINISH_LENGTH);
+            if (s->slots[i].job && s->slots[i].phase != PHASE_TAIL) answers_end(s, &s->slots[i], FINISH_LENGTH);
     return running(s) > 0;
 }
 

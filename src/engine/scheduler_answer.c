@@ -101,18 +101,23 @@ static bool has_tail(const slot *sl, answer_finish how)
         && ds4_session_length(sl->session) + (int)(sl->feed.n - sl->fed) <= sl->capacity;
 }
 
+/* Nothing of the request is left to do. */
+static void leave(scheduler *s, slot *sl)
+{
+    sched_ticket *t = sl->job;
+    if (sl->phase != PHASE_PROMPT) slot_remember(sl, s, t, current(t));
+    slot_idle(sl, s);
+    ticket_publish(t, true);
+}
+
+/* The reader learns of the end at once; the session may need one more step. */
 static void end_request(scheduler *s, slot *sl)
 {
     sched_ticket *t = sl->job;
-    const answer_finish how = t->finish;
-    if (sl->phase == PHASE_ANSWER) slot_remember(sl, s, t, current(t), how);
-    account(s, sl, t, end_of(how), finish_word(how));
+    account(s, sl, t, end_of(t->finish), finish_word(t->finish));
     ticket_stage(t, &(sched_event){ .kind = SCHED_DONE, .usage = t->usage });
-
-    sl->job = NULL;
-    if (sl->phase == PHASE_ANSWER && has_tail(sl, how)) sl->phase = PHASE_TAIL;
-    else slot_idle(sl, s);
-    ticket_publish(t, true);
+    if (sl->phase == PHASE_ANSWER && has_tail(sl, t->finish)) sl->phase = PHASE_TAIL;
+    else leave(s, sl);
 }
 
 static void begin_choice(scheduler *s, slot *sl);
@@ -170,8 +175,9 @@ void answers_fail(scheduler *s, slot *sl, const ds4_error *why)
 {
     sched_ticket *t = sl->job;
     const ds4_error err = *why;
+    const bool done = sl->phase == PHASE_TAIL;      /* the answer is whole, only its session is not */
     sl->rows = 0;
-    if (t && t->from_disk) {
+    if (t->from_disk) {
         kvstore_reject(s->o.store, &t->hit);
         if (!slot_begin_cold(sl, s, t, NULL)) return;
     }
@@ -181,9 +187,11 @@ void answers_fail(scheduler *s, slot *sl, const ds4_error *why)
     sl->job = NULL;
     token_list_clear(&sl->feed);
     sl->fed = 0;
-    if (!t) return;
-
     log_line(&s->o.log, LOG_ERROR, "id=%s failed: %s", t->id, err.message);
+    if (done) {
+        ticket_publish(t, true);
+        return;
+    }
     account(s, sl, t, ENDED_ERROR, "error");
     ticket_stage(t, &(sched_event){ .kind = SCHED_FAILED, .usage = t->usage, .error = err });
     ticket_publish(t, true);
@@ -374,7 +382,7 @@ static void begin(scheduler *s, slot *sl)
 
 void answers_advance(scheduler *s, slot *sl)
 {
-    if (sl->phase == PHASE_TAIL) slot_idle(sl, s);
+    if (sl->phase == PHASE_TAIL) leave(s, sl);
     else if (sl->phase == PHASE_ANSWER) sample_next(s, sl);
     else if (sl->orphan) answers_end(s, sl, FINISH_CANCELLED);
     else begin(s, sl);

@@ -112,7 +112,7 @@ typedef struct {
     int           capacity;
     reuse_slot    memory;
     slot_phase    phase;
-    sched_ticket *job;          /* in PROMPT and ANSWER                                  */
+    sched_ticket *job;          /* NULL while IDLE                                       */
     bool          orphan;       /* the prompt is finished for whoever asks again         */
     token_list    feed;         /* tokens that go into the session                       */
     size_t        fed;          /* of them, those that did                               */
@@ -186,8 +186,8 @@ void       slot_mark(slot *sl);
 int        slot_next_stop(const slot *sl, const scheduler *s);  /* a length that a step must not pass */
 /* The next n tokens of feed have entered the session. */
 ds4_status slot_fed(slot *sl, scheduler *s, int n, ds4_error *err);
-/* How clients will send the turn back. */
-void       slot_remember(slot *sl, scheduler *s, sched_ticket *t, const answer *a, answer_finish how);
+/* The turn is complete and in the session. */
+void       slot_remember(slot *sl, scheduler *s, sched_ticket *t, const answer *a);
 void       slot_idle(slot *sl, scheduler *s);
 /* When more than `worth` tokens are not on disk. */
 void       slot_save_whole(slot *sl, scheduler *s, kv_save_reason reason, int worth, bool wait);

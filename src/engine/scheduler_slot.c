@@ -1,15 +1,13 @@
 /* scheduler_slot: a session and what is known of it.
  *
- * Decides what of a session stays for a request, plans where the rest of its prompt stops for rewind points and
- * checkpoints, and remembers the finished turn the way clients will send it back [kvcache.md 1-4]. */
+ * Brings the session to where a request can go on, plans where the rest of its prompt stops for rewind points and
+ * checkpoints, and keeps what reuse.h remembers in step with the session [kvcache.md 1-4]. */
 #include "engine/scheduler_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/status.h"
-#include "text/tools.h"
 
 #define TEXT_BYTES ((size_t)1 << 30)
 
@@ -47,7 +45,7 @@ int slot_rewind(slot *sl, scheduler *s, int want)
     if (want >= ds4_session_length(sl->session)) return ds4_session_length(sl->session);
     wait_for_save(sl, s);
     const int length = ds4_session_rewind(sl->session, want);
-    prefix_key_cut(&sl->memory.key, length);
+    reuse_slot_cut(&sl->memory, length);
     return length;
 }
 
@@ -91,7 +89,7 @@ static void save_here(slot *sl, scheduler *s, kv_save_reason reason)
 {
     bytes text;
     bytes_init(&text, TEXT_BYTES);
-    const slice key = slice_of_bytes(&sl->memory.key.data);
+    const slice key = prefix_key_bytes(&sl->memory.key);
     if (!prefix_key_text(key, s->v, &text, NULL) && save(sl, s, reason, &text, false, false) && sl->job) {
         answer_usage *u = &sl->job->usage;
         const int stored = min_int(ds4_session_length(sl->session), u->prompt_tokens) - u->cached_tokens;
@@ -107,47 +105,27 @@ void slot_save_whole(slot *sl, scheduler *s, kv_save_reason reason, int worth, b
     bytes text;
     bytes_init(&text, TEXT_BYTES);
     const bool visible = reuse_visible_text(&sl->memory, sl->memory.tools_hash != 0, s->v, &text);
-    const slice key = slice_of_bytes(&sl->memory.key.data);
+    const slice key = prefix_key_bytes(&sl->memory.key);
     if (!visible && prefix_key_text(key, s->v, &text, NULL)) bytes_clear(&text);
     if (text.len > 0 && length - kvstore_covered(s->o.store, slice_of_bytes(&text)) > worth)
         save(sl, s, reason, &text, visible, wait);
     bytes_free(&text);
 }
 
-/* The place in the key behind the first `text_bytes` of the prompt as text. */
-static size_t key_offset(const reuse_prompt *p, const vocab *v, size_t text_bytes)
+/* What a loaded session is for the prompt; false: nothing. */
+static bool recall_loaded(slot *sl, scheduler *s, sched_ticket *t)
 {
-    size_t at = 0;
-    for (size_t i = 0; i < p->tokens.n; i++) {
-        size_t n;
-        vocab_bytes(v, p->tokens.ids[i], &n);
-        if (at + n >= text_bytes) {
-            const size_t begin = i ? p->key.end[i - 1] : 0;
-            return at + n == text_bytes ? p->key.end[i] : begin + (text_bytes - at);
-        }
-        at += n;
-    }
-    return p->key.end[p->tokens.n - 1];
-}
-
-/* What a loaded session is for the prompt; false: nothing, it covers all of it and has no logits. */
-static bool match_loaded(slot *sl, scheduler *s, sched_ticket *t)
-{
-    const reuse_prompt *p = &t->prompt;
     const int n = ds4_session_length(sl->session);
-    const ds4_token *tokens = ds4_session_tokens(sl->session);
-    const bool aligned = (size_t)n <= p->tokens.n && memcmp(tokens, p->tokens.ids, (size_t)n * sizeof *tokens) == 0;
-    const size_t from = aligned ? p->key.end[n - 1] : key_offset(p, s->v, t->hit.text_bytes);
-    t->match = (reuse_match){ .method = REUSE_DISK, .keep = n, .from = from, .aligned = aligned };
-    if (prefix_key_push(&sl->memory.key, s->v, tokens, n, NULL)) return false;
-    return from < p->key.end[p->tokens.n - 1] || ds4_session_has_logits(sl->session, n);
+    return !reuse_slot_push(&sl->memory, s->v, ds4_session_tokens(sl->session), n, NULL)
+        && reuse_match_loaded(&t->prompt, &sl->memory, t->hit.text_bytes, s->v, &t->match)
+        && ((size_t)t->match.from < t->prompt.key.data.len || ds4_session_has_logits(sl->session, n));
 }
 
 /* Loads a checkpoint when it saves enough over what is live. True: t->match is of it. False: t->match is what
  * is left, cold when a load failed. */
 static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
 {
-    if (!s->o.store || t->retried || prefix_key_text(slice_of_bytes(&t->prompt.key.data), s->v, &t->text, NULL)) return false;
+    if (!s->o.store || t->retried || prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
     const slice text = slice_of_bytes(&t->text);
     for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, sl->capacity - 1, skip, &t->hit); skip = t->hit.text_bytes) {
         const int gain = t->hit.tokens - t->match.keep;
@@ -160,8 +138,7 @@ static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
             slot_reset(sl, s);
         }
         t->match = (reuse_match){ .method = REUSE_COLD };
-        ds4_error err;
-        if (!kvstore_load(s->o.store, &t->hit, sl->session, s->o.replay, &err) && match_loaded(sl, s, t)) return t->from_disk = true;
+        if (!kvstore_load(s->o.store, &t->hit, sl->session, s->o.replay, NULL) && recall_loaded(sl, s, t)) return t->from_disk = true;
         slot_reset(sl, s);
         t->match = (reuse_match){ .method = REUSE_COLD };
     }
@@ -170,11 +147,13 @@ static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
 
 /* ---- beginning a request ------------------------------------------------------------------ */
 
-/* Brings the session to where the match says. */
+/* Brings the session to where the match says; what the slot remembers follows in run. */
 static void apply(slot *sl, scheduler *s, sched_ticket *t)
 {
     const int keep = t->match.keep;
-    if (keep > 0 && slot_rewind(sl, s, keep) == keep) return;
+    if (keep == ds4_session_length(sl->session)) return;
+    wait_for_save(sl, s);
+    if (keep > 0 && ds4_session_rewind(sl->session, keep) == keep) return;
     slot_reset(sl, s);
     t->match = (reuse_match){ .method = REUSE_COLD };
 }
@@ -252,27 +231,19 @@ static void tell(scheduler *s, const slot *sl, sched_ticket *t, reuse_miss miss,
     ticket_stage(t, &(sched_event){ .kind = SCHED_ADMITTED, .usage = t->usage });
 }
 
-/* From now on the session is this request's conversation. The last turn stays known until there is a new one. */
-static void take_over(slot *sl, scheduler *s, const sched_ticket *t)
+static ds4_status run(slot *sl, scheduler *s, sched_ticket *t, ds4_error *err)
 {
-    reuse_slot *m = &sl->memory;
-    const reuse_prompt *p = &t->prompt;
-    m->ambiguous = p->ambiguous;
-    m->tools_hash = p->tools_hash;
-    bytes_clear(&m->tool_names);
-    bytes_append(&m->tool_names, p->tool_names.data, p->tool_names.len);
-    memcpy(m->hints, p->hints, sizeof m->hints);
-    m->n_hints = p->n_hints;
-    m->busy = true;
-    m->last_used_ns = sched_now(s);
-}
-
-static void run(slot *sl, scheduler *s, sched_ticket *t)
-{
+    const ds4_status st = reuse_slot_take(&sl->memory, &t->prompt, &t->match, s->v, err);
+    if (st) {
+        slot_reset(sl, s);
+        return st;
+    }
     plan_stops(sl, s, t);
-    take_over(sl, s, t);
+    sl->memory.busy = true;
+    sl->memory.last_used_ns = sched_now(s);
     sl->job = t;
     sl->phase = PHASE_PROMPT;
+    return DS4_OK;
 }
 
 ds4_status slot_begin(slot *sl, scheduler *s, sched_ticket *t, const reuse_choice *c, ds4_error *err)
@@ -289,11 +260,9 @@ ds4_status slot_begin(slot *sl, scheduler *s, sched_ticket *t, const reuse_choic
         if (c->foreign) slot_save_whole(sl, s, KV_SAVE_EVICT, SCHED_EVICT_TOKENS, true);
         apply(sl, s, t);
     }
-    const ds4_status st = plan_rest(sl, s, t, err);
-    if (!st) {
-        tell(s, sl, t, miss, &why);
-        run(sl, s, t);
-    }
+    ds4_status st = plan_rest(sl, s, t, err);
+    if (!st) st = run(sl, s, t, err);
+    if (!st) tell(s, sl, t, miss, &why);
     bytes_free(&why);
     return st;
 }
@@ -309,8 +278,7 @@ ds4_status slot_begin_cold(slot *sl, scheduler *s, sched_ticket *t, ds4_error *e
     t->usage.cached_tokens = 0;
     log_line(&s->o.log, LOG_WARNING, "id=%s reuse=cold prompt=%d slot=%d: the checkpoint was bad", t->id, t->usage.prompt_tokens,
              sl->index);
-    run(sl, s, t);
-    return DS4_OK;
+    return run(sl, s, t, err);
 }
 
 /* ---- on the way --------------------------------------------------------------------------- */
@@ -341,7 +309,7 @@ static bool is_marked(const slot *sl, int length)
 
 ds4_status slot_fed(slot *sl, scheduler *s, int n, ds4_error *err)
 {
-    const ds4_status st = prefix_key_push(&sl->memory.key, s->v, sl->feed.ids + sl->fed, n, err);
+    const ds4_status st = reuse_slot_push(&sl->memory, s->v, sl->feed.ids + sl->fed, n, err);
     if (st) return st;
     sl->fed += (size_t)n;
     const int length = ds4_session_length(sl->session);
@@ -354,78 +322,16 @@ ds4_status slot_fed(slot *sl, scheduler *s, int n, ds4_error *err)
 
 /* ---- the end of a turn -------------------------------------------------------------------- */
 
-static void set_bytes(bytes *b, slice from)
+void slot_remember(slot *sl, scheduler *s, sched_ticket *t, const answer *a)
 {
-    bytes_clear(b);
-    bytes_append(b, from.data, from.len);
-}
-
-static bool remember_ids(reuse_slot *m, const chat_call *calls, int n)
-{
-    for (int i = 0; i < m->n_calls; i++) free((char *)m->call_ids[i].data);
-    free(m->call_ids);
-    m->call_ids = NULL;
-    m->n_calls = 0;
-    if (n == 0) return true;
-    m->call_ids = calloc((size_t)n, sizeof *m->call_ids);
-    if (!m->call_ids) return false;
-    for (int i = 0; i < n; i++) {
-        char *copy = malloc(calls[i].id.len + 1);
-        if (!copy) return false;
-        memcpy(copy, calls[i].id.data, calls[i].id.len);
-        m->call_ids[m->n_calls++] = (slice){ copy, calls[i].id.len };
-    }
-    return true;
-}
-
-/* The block as the template would write it from what the client got. */
-static bool write_canonical(const vocab *v, const chat_call *calls, int n, bytes *out)
-{
-    bytes_clear(out);
-    if (n == 0) return true;
-    chat_prompt p;
-    chat_prompt_init(&p, v, TEXT_BYTES);
-    ds4_status st = DS4_OK;
-    calls_begin(&p);
-    for (int i = 0; i < n && !st; i++) st = calls_write(&p, &calls[i], i == 0, NULL);
-    calls_end(&p);
-    if (!st) st = chat_prompt_status(&p, NULL);
-    if (!st) bytes_append(out, p.text.data, p.text.len);
-    chat_prompt_free(&p);
-    return !st && !out->failed;
-}
-
-/* Index behind the last ASSISTANT token of the prompt in the session, -1: none. */
-static int turn_begin(const slot *sl, const scheduler *s, int prompt_end)
-{
-    const ds4_token *tokens = ds4_session_tokens(sl->session);
-    int i = prompt_end - 1;
-    while (i >= 0 && tokens[i] != s->special->assistant) i--;
-    return i < 0 ? -1 : i + 1;
-}
-
-void slot_remember(slot *sl, scheduler *s, sched_ticket *t, const answer *a, answer_finish how)
-{
-    reuse_slot *m = &sl->memory;
-    m->base = -1;
-    remember_ids(m, NULL, 0);
-    const int begin = turn_begin(sl, s, t->prompt_end), generation = reuse_generation_begin(&t->prompt, s->v);
-    const bool whole = how == FINISH_STOP || how == FINISH_TOOL_CALLS
-                    || ((how == FINISH_LENGTH || how == FINISH_CONTEXT) && answer_in(a) != SECTION_TOOLS);
-    /* A turn that continues the client's own text, or of which less was sent than was sampled, is known by its tokens. */
-    if (t->raw || !whole || begin != t->prompt_end - 1 || generation >= (int)t->prompt.tokens.n) return;
-
+    /* Of a turn that was cut off, or inside of a call, the client may not have got what the session holds. */
+    const answer_finish how = t->finish;
+    const bool cut = how == FINISH_LENGTH || how == FINISH_CONTEXT;
+    const bool unsent = how == FINISH_STOP_STRING || how == FINISH_CANCELLED || (cut && answer_in(a) == SECTION_TOOLS);
     const answer_turn turn = answer_turn_of(a);
-    set_bytes(&m->base_key, (slice){ t->prompt.key.data.data, t->prompt.key.end[generation] });
-    set_bytes(&m->reasoning, turn.reasoning);
-    set_bytes(&m->text, turn.text);
-    set_bytes(&m->calls, turn.block);
-    if (!write_canonical(s->v, turn.calls, turn.n_calls, &m->canonical) || !remember_ids(m, turn.calls, turn.n_calls)
-        || m->base_key.failed || m->reasoning.failed || m->text.failed || m->calls.failed) {
-        remember_ids(m, NULL, 0);
-        return;
-    }
-    m->base = begin;
+    ds4_error err;
+    if (reuse_slot_finish(&sl->memory, &t->prompt, &turn, unsent, s->v, &err))
+        log_line(&s->o.log, LOG_WARNING, "id=%s slot=%d: %s", t->id, sl->index, err.message);
 }
 
 void slot_idle(slot *sl, scheduler *s)

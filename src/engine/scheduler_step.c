@@ -52,7 +52,7 @@ static ds4_status add(scheduler *s, slot *sl, int n, ds4_error *err)
 {
     const int left = tokens_left(sl);
     n = min_int(min_int(n, left), slot_next_stop(sl, s) - ds4_session_length(sl->session));
-    const bool echo = sl->phase == PHASE_PROMPT && sl->job && sl->job->prompt_logprobs;
+    const bool echo = sl->phase == PHASE_PROMPT && sl->job->prompt_logprobs;
     if (echo) n = min_int(n, ECHO_ROWS);
     if (n <= 0) return DS4_OK;
     const ds4_logits logits = echo ? DS4_LOGITS_ALL : n == left && sl->phase != PHASE_TAIL ? DS4_LOGITS_LAST : DS4_LOGITS_NONE;
