@@ -163,7 +163,8 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
 
 static const char *quant_name(const ds4_shape *shape)
 {
-    static const char *const names[] = { "", "q1", "q2", "q3", "q4", "q5", "q6", "", "q8" };
+    /* Rounded up from what scales add: Q4_K has 4.5 bits a weight, Q8_0 8.5. */
+    static const char *const names[] = { "", "q1", "q2", "q3", "q4", "q4", "q5", "q6", "q8", "q8" };
     return shape->expert_bits > 0 && shape->expert_bits < (int)countof(names) ? names[shape->expert_bits] : "f";
 }
 

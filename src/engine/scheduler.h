@@ -90,11 +90,16 @@ typedef enum {
     SCHED_FAILED                /* error; the last event                                                    */
 } sched_kind;
 
+/* Where a request's time went, in seconds. */
+typedef struct { double queue_s, prefill_s, decode_s; } sched_times;
+
 typedef struct {
     sched_kind   kind;
     answer_event answer;        /* slices good until the next sched_next of this ticket                     */
     answer_usage usage;
     int          done, total;
+    reuse_method method;        /* SCHED_ADMITTED: where the cached tokens come from                        */
+    sched_times  times;         /* SCHED_DONE                                                               */
     ds4_error    error;
 } sched_event;
 

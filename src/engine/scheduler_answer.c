@@ -35,13 +35,20 @@ static const char *finish_word(answer_finish f)
     return words[f];
 }
 
+static sched_times times_of(const sched_ticket *t, uint64_t now)
+{
+    const uint64_t prefilled = t->prefilled_ns ? t->prefilled_ns : now;
+    return (sched_times){ seconds(t->arrived_ns, t->started_ns), seconds(t->started_ns, prefilled), seconds(t->prefilled_ns, now) };
+}
+
 /* Histograms and the line in the log. */
 static void account(scheduler *s, const slot *sl, sched_ticket *t, request_end how, const char *word)
 {
-    const uint64_t now = sched_now(s), prefilled = t->prefilled_ns ? t->prefilled_ns : now;
-    const double queue = seconds(t->arrived_ns, t->started_ns), prefill = seconds(t->started_ns, prefilled);
-    const double decode = seconds(t->prefilled_ns, now), speed = decode > 0 ? t->usage.completion_tokens / decode : 0;
-    log_line(&s->o.log, how == ENDED_ERROR ? LOG_ERROR : LOG_INFO,
+    const uint64_t now = sched_now(s);
+    const sched_times spent = times_of(t, now);
+    const double queue = spent.queue_s, prefill = spent.prefill_s, decode = spent.decode_s;
+    const double speed = decode > 0 ? t->usage.completion_tokens / decode : 0;
+    log_line(&s->o.log, how == ENDED_ERROR ? LOG_ERROR : LOG_DEBUG,
              "id=%s prompt=%d cached=%d(%s) generated=%d reasoning=%d calls=%d finish=%s queue=%.3fs prefill=%.3fs "
              "decode=%.3fs speed=%.2ft/s slot=%d", t->id, t->usage.prompt_tokens, t->usage.cached_tokens,
              reuse_method_name(t->match.method), t->usage.completion_tokens, t->usage.reasoning_tokens, t->calls, word,
@@ -115,7 +122,7 @@ static void end_request(scheduler *s, slot *sl)
 {
     sched_ticket *t = sl->job;
     account(s, sl, t, end_of(t->finish), finish_word(t->finish));
-    ticket_stage(t, &(sched_event){ .kind = SCHED_DONE, .usage = t->usage });
+    ticket_stage(t, &(sched_event){ .kind = SCHED_DONE, .usage = t->usage, .times = times_of(t, sched_now(s)) });
     if (sl->phase == PHASE_ANSWER && has_tail(sl, t->finish)) sl->phase = PHASE_TAIL;
     else leave(s, sl);
 }

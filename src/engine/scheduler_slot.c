@@ -204,6 +204,7 @@ static void count_reuse(scheduler *s, sched_ticket *t, reuse_miss miss)
 {
     server_metrics *m = s->o.metrics;
     if (!m) return;
+    counter_add(&m->prompt_tokens, (uint64_t)t->usage.prompt_tokens);
     counter_add(&m->prefix_queries, (uint64_t)t->usage.prompt_tokens);
     counter_add(&m->prefix_hits, (uint64_t)t->usage.cached_tokens);
     const cache_source source = t->match.method == REUSE_DISK ? SOURCE_DISK
@@ -228,7 +229,7 @@ static void tell(scheduler *s, const slot *sl, sched_ticket *t, reuse_miss miss,
         s->o.trace(s->o.trace_ctx, t->id, "reuse", slice_of_bytes(&line));
         bytes_free(&line);
     }
-    ticket_stage(t, &(sched_event){ .kind = SCHED_ADMITTED, .usage = t->usage });
+    ticket_stage(t, &(sched_event){ .kind = SCHED_ADMITTED, .usage = t->usage, .method = t->match.method });
 }
 
 static ds4_status run(slot *sl, scheduler *s, sched_ticket *t, ds4_error *err)

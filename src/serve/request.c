@@ -43,7 +43,10 @@ struct request {
     int            calls;
     const char    *finish, *error;
     char           error_text[512];
-    uint64_t       arrived_ns, submitted_ns, admitted_ns, first_ns, last_output_ns;
+    reuse_method   method;
+    sched_times    times;               /* the engine's, of all prompts */
+    bool           admitted, answering;
+    uint64_t       arrived_ns, submitted_ns, last_output_ns;
 };
 
 static bool is_stream(const request *r) { return r->p.request && r->p.request->stream; }
@@ -63,19 +66,12 @@ static void free_request(request *r)
     free(r);
 }
 
-static double seconds(uint64_t from, uint64_t to)
-{
-    return from && to > from ? (double)(to - from) / 1e9 : 0;
-}
-
 static void log_end(request *r, int status)
 {
-    const uint64_t now = clock_ns();
-    const uint64_t admitted = r->admitted_ns ? r->admitted_ns : now, first = r->first_ns ? r->first_ns : now;
     const request_record record = {
-        .id = r->id, .route = r->route->label, .session = r->session, .status = status, .usage = r->usage, .calls = r->calls,
-        .finish = r->finish, .queue_s = seconds(r->submitted_ns, admitted), .prefill_s = seconds(r->admitted_ns, first),
-        .decode_s = seconds(r->first_ns, now), .total_s = seconds(r->arrived_ns, now), .error = r->error,
+        .id = r->id, .route = r->route->label, .session = r->session, .source = reuse_method_name(r->method), .status = status,
+        .usage = r->usage, .calls = r->calls, .finish = r->finish, .queue_s = r->times.queue_s, .prefill_s = r->times.prefill_s,
+        .decode_s = r->times.decode_s, .total_s = (double)(clock_ns() - r->arrived_ns) / 1e9, .error = r->error,
     };
     server_log(r->s, &record);
     counter_add(&r->s->http_metrics.reasoning_tokens, (uint64_t)r->usage.reasoning_tokens);
@@ -292,7 +288,7 @@ static void echo(request *r, const sched_event *e)
 
 static void take_answer(request *r, const sched_event *e)
 {
-    if (!r->first_ns) r->first_ns = clock_ns();
+    r->answering = true;
     if (e->usage.prompt_tokens) r->usage = plus(r->before, &e->usage);
     if (is_stream(r)) open_stream(r);
     api_encode_usage(r->encoder, &r->usage);
@@ -305,6 +301,9 @@ static void take_answer(request *r, const sched_event *e)
 static bool take_done(request *r, const sched_event *e)
 {
     r->usage = r->before = plus(r->before, &e->usage);
+    r->times.queue_s += e->times.queue_s;
+    r->times.prefill_s += e->times.prefill_s;
+    r->times.decode_s += e->times.decode_s;
     sched_release(r->ticket);
     r->ticket = NULL;
     if (++r->next_prompt == r->p.n_prompts) return finish(r);
@@ -317,7 +316,8 @@ static bool take(request *r, const sched_event *e)
     const api_request *a = r->p.request;
     switch (e->kind) {
     case SCHED_ADMITTED:
-        if (!r->admitted_ns) r->admitted_ns = clock_ns();
+        r->admitted = true;
+        r->method = e->method;
         r->usage = plus(r->before, &e->usage);
         if (a->echo && !a->logprobs) echo(r, NULL);
         return true;
@@ -404,8 +404,8 @@ void request_tick(server *s, uint64_t now)
 
 static const char *phase_of(const request *r)
 {
-    if (!r->admitted_ns) return "cancelled queue";
-    return r->first_ns ? "cancelled decode" : "cancelled prefill";
+    if (!r->admitted) return "cancelled queue";
+    return r->answering ? "cancelled decode" : "cancelled prefill";
 }
 
 void request_gone(request *r)

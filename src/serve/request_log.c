@@ -25,8 +25,8 @@ void request_log_text(const request_record *r, int64_t when, bytes *out)
     bytes_printf(out, "%s %s %s %d", time, r->id, r->route, r->status);
     if (r->session[0]) bytes_printf(out, " session %s", r->session);
     if (r->finish) {
-        bytes_printf(out, " prompt %d cached %d generated %d reasoning %d calls %d finish %s", r->usage.prompt_tokens,
-                     r->usage.cached_tokens, r->usage.completion_tokens, r->usage.reasoning_tokens, r->calls, r->finish);
+        bytes_printf(out, " prompt %d cached %d (%s) generated %d reasoning %d calls %d finish %s", r->usage.prompt_tokens,
+                     r->usage.cached_tokens, r->source, r->usage.completion_tokens, r->usage.reasoning_tokens, r->calls, r->finish);
         bytes_printf(out, " queue %.3fs prefill %.3fs decode %.3fs %.2f t/s", r->queue_s, r->prefill_s, r->decode_s, rate(r));
     } else {
         bytes_printf(out, " %.3fs", r->total_s);
@@ -68,6 +68,7 @@ void request_log_json(const request_record *r, int64_t when, bytes *out)
     if (r->finish) {
         number(&w, "prompt_tokens", r->usage.prompt_tokens);
         number(&w, "cached_tokens", r->usage.cached_tokens);
+        words(&w, "cached_from", r->source);
         number(&w, "generated_tokens", r->usage.completion_tokens);
         number(&w, "reasoning_tokens", r->usage.reasoning_tokens);
         number(&w, "tool_calls", r->calls);

@@ -9,6 +9,7 @@
 
 typedef struct {
     const char  *id, *route, *session;  /* session: hex of its first hint; "" none */
+    const char  *source;                /* of the cached tokens: "live-id", "disk", ... */
     int          status;
     answer_usage usage;
     int          calls;
