@@ -39,7 +39,7 @@ static bool logits_at(const reuse_session *session, int n)
 static reuse_match match_whole(const alignment *a, const reuse_prompt *p, const reuse_slot *s, const reuse_session *session)
 {
     const reuse_match none = { REUSE_COLD, 0, 0, true };
-    const bool aligned = common_tokens(&p->key, &s->key) == a->n;
+    const bool aligned = common_tokens(&p->key, &s->key) == a->n && a->at == prefix_key_end(&p->key, a->n);
     const bool sampled = p->raw || s->base >= 0;        /* the session's tokens are the truth, not just one spelling */
     if (a->at == p->key.data.len) {
         if (!logits_at(session, a->n)) return none;
