@@ -13,6 +13,9 @@
 
 typedef enum { ITEM_NONE, ITEM_REASONING, ITEM_TEXT, ITEM_FUNCTION, ITEM_CUSTOM, ITEM_LOCAL_SHELL } item_kind;
 
+/* How much of an item is written: as announced (empty), as far as it has come, or whole. */
+typedef enum { ANNOUNCED, SO_FAR, DONE } item_stage;
+
 typedef struct {
     api_encoder   base;
     const responses_request *q;
@@ -97,6 +100,8 @@ static json_writer *begin_item_event(encoder *e, const char *name)
     return w;
 }
 
+static void write_item(encoder *e, json_writer *w, const char *status, item_stage stage);
+
 /* ---- the response object ------------------------------------------------------------------ */
 
 static void put_error(json_writer *w, const api_error *why)
@@ -135,6 +140,16 @@ static void put_usage(json_writer *w, const answer_usage *u)
 
 typedef enum { IN_PROGRESS, COMPLETED, INCOMPLETE, FAILED } response_status;
 
+/* Helpers of SDKs take the whole state from any response object, also in the middle of an item. */
+static void put_output(encoder *e, json_writer *w, response_status status)
+{
+    json_key(w, "output");
+    json_array(w);
+    json_raw(w, e->items.data, e->items.len);
+    if (status == IN_PROGRESS && e->open != ITEM_NONE) write_item(e, w, "in_progress", SO_FAR);
+    json_array_end(w);
+}
+
 static void write_response(encoder *e, json_writer *w, response_status status, const api_error *why)
 {
     static const char *const names[] = { "in_progress", "completed", "incomplete", "failed" };
@@ -159,7 +174,7 @@ static void write_response(encoder *e, json_writer *w, response_status status, c
     put_raw(w, "instructions", q->instructions);
     put_raw(w, "max_output_tokens", q->max_output_tokens);
     json_slice_key(w, "model", e->base.r->model);
-    put_array(w, "output", &e->items);
+    put_output(e, w, status);
     put_raw(w, "parallel_tool_calls", q->parallel_tool_calls);
     put_raw(w, "previous_response_id", q->previous_response_id);
     put_raw(w, "reasoning", q->reasoning);
@@ -287,38 +302,38 @@ static void put_encrypted(encoder *e, json_writer *w)
     bytes_free(&sealed);
 }
 
-static void write_reasoning(encoder *e, json_writer *w, const char *status, bool done)
+static void write_reasoning(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
     put_text(w, "type", "reasoning");
     json_key(w, "summary");
     json_array(w);
-    if (done && summarises(e)) put_reasoning_part(e, w);
+    if (stage != ANNOUNCED && summarises(e)) put_reasoning_part(e, w);
     json_array_end(w);
     json_key(w, "content");
     json_array(w);
-    if (done && !summarises(e)) put_reasoning_part(e, w);
+    if (stage != ANNOUNCED && !summarises(e)) put_reasoning_part(e, w);
     json_array_end(w);
-    if (done && e->q->encrypt) put_encrypted(e, w);
+    if (stage == DONE && e->q->encrypt) put_encrypted(e, w);
     put_text(w, "status", status);
 }
 
-static void write_message(encoder *e, json_writer *w, const char *status, bool done)
+static void write_message(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
     put_text(w, "type", "message");
     put_text(w, "status", status);
     put_text(w, "role", "assistant");
     json_key(w, "content");
     json_array(w);
-    if (done) put_text_part(e, w);
+    if (stage != ANNOUNCED) put_text_part(e, w);
     json_array_end(w);
 }
 
-static void write_call(encoder *e, json_writer *w, const char *status, bool done)
+static void write_call(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
     static const char *const types[] = {
         [ITEM_FUNCTION] = "function_call", [ITEM_CUSTOM] = "custom_tool_call", [ITEM_LOCAL_SHELL] = "local_shell_call",
     };
-    const bool whole = done && strcmp(status, "completed") == 0;
+    const bool whole = stage == DONE && strcmp(status, "completed") == 0;
     put_text(w, "type", types[e->open]);
     put_text(w, "status", status);
     json_slice_key(w, "call_id", held_in(&e->call_id));
@@ -327,20 +342,20 @@ static void write_call(encoder *e, json_writer *w, const char *status, bool done
         return;
     }
     put_tool_name(e, w);
-    if (e->open == ITEM_FUNCTION) json_slice_key(w, "arguments", done ? held_in(&e->text) : slice_of(""));
+    if (e->open == ITEM_FUNCTION) json_slice_key(w, "arguments", stage == ANNOUNCED ? slice_of("") : held_in(&e->text));
     else if (whole)               put_custom_input(e, w, "input");
     else                          put_text(w, "input", "");
 }
 
-/* The open item: as announced, or as done. */
-static void write_item(encoder *e, json_writer *w, const char *status, bool done)
+/* The open item. */
+static void write_item(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
     json_object(w);
     put_text(w, "id", e->item_id);
     switch (e->open) {
-    case ITEM_REASONING: write_reasoning(e, w, status, done); break;
-    case ITEM_TEXT:      write_message(e, w, status, done); break;
-    default:             write_call(e, w, status, done); break;
+    case ITEM_REASONING: write_reasoning(e, w, status, stage); break;
+    case ITEM_TEXT:      write_message(e, w, status, stage); break;
+    default:             write_call(e, w, status, stage); break;
     }
     json_object_end(w);
 }
@@ -352,7 +367,7 @@ static void announce_item(encoder *e, bytes *out)
     json_writer *w = begin_event(e, "response.output_item.added");
     put_int(w, "output_index", e->index);
     json_key(w, "item");
-    write_item(e, w, "in_progress", false);
+    write_item(e, w, "in_progress", ANNOUNCED);
     end_event(e, out);
 }
 
@@ -462,7 +477,7 @@ static void close_item(encoder *e, const char *status, bytes *out)
     if (e->items.len) bytes_char(&e->items, ',');
     const size_t begin = e->items.len;
     json_init(&w, &e->items);
-    write_item(e, &w, status, true);
+    write_item(e, &w, status, DONE);
     if (e->items.failed)  e->base.status = DS4_EMEMORY;
     else if (streams(e))  send_item_done(e, (slice){ e->items.data + begin, e->items.len - begin }, out);
     e->open = ITEM_NONE;
