@@ -44,6 +44,7 @@ typedef struct {
     int                tokens;
     sha_tokens        *kept;        /* owned: prefixes of the conversation, not to be evicted */
     int                n_kept;
+    uint64_t           kept_bytes;  /* of those, and of the last find's hit                 */
     sha_tokens        *chain;       /* owned: continued files of shorter prefixes, ascending */
     int                n_chain;
     int64_t            max_gap;     /* tokens                                               */
@@ -211,8 +212,8 @@ static ds4_status load_file(kvstore *s, int fd, const kvstore_hit *hit, kvc_head
 
     bytes map;
     bytes_init(&map, MAX_MAP_BYTES);
-    st = kvc_load(session, fd, &map, err);
-    if (!st && replay && map.len > 0) {
+    st = kvc_load(session, fd, replay ? &map : NULL, err);
+    if (!st && map.len > 0) {
         st = replay_section_read(replay, (slice){ map.data, map.len }, err);
         if (st == DS4_EMEMORY) {                    /* the session is good without it */
             log_line(&s->o.log, LOG_WARNING, "kv: no memory for the tool calls of a stored session");
@@ -593,6 +594,10 @@ static ds4_status plan_job(kvstore *s, save_job *j, const kvstore_save_options *
         *there = same && same->h.tokens == (uint32_t)j->tokens;
         st = list_prefixes(s, o->conversation, false, &j->kept, &j->n_kept, err);
     }
+    for (int i = 0; i < s->index.n && !st; i++) {
+        const kv_entry *e = &s->index.entries[i];
+        if (is_kept(s, j, e) && memcmp(j->sha, e->sha, KV_SHA_BYTES)) j->kept_bytes += e->h.file_bytes;
+    }
     if (!st && o->reason == KV_SAVE_CONTINUED) st = list_prefixes(s, o->text, true, &j->chain, &j->n_chain, err);
     unlock(s);
     return st;
@@ -616,13 +621,13 @@ static ds4_status make_tool_map(kvstore *s, const ds4_session *session, const kv
 }
 
 /* Five percent more than the file: what the file system adds. */
-static ds4_status check_size(const kvstore *s, uint64_t size, ds4_error *err)
+static ds4_status check_size(const kvstore *s, uint64_t size, uint64_t kept_bytes, ds4_error *err)
 {
     struct statvfs f;
     const uint64_t want = size + size / 20;
-    if (want > s->o.budget_bytes)
-        return ds4_fail(err, DS4_EFULL, "a session of %.1f MB does not fit the budget of %.1f MB", (double)size / 1e6,
-                        (double)s->o.budget_bytes / 1e6);
+    if (want > s->o.budget_bytes || kept_bytes > s->o.budget_bytes - size)
+        return ds4_fail(err, DS4_EFULL, "a session of %.1f MB does not fit the budget of %.1f MB, of which %.1f MB must stay",
+                        (double)size / 1e6, (double)s->o.budget_bytes / 1e6, (double)kept_bytes / 1e6);
     if (statvfs(s->o.dir, &f)) return DS4_OK;
     const uint64_t block = f.f_frsize ? f.f_frsize : f.f_bsize, available = (uint64_t)f.f_bavail * block;
     if (available < want || available - want < LEAVE_FREE)
@@ -645,7 +650,7 @@ static ds4_status copy_session(kvstore *s, save_job *j, ds4_session *session, co
     st = kvc_take(&j->content, session, &a, err);
     if (!st) {
         j->size = kvc_bytes(j->content);
-        st = check_size(s, j->size, err);
+        st = check_size(s, j->size, j->kept_bytes, err);
     }
     bytes_free(&map);
     return st;

@@ -1,4 +1,4 @@
-/* Session checkpoints: any bytes into ds4_session_load. */
+/* Session checkpoints: any bytes into what reads them: whole, the header alone, the tool map alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "ds4.h"
+#include "engine/kvc.h"
 #include "factory/synth.h"
 
 /* One small engine for the whole run. */
@@ -42,13 +43,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (fd < 0 || write(fd, data, size) != (ssize_t)size) abort();
     lseek(fd, 0, SEEK_SET);
     ds4_error err;
-    if (!ds4_session_load(session, fd, &err)) {     /* what loads must also run and save */
+    kvc_header h;
+    bytes map;
+    bytes_init(&map, 1 << 20);
+    const ds4_status sound = kvc_read_header(fd, &h, &err);
+    if (!kvc_tool_map(fd, &map, &err) && (sound || (map.len > 0) != ((h.flags & KVC_TOOL_MAP) != 0))) abort();
+    bytes_clear(&map);
+    if (!kvc_load(session, fd, &map, &err)) {     /* what loads must also run and save */
         const ds4_token t = 3;
         const int length = ds4_session_length(session);
         if (length < 256 && ds4_session_feed(session, &t, 1, NULL, NULL, &err)) abort();
     } else if (ds4_session_length(session) != 0) {
         abort();
     }
+    bytes_free(&map);
     close(fd);
     return 0;
 }
