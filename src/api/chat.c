@@ -1,37 +1,38 @@
 /* POST /v1/chat/completions: the request. Its answer is in chat_encode.c. */
-#include <stdlib.h>
+#include <stdint.h>
 
 #include "api/api_common.h"
+#include "api/turns.h"
 #include "base/checked.h"
 
 /* ---- messages ------------------------------------------------------------------------------- */
 
-static bool read_role(api_reader *rd, const api_value *message, chat_role *out)
+static bool read_role(api_reader *rd, const api_value *v, chat_role *out)
 {
     static const struct { const char *name; chat_role role; } roles[] = {
         { "system", CHAT_SYSTEM }, { "developer", CHAT_DEVELOPER }, { "user", CHAT_USER },
         { "assistant", CHAT_ASSISTANT }, { "tool", CHAT_TOOL }, { "function", CHAT_TOOL },
         { "latest_reminder", CHAT_LATEST_REMINDER },
     };
-    const api_value v = api_field(rd, message, "role");
     slice role;
-    if (!api_need_string(rd, &v, &role)) return false;
+    if (!api_need_string(rd, v, &role)) return false;
     for (size_t i = 0; i < countof(roles); i++) {
         if (!slice_is(role, roles[i].name)) continue;
         *out = roles[i].role;
         return true;
     }
-    return api_wrong(rd, &v, "system, developer, user, assistant, tool, function or latest_reminder is expected");
+    return api_wrong(rd, v, "system, developer, user, assistant, tool, function or latest_reminder is expected");
 }
 
-/* Of an answer that came from here under one name or the other. */
-static void read_reasoning(api_reader *rd, const api_value *message, chat_message *m)
+/* An answer that came from here carries it under one name or the other. */
+static slice reasoning_of(api_reader *rd, const api_value *message)
 {
     static const char *const names[] = { "reasoning_content", "reasoning" };
-    for (size_t i = 0; i < countof(names) && !m->reasoning.len; i++) {
+    for (size_t i = 0; i < countof(names); i++) {
         const api_value v = api_field(rd, message, names[i]);
-        if (api_is_string(rd, &v)) m->reasoning = api_raw(rd, &v);
+        if (api_is_string(rd, &v) && api_raw(rd, &v).len) return api_raw(rd, &v);
     }
+    return (slice){ "", 0 };
 }
 
 /* {name, arguments}; arguments that are no string are taken as the JSON they are. */
@@ -68,65 +69,62 @@ static bool read_call(api_reader *rd, const api_value *v, chat_call *call)
     return api_given(rd, &custom) ? read_custom(rd, &custom, call) : read_function(rd, &function, call);
 }
 
-static bool read_calls(api_reader *rd, const api_value *message, chat_message *m)
+static bool read_calls(api_reader *rd, const api_value *message, turn_list *turns)
 {
     const api_value list = api_field(rd, message, "tool_calls"), legacy = api_field(rd, message, "function_call");
-    const bool has_list = api_given(rd, &list);
-    if (!has_list && !api_given(rd, &legacy)) return true;
-    if (has_list && !api_need_array(rd, &list)) return false;
-    const int n = has_list ? api_count(rd, &list) : 1;
-    chat_call *calls = api_take(rd->memory, (size_t)n, sizeof *calls);
-    if (!calls) return true;
-    m->calls = calls;
-    if (!has_list) {
-        m->n_calls = 1;
-        if (!read_function(rd, &legacy, &calls[0])) return false;
-        calls[0].id = calls[0].name;
-        return true;
-    }
-    for (api_value v = api_first(rd, &list); v.node; v = api_after(rd, v)) {
-        if (!read_call(rd, &v, &calls[m->n_calls++])) return false;
+    if (api_given(rd, &list)) {
+        if (!api_need_array(rd, &list)) return false;
+        for (api_value v = api_first(rd, &list); v.node; v = api_after(rd, v)) {
+            chat_call call = { .id = { "", 0 } };
+            if (!read_call(rd, &v, &call)) return false;
+            turns_call(turns, call.id, call.name, call.arguments);
+        }
+    } else if (api_given(rd, &legacy)) {
+        chat_call call;
+        if (!read_function(rd, &legacy, &call)) return false;
+        turns_call(turns, call.name, call.name, call.arguments);    /* its result comes back under the name */
     }
     return true;
 }
 
-static bool read_assistant(api_reader *rd, const api_value *message, chat_message *m)
+static bool read_assistant(api_reader *rd, const api_value *message, turn_list *turns)
 {
     const api_value content = api_field(rd, message, "content");
-    read_reasoning(rd, message, m);
-    if (api_given(rd, &content) && !api_content(rd, &content, &m->text)) return false;
-    return read_calls(rd, message, m);
+    slice text = { "", 0 };
+    if (api_given(rd, &content) && !api_content(rd, &content, &text)) return false;
+    turns_reasoning(turns, reasoning_of(rd, message));
+    turns_text(turns, text);
+    return read_calls(rd, message, turns);
 }
 
-static bool read_message(api_reader *rd, const api_value *v, chat_message *m)
+static bool read_message(api_reader *rd, const api_value *v, turn_list *turns)
 {
-    const api_value content = api_field(rd, v, "content");
-    if (!api_need_object(rd, v) || !read_role(rd, v, &m->role)) return false;
-    if (m->role == CHAT_ASSISTANT) return read_assistant(rd, v, m);
-    if (m->role == CHAT_TOOL) {
-        const api_value role = api_field(rd, v, "role");
-        const api_value id = api_field(rd, v, slice_is(api_raw(rd, &role), "tool") ? "tool_call_id" : "name");
-        if (!api_need_string(rd, &id, &m->call_id)) return false;
+    const api_value content = api_field(rd, v, "content"), role_at = api_field(rd, v, "role");
+    chat_role role = CHAT_USER;
+    slice text = { "", 0 }, call_id = { "", 0 };
+    if (!api_need_object(rd, v) || !read_role(rd, &role_at, &role)) return false;
+    if (role == CHAT_ASSISTANT) return read_assistant(rd, v, turns);
+    if (role == CHAT_TOOL) {
+        const bool legacy = slice_is(api_raw(rd, &role_at), "function");
+        const api_value id = api_field(rd, v, legacy ? "name" : "tool_call_id");
+        if (!api_need_string(rd, &id, &call_id)) return false;
     }
-    return api_content(rd, &content, &m->text);
+    if (!api_content(rd, &content, &text)) return false;
+    turns_message(turns, role, text, call_id);
+    return true;
 }
 
 static bool read_messages(api_reader *rd, const api_value *body)
 {
     const api_value list = api_field(rd, body, "messages");
+    turn_list turns;
+    turns_begin(&turns, rd);
     if (!api_need_array(rd, &list)) return false;
-    const int n = api_count(rd, &list);
-    if (n == 0) return api_wrong(rd, &list, "at least one message is required");
-    if (n > API_MAX_MESSAGES) return api_wrong(rd, &list, "at most %d messages are possible", API_MAX_MESSAGES);
-    chat_message *messages = api_take(rd->memory, (size_t)n, sizeof *messages);
-    if (!messages) return true;
-    int i = 0;
+    if (!api_first(rd, &list).node) return api_wrong(rd, &list, "at least one message is required");
     for (api_value v = api_first(rd, &list); v.node; v = api_after(rd, v)) {
-        if (!read_message(rd, &v, &messages[i++])) return false;
+        if (!read_message(rd, &v, &turns)) return false;
     }
-    rd->r->chat.messages = messages;
-    rd->r->chat.n_messages = n;
-    return true;
+    return turns_end(&turns, &list);
 }
 
 /* ---- tools ---------------------------------------------------------------------------------- */
