@@ -240,10 +240,11 @@ static bool read_messages(api_reader *rd, bool counting)
     turn_list turns;
     turns_begin(&turns, rd);
     if (!read_system(rd, &turns) || !api_need_array(rd, &messages)) return false;
-    if (!counting && !api_count(rd, &messages)) return api_wrong(rd, &messages, "at least one message is required");
     for (api_value m = api_first(rd, &messages); m.node; m = api_after(rd, m)) {
         if (!read_message(rd, &m, &turns)) return false;
     }
+    /* What is only counted may be a system text or tools alone. */
+    if (counting && !turns_has_turn(&turns)) turns_message(&turns, CHAT_USER, (slice){ "", 0 }, (slice){ "", 0 });
     return turns_end(&turns, &messages);
 }
 

@@ -66,10 +66,19 @@ void turns_message(turn_list *t, chat_role role, slice text, slice call_id)
     add_message(t, (chat_message){ .role = role, .text = text, .call_id = call_id });
 }
 
+bool turns_has_turn(const turn_list *t)
+{
+    for (int i = 0; i < t->n; i++) {
+        if (t->messages[i].role != CHAT_SYSTEM && t->messages[i].role != CHAT_DEVELOPER) return true;
+    }
+    return t->open || api_memory_failed(t->rd->memory);
+}
+
 bool turns_end(turn_list *t, const api_value *at)
 {
     close_turn(t);
     if (t->n > API_MAX_MESSAGES) return api_wrong(t->rd, at, "at most %d messages are taken", API_MAX_MESSAGES);
+    if (!turns_has_turn(t)) return api_wrong(t->rd, at, "at least one message is required");
     t->rd->r->chat.messages = t->messages;
     t->rd->r->chat.n_messages = t->n;
     return true;

@@ -33,7 +33,11 @@ void turns_call(turn_list *t, slice id, slice name, slice arguments);
 /* Any other message. call_id: of CHAT_TOOL. */
 void turns_message(turn_list *t, chat_role role, slice text, slice call_id);
 
-/* The list becomes the request's. `at` is the field that a refusal names. */
+/* Whether anything but system texts is there. */
+bool turns_has_turn(const turn_list *t);
+
+/* The list becomes the request's. `at` is the field that a refusal names: of too many messages, and of none beside
+ * system texts in front, with which nobody could answer. */
 bool turns_end(turn_list *t, const api_value *at);
 
 #endif

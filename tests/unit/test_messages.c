@@ -150,6 +150,8 @@ TEST(a_field_that_is_wrong_is_named)
 {
     expect_messages("\"messages\":\"hi\"", "400 messages: messages: an array is expected");
     expect_messages("\"messages\":[]", "400 messages: messages: at least one message is required");
+    expect_messages("\"system\":\"S\",\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]",
+                    "400 messages: messages: at least one message is required");
     expect_messages("\"messages\":[1]", "400 messages[0]: messages[0]: an object is expected");
     expect_messages("\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]",
                     "400 messages[0].role: messages[0].role: user, assistant or system is expected");
@@ -272,7 +274,8 @@ TEST(counting_takes_what_generating_would_refuse)
     api_request *r = NULL;
     api_error e = { .message = "" };
     bytes out;
-    EXPECT(api_parse_count_tokens(&r, slice_of("{\"messages\":[]}"), &c, &e));
+    EXPECT(api_parse_count_tokens(&r, slice_of("{\"system\":\"S\",\"messages\":[]}"), &c, &e));
+    REQUIRE(r && r->chat.n_messages == 2);      /* renders only with a turn */
     api_request_free(r);
     EXPECT(api_parse_count_tokens(&r, slice_of(
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":9,\"max_tokens\":0,"

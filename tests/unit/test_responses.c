@@ -157,6 +157,7 @@ TEST(a_field_that_is_wrong_is_named)
 {
     expect("\"x\":1", "400 input: input: this field is required");
     expect("\"input\":5", "400 input: input: an array is expected");
+    expect("\"input\":[],\"instructions\":\"S\"", "400 input: input: at least one message is required");
     expect("\"input\":[{}]", "400 input[0].type: input[0].type: this field is required");
     expect("\"input\":[{\"type\":\"message\",\"role\":\"tool\",\"content\":\"x\"}]",
            "400 input[0].role: input[0].role: user, assistant, system or developer is expected");
