@@ -255,9 +255,22 @@ static bool apply_template(prepared *p)
     return ok;
 }
 
+/* An output whose call is not in the input is one of a turn that this server remembers, or it is refused. */
+static bool outputs_are_known(prepared *p)
+{
+    for (int i = 0; i < p->request->n_orphans; i++) {
+        const slice id = p->request->orphans[i];
+        const replay_record *turn = p->context->replay ? replay_find(p->context->replay, id) : NULL;
+        if (!turn) return api_refuse_orphan(&p->error, id);
+        replay_release(p->context->replay, turn);
+    }
+    return true;
+}
+
 static bool generate(prepared *p)
 {
     if (!api_parse(&p->request, p->route->dialect, p->body, p->context->api, &p->error)) return false;
+    if (!outputs_are_known(p)) return false;
     return p->route->dialect == API_COMPLETIONS ? prepare_raw(p) : prepare_chat(p);
 }
 
