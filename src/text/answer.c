@@ -116,7 +116,7 @@ static void take_prose(answer *a, size_t n)
 static void release_prose(answer *a)
 {
     const slice s = answer_rest(a);
-    if (a->state == STATE_TEXT && a->o.n_tools && answer_is_half_tag(s)) {
+    if (a->state == STATE_TEXT && a->markup && answer_is_half_tag(s)) {
         a->counts.repairs[REPAIR_STRAY]++;
         bytes_clear(&a->blanks);
     } else {
@@ -158,7 +158,7 @@ static bool scan_reasoning_mark(answer *a, slice s)
         a->pos += strlen(mark);
         return true;
     }
-    const dsml_result r = a->o.n_tools && before == '\n' ? tools_begin_in(a, s) : DSML_NONE;
+    const dsml_result r = a->markup && before == '\n' ? tools_begin_in(a, s) : DSML_NONE;
     if (r == DSML_PARTIAL) return false;
     if (r == DSML_NONE) {
         take_prose(a, 1);
@@ -176,7 +176,7 @@ static bool scan_reasoning_mark(answer *a, slice s)
 static bool scan_text_mark(answer *a, slice s)
 {
     dsml_tag tag;
-    const dsml_result r = a->o.n_tools ? dsml_read(s, false, &tag) : DSML_NONE;
+    const dsml_result r = a->markup ? dsml_read(s, false, &tag) : DSML_NONE;
     if (r == DSML_PARTIAL) return false;
     if (r == DSML_NONE || (tag.kind == DSML_OTHER && !tag.closing)) {
         take_prose(a, 1);
@@ -203,9 +203,8 @@ static bool scan_text_mark(answer *a, slice s)
 static bool scan_prose(answer *a)
 {
     const slice s = answer_rest(a);
-    const bool hold = a->o.n_tools > 0;
-    size_t n = 0;
-    while (n < s.len && s.data[n] != '<' && !(hold && answer_is_blank(s.data[n]))) n++;
+        size_t n = 0;
+    while (n < s.len && s.data[n] != '<' && !(a->markup && answer_is_blank(s.data[n]))) n++;
     if (n) {
         take_prose(a, n);
         return true;
@@ -235,17 +234,22 @@ static void scan(answer *a)
     a->pos = 0;
 }
 
+static void take_bytes(answer *a, slice data)
+{
+    if (data.len == 0) return;
+    if (a->o.raw) {
+        answer_put_prose(a, data);
+        return;
+    }
+    bytes_append(&a->in, data.data, data.len);
+    if (!is_out_of_memory(a)) scan(a);
+}
+
 static void take_token(answer *a, int32_t token)
 {
     size_t n;
     const char *data = vocab_bytes(a->v, token, &n);
-    if (!data) return;
-    if (a->o.raw) {
-        answer_put_prose(a, (slice){ data, n });
-        return;
-    }
-    bytes_append(&a->in, data, n);
-    if (n && !is_out_of_memory(a)) scan(a);
+    take_bytes(a, (slice){ data, n });
 }
 
 /* Where a turn ends, whatever is open. */
@@ -302,6 +306,7 @@ static void cut(answer *a)
 {
     if (a->state == STATE_TOOLS && a->tentative) tools_roll_back(a);
     if (a->state != STATE_TOOLS) release_prose(a);
+    else if (a->call_open) bytes_clear(&a->block);      /* half a call is nothing to replay */
     answer_flush(a, true);
 }
 
@@ -336,7 +341,7 @@ answer_section answer_in(const answer *a)
 bool answer_wants_greedy(const answer *a)
 {
     if (a->state == STATE_DONE || a->o.raw) return false;
-    if (a->o.n_tools && answer_is_half_tag(answer_rest(a))) return true;
+    if (a->markup && answer_is_half_tag(answer_rest(a))) return true;
     return a->state == STATE_TOOLS && !(a->place == IN_VALUE && call_args_in_payload(&a->args));
 }
 
@@ -390,11 +395,12 @@ ds4_status answer_open(answer **out, const vocab *v, const answer_options *o, ds
     answer *a = calloc(1, sizeof *a);
     if (!a) return ds4_fail(err, DS4_EMEMORY, "no memory for an answer");
     a->v = v;
-    a->special = vocab_special(v);
+    a->special = v ? vocab_special(v) : NULL;
     a->o = *o;
     a->o.stops = NULL;
     a->o.tools = NULL;
     if (o->raw) a->o.n_tools = 0;
+    a->markup = a->o.n_tools > 0;
     a->state = !o->raw && o->start == CHAT_STARTS_REASONING ? STATE_REASONING : STATE_TEXT;
     a->reasoning_closed = a->state == STATE_TEXT;
     a->last = '\n';
@@ -431,4 +437,33 @@ void answer_close(answer *a)
     free(a->tool_text);
     free(a->calls);
     free(a);
+}
+
+/* ---- reading a block again ---------------------------------------------------- */
+
+static void no_random(void *ctx, uint8_t out[16])
+{
+    (void)ctx;
+    memset(out, 0, 16);
+}
+
+static void no_event(void *ctx, const answer_event *e)
+{
+    (void)ctx;
+    (void)e;
+}
+
+ds4_status answer_read_block(answer **out, slice block, ds4_error *err)
+{
+    const answer_options o = { .start = CHAT_STARTS_TEXT, .random = no_random, .event = no_event };
+    ds4_status st = answer_open(out, NULL, &o, err);
+    if (st) return st;
+    (*out)->markup = true;
+    take_bytes(*out, block);
+    answer_finish_with(*out, FINISH_STOP);
+    if ((st = answer_status(*out, err))) {
+        answer_close(*out);
+        *out = NULL;
+    }
+    return st;
 }

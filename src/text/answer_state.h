@@ -20,13 +20,14 @@ typedef struct {
 } offered_tool;
 
 struct answer {
-    const vocab          *v;
+    const vocab          *v;            /* NULL when a block is read again */
     const special_tokens *special;
     answer_options        o;
     offered_tool         *tools;        /* owned, [o.n_tools]                                       */
     char                 *tool_text;    /* owned                                                    */
     stop_filter          *stops;
 
+    bool         markup;                /* tool blocks are more than text */
     answer_state state;
     bytes        in;                    /* sampled and not yet understood, from pos on              */
     size_t       pos;

@@ -335,6 +335,38 @@ static ds4_status render_calls(renderer *w, int begin, int end)
     return DS4_OK;
 }
 
+/* The call of messages [begin, end) is one of the record's, with its name and arguments. */
+static bool is_call_of(const replay_record *known, const chat_call *call)
+{
+    for (int i = 0; i < known->n_calls; i++) {
+        if (!slice_equal(known->ids[i], call->id)) continue;
+        return slice_equal(known->names[i], call->name) && calls_arguments_equal(known->arguments[i], call->arguments);
+    }
+    return false;
+}
+
+/* The turn as it was sampled, if its calls are those of one record and no other; NULL: it is not known, or
+ * the client changed it. */
+static const replay_record *find_sampled(const renderer *w, int begin, int end)
+{
+    const replay_record *known = NULL;
+    bool same = true;
+    int n = 0;
+    if (!w->r->replay) return NULL;
+    for (int i = begin; i < end && same; i++) {
+        const chat_message *m = &w->r->messages[i];
+        for (int k = 0; k < m->n_calls && same; k++, n++) {
+            const replay_record *r = replay_find(w->r->replay, m->calls[k].id);
+            same = r && (!known || r == known) && is_call_of(r, &m->calls[k]);
+            if (known || !same) replay_release(w->r->replay, r);
+            else known = r;
+        }
+    }
+    if (known && same && n == known->n_calls) return known;
+    replay_release(w->r->replay, known);
+    return NULL;
+}
+
 /* Neighbouring assistant messages are one turn. The last turn of the list, when it is
  * the assistant's, stays open: no EOS, and reasoning alone is not even closed. */
 static ds4_status render_assistant_turn(renderer *w, int begin, int end)
@@ -359,14 +391,22 @@ static ds4_status render_assistant_turn(renderer *w, int begin, int end)
         p->start = CHAT_STARTS_REASONING;
         return DS4_OK;
     }
-    chat_prompt_control(p, w->special->end_think);
+    const replay_record *sampled = has_calls ? find_sampled(w, begin, end) : NULL;
+    const bool unclosed = sampled && think && !has_text && !sampled->reasoning_closed;
+    if (!unclosed) chat_prompt_control(p, w->special->end_think);
 
     any = false;
     for (int i = begin; i < end; i++) join(p, r->messages[i].text, "\n\n", &any);
     if (has_calls) {
         w->calls_begin = begin;
         w->calls_end = end;
-        if ((st = render_calls(w, begin, end))) return st;
+    }
+    if (sampled) {
+        calls_replay(p, sampled->block);
+        replay_release(r->replay, sampled);
+        p->replayed++;
+    } else if (has_calls && (st = render_calls(w, begin, end))) {
+        return st;
     }
     if (open) p->start = CHAT_STARTS_TEXT;
     else chat_prompt_control(p, w->special->eos);
@@ -431,6 +471,7 @@ ds4_status chat_render(chat_prompt *p, const chat_request *r, ds4_error *err)
 
     renderer w = { .r = r, .p = p, .special = vocab_special(p->v), .err = err, .leading = leading,
                    .keep = keeps_reasoning(r), .last_user = last_user_turn(r, leading) };
+    p->replayed = 0;
     const ds4_status st = render_all(&w);
     if (st) return st;
     chat_prompt_check_spelling(p, first);

@@ -352,6 +352,68 @@ uint32_t json_tree_find(const json_tree *t, uint32_t object, const char *key)
     return child;
 }
 
+/* ---- comparing ------------------------------------------------------------ */
+
+static double number_of(slice text)
+{
+    char copy[64];
+    if (text.len >= sizeof copy) return 0;
+    memcpy(copy, text.data, text.len);
+    copy[text.len] = 0;
+    return strtod(copy, NULL);
+}
+
+static bool equal_numbers(slice a, slice b)
+{
+    if (slice_equal(a, b)) return true;
+    return a.len < 64 && b.len < 64 && number_of(a) == number_of(b);
+}
+
+static size_t count_children(const json_tree *t, uint32_t node)
+{
+    size_t n = 0;
+    for (uint32_t c = t->nodes[node].first; c; c = t->nodes[c].next) n++;
+    return n;
+}
+
+/* The children, members by key. Caller frees; NULL: no memory. */
+static member *list_children(const json_tree *t, uint32_t node, size_t n)
+{
+    member *list = malloc((n ? n : 1) * sizeof *list);
+    if (!list) return NULL;
+    size_t i = 0;
+    for (uint32_t c = t->nodes[node].first; c; c = t->nodes[c].next) list[i++] = (member){ t->nodes[c].key, c };
+    if (t->nodes[node].kind == JSON_TREE_OBJECT) qsort(list, n, sizeof *list, by_key);
+    return list;
+}
+
+static bool equal_children(const json_tree *a, uint32_t at_a, const json_tree *b, uint32_t at_b)
+{
+    const size_t n = count_children(a, at_a);
+    if (count_children(b, at_b) != n) return false;
+    member *list_a = list_children(a, at_a, n), *list_b = list_children(b, at_b, n);
+    bool equal = list_a && list_b;
+    for (size_t i = 0; i < n && equal; i++) {
+        equal = slice_equal(list_a[i].key, list_b[i].key) && json_tree_equal(a, list_a[i].node, b, list_b[i].node);
+    }
+    free(list_a);
+    free(list_b);
+    return equal;
+}
+
+bool json_tree_equal(const json_tree *a, uint32_t at_a, const json_tree *b, uint32_t at_b)
+{
+    const json_tree_node *x = &a->nodes[at_a], *y = &b->nodes[at_b];
+    if (x->kind != y->kind) return false;
+    switch (x->kind) {
+    case JSON_TREE_NUMBER: return equal_numbers(x->text, y->text);
+    case JSON_TREE_STRING: return slice_equal(x->text, y->text);
+    case JSON_TREE_ARRAY:
+    case JSON_TREE_OBJECT: return equal_children(a, at_a, b, at_b);
+    default:               return true;
+    }
+}
+
 /* ---- writing -------------------------------------------------------------- */
 
 static void write_escape(unsigned char c, bytes *out)

@@ -50,6 +50,10 @@ void       json_tree_free(json_tree *t);            /* frees a zeroed one too */
 /* The member of an object; 0: none. */
 uint32_t   json_tree_find(const json_tree *t, uint32_t object, const char *key);
 
+/* True for values that mean the same: members in any order, numbers of equal value however they are
+ * spelled (as doubles, which is what most clients make of them). Without memory: false. */
+bool       json_tree_equal(const json_tree *a, uint32_t at_a, const json_tree *b, uint32_t at_b);
+
 /* Appends a value in the style of prompts: ", " and ": " between, all characters raw
  * but \" \\ \n \r \t \b \f and \u00xx for other controls. */
 void       json_tree_write(const json_tree *t, uint32_t node, bytes *out);

@@ -31,7 +31,8 @@ typedef struct {
 ds4_status replay_open(replay_memory **out, int max_ids, size_t max_bytes, ds4_error *err);
 void       replay_close(replay_memory *m);
 
-/* Copies; the ids of one record share it. A known id is replaced. DS4_EARG: no ids. */
+/* Copies; the ids of one record share it. A known id is replaced. DS4_EARG: no ids;
+ * DS4_EFULL: larger than the whole memory. */
 ds4_status replay_add(replay_memory *m, const replay_record *r, ds4_error *err);
 
 /* NULL: unknown. Release with replay_release. */
@@ -39,10 +40,15 @@ const replay_record *replay_find(replay_memory *m, slice id);
 void                 replay_release(replay_memory *m, const replay_record *r);
 size_t               replay_ids(replay_memory *m);
 
-/* The KTM section of a checkpoint [kvcache.md 6]: the records whose block occurs in `text`.
- * Nothing is appended when there are none. */
+/* The section of a checkpoint [kvcache.md 6]: the records whose block occurs in `text`, oldest
+ * first. Nothing is appended when there are none. Little-endian:
+ *
+ *   "KTM" | version u8 = 2 | entries u32
+ *   an entry per id, those of a record in call order:
+ *     id length u32 | block length u32 | flags u8 (bit 0: reasoning closed; not in version 1) | id | block */
 ds4_status replay_section_write(replay_memory *m, slice text, bytes *out, ds4_error *err);
-/* Adds the section's records (versions 1 and 2); hostile bytes are DS4_EFORMAT and add nothing. */
+/* Adds the section's records that are not known (versions 1 and 2). Names and arguments are read from the
+ * block again, without the schemas that were offered. Hostile bytes are DS4_EFORMAT and add nothing. */
 ds4_status replay_section_read(replay_memory *m, slice section, ds4_error *err);
 
 #endif

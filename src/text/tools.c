@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/status.h"
+#include "text/dsml.h"
 #include "text/json_tree.h"
 
 /* ---- the block that offers tools ------------------------------------------ */
@@ -233,4 +234,51 @@ ds4_status calls_write(chat_prompt *p, const chat_call *call, bool first, ds4_er
 void calls_end(chat_prompt *p)
 {
     chat_prompt_protocol(p, "\n</｜DSML｜tool_calls>");
+}
+
+/* ---- calls as they were sampled --------------------------------------------- */
+
+/* A tag: its marker is the token. */
+static void write_tag(chat_prompt *p, slice tag)
+{
+    const char *at = memmem(tag.data, tag.len, DSML_MARKER, strlen(DSML_MARKER));
+    const size_t before = at ? (size_t)(at - tag.data) : tag.len, after = at ? before + strlen(DSML_MARKER) : tag.len;
+    chat_prompt_text(p, (slice){ tag.data, before });
+    if (at) chat_prompt_control(p, vocab_special(p->v)->dsml);
+    chat_prompt_text(p, (slice){ tag.data + after, tag.len - after });
+}
+
+void calls_replay(chat_prompt *p, slice block)
+{
+    bool in_value = false;
+    size_t done = 0;
+    for (size_t i = 0; i < block.len;) {
+        dsml_tag tag;
+        const slice rest = { block.data + i, block.len - i };
+        if (rest.data[0] != '<' || dsml_read(rest, false, &tag) != DSML_TAG) {
+            i++;
+            continue;
+        }
+        const bool ends_value = tag.closing && (tag.kind == DSML_PARAMETER || tag.kind == DSML_OTHER);
+        if (in_value && !ends_value) {
+            i++;
+            continue;
+        }
+        chat_prompt_text(p, (slice){ block.data + done, i - done });
+        write_tag(p, (slice){ rest.data, tag.len });
+        done = i += tag.len;
+        in_value = tag.kind == DSML_PARAMETER && !tag.closing;
+    }
+    chat_prompt_text(p, (slice){ block.data + done, block.len - done });
+}
+
+bool calls_arguments_equal(slice a, slice b)
+{
+    json_tree tree_a, tree_b;
+    if (slice_equal(a, b)) return true;
+    const bool good_a = !json_tree_parse(&tree_a, a, NULL), good_b = !json_tree_parse(&tree_b, b, NULL);
+    const bool equal = good_a && good_b && json_tree_equal(&tree_a, 1, &tree_b, 1);
+    json_tree_free(&tree_a);
+    json_tree_free(&tree_b);
+    return equal;
 }

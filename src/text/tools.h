@@ -30,6 +30,12 @@ void       calls_begin(chat_prompt *p);
 ds4_status calls_write(chat_prompt *p, const chat_call *call, bool first, ds4_error *err);
 void       calls_end(chat_prompt *p);
 
+/* A block as it was sampled: markers that stand in tags are control tokens. */
+void       calls_replay(chat_prompt *p, slice block);
+
+/* The same arguments: as JSON where both are, else byte for byte. */
+bool       calls_arguments_equal(slice a, slice b);
+
 /* JSON text in the style of prompts (json_tree.h). `field` begins the error's sentence. */
 ds4_status schema_write(chat_prompt *p, slice json, const char *field, ds4_error *err);
 

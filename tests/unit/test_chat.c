@@ -567,3 +567,118 @@ TEST(a_prompt_has_a_limit)
     chat_prompt_free(&p);
     vocab_close(v);
 }
+
+/* ---- turns as they were sampled ---------------------------------------------- */
+
+#define SAMPLED "\n<｜DSML｜tool_calls>\n\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"b\" string=\"false\">[1,  2.0]" \
+                "</｜DSML｜parameter>\n<｜DSML｜parameter name=\"a\" string=\"true\">x <｜DSML｜invoke></｜DSML｜parameter>\n" \
+                "</｜DSML｜invoke></｜DSML｜tool_calls>"
+#define CANONICAL(text) "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">" text \
+                "</｜DSML｜parameter>\n<｜DSML｜parameter name=\"b\" string=\"false\">[1, 2]</｜DSML｜parameter>\n" \
+                "</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+
+static replay_memory *remember(bool closed)
+{
+    static const slice ids[] = { { "c1", 2 } }, names[] = { { "f", 1 } };
+    const slice arguments[] = { slice_of("{\"b\":[1,2.0],\"a\":\"x <｜DSML｜invoke>\"}") };
+    const replay_record r = { .block = slice_of(SAMPLED), .reasoning_closed = closed, .ids = ids, .names = names,
+                              .arguments = arguments, .n_calls = 1 };
+    ds4_error err;
+    replay_memory *m = NULL;
+    EXPECT_OK(replay_open(&m, 10, 1u << 20, &err), err);
+    if (m) EXPECT_OK(replay_add(m, &r, &err), err);
+    return m;
+}
+
+static size_t count_markers(const chat_prompt *p)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < p->n_segments; i++) n += p->segments[i].control == vocab_special(p->v)->dsml;
+    return n;
+}
+
+TEST(a_known_turn_is_written_as_it_was_sampled)
+{
+    vocab *v = text_tiny_vocab();
+    replay_memory *m = remember(true);
+    REQUIRE(v && m);
+    chat_call call = { { "c1", 2 }, { "f", 1 }, slice_of("{ \"a\": \"x <｜DSML｜invoke>\", \"b\": [1, 2] }") };
+    chat_message messages[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_ASSISTANT, "t"), MESSAGE(CHAT_TOOL, "ok") };
+    messages[1].calls = &call;
+    messages[1].n_calls = 1;
+    messages[1].reasoning = slice_of("r");
+    chat_request r = request_of(messages, 3);
+    r.replay = m;
+    const char *const end = EOS USER "<tool_result>ok</tool_result>" ASSISTANT "<think>";
+    char want[2000];
+
+    snprintf(want, sizeof want, BOS USER "q" ASSISTANT "<think>r</think>t" SAMPLED "%s", end);
+    chat_prompt p = expect_prompt(v, &r, want, NULL);
+    EXPECT_INT(p.replayed, 1);
+    EXPECT_INT(count_markers(&p), 8);                   /* not the one inside of the value */
+    EXPECT(p.ambiguous);
+    chat_prompt_free(&p);
+
+    call.id = slice_of("c2");                           /* not known */
+    snprintf(want, sizeof want, BOS USER "q" ASSISTANT "<think>r</think>t" CANONICAL("x <｜DSML｜invoke>") "%s", end);
+    p = expect_prompt(v, &r, want, NULL);
+    EXPECT_INT(p.replayed, 0);
+    chat_prompt_free(&p);
+
+    call.id = slice_of("c1");                           /* edited by the client */
+    call.arguments = slice_of("{\"a\":\"y\",\"b\":[1,2]}");
+    snprintf(want, sizeof want, BOS USER "q" ASSISTANT "<think>r</think>t" CANONICAL("y") "%s", end);
+    p = expect_prompt(v, &r, want, NULL);
+    EXPECT_INT(p.replayed, 0);
+    chat_prompt_free(&p);
+    replay_close(m);
+    vocab_close(v);
+}
+
+TEST(reasoning_that_was_never_closed_stays_open)
+{
+    vocab *v = text_tiny_vocab();
+    replay_memory *m = remember(false);
+    REQUIRE(v && m);
+    const chat_call call = { { "c1", 2 }, { "f", 1 }, slice_of("{\"a\":\"x <｜DSML｜invoke>\",\"b\":[1,2]}") };
+    chat_message messages[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_ASSISTANT, ""), MESSAGE(CHAT_USER, "n") };
+    messages[1].calls = &call;
+    messages[1].n_calls = 1;
+    messages[1].reasoning = slice_of("r");
+    chat_request r = request_of(messages, 3);
+    r.replay = m;
+    expect_text(v, &r, BOS USER "q" ASSISTANT "<think>r" SAMPLED EOS USER "n" ASSISTANT "<think>");
+    messages[1].text = slice_of("t");                   /* text needs it */
+    expect_text(v, &r, BOS USER "q" ASSISTANT "<think>r</think>t" SAMPLED EOS USER "n" ASSISTANT "<think>");
+    messages[1].text = slice_of("");
+    r.no_thinking = true;
+    expect_text(v, &r, BOS USER "q" ASSISTANT "</think>" SAMPLED EOS USER "n" ASSISTANT "</think>");
+    replay_close(m);
+    vocab_close(v);
+}
+
+TEST(calls_of_two_turns_are_not_one)
+{
+    static const slice ids[] = { { "c2", 2 } }, names[] = { { "f", 1 } }, arguments[] = { { "{}", 2 } };
+    const replay_record other = { .block = slice_of("!"), .reasoning_closed = true, .ids = ids, .names = names,
+                                  .arguments = arguments, .n_calls = 1 };
+    vocab *v = text_tiny_vocab();
+    replay_memory *m = remember(true);
+    ds4_error err;
+    REQUIRE(v && m);
+    EXPECT_OK(replay_add(m, &other, &err), err);
+    const chat_call calls[] = { { { "c2", 2 }, { "f", 1 }, { "{}", 2 } },
+                                { { "c1", 2 }, { "f", 1 }, slice_of("{\"a\":\"x <｜DSML｜invoke>\",\"b\":[1,2]}") } };
+    chat_message messages[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_ASSISTANT, ""), MESSAGE(CHAT_USER, "n") };
+    messages[1].calls = calls;
+    messages[1].n_calls = 2;
+    chat_request r = request_of(messages, 3);
+    r.replay = m;
+    chat_prompt p;
+    chat_prompt_init(&p, v, 1u << 16);
+    EXPECT_OK(chat_render(&p, &r, &err), err);
+    EXPECT_INT(p.replayed, 0);
+    chat_prompt_free(&p);
+    replay_close(m);
+    vocab_close(v);
+}
