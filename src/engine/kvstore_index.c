@@ -14,6 +14,10 @@
 #include "base/checked.h"
 #include "base/status.h"
 
+#if defined(__APPLE__)
+#define st_mtim st_mtimespec
+#endif
+
 /* ---- names ----------------------------------------------------------------------------------- */
 
 void kv_hex(const uint8_t *data, int n, char *out)
