@@ -19,6 +19,7 @@
 #define SCHED_EVENT_BYTES    ((size_t)4 << 20)  /* unread events of one request     */
 #define SCHED_MARK_TOKENS    8192               /* a rewind point at each multiple  */
 #define SCHED_MARKS          2
+#define SCHED_MARK_WORTH     256                /* tokens that justify a step of their own for a point */
 #define SCHED_FORCED_TOKENS  2048               /* room in a feed beside the prompt */
 #define SCHED_OVERTAKE       3                  /* short requests before a long one */
 #define SCHED_SHORT_TOKENS   2048               /* uncached tokens of a short one   */
@@ -140,7 +141,8 @@ struct scheduler {
     int                  *eligible;
     int                   turns;        /* steps, for taking the oldest prompt now and then  */
     uint64_t              decode_ns;    /* a step without prompts; 0: not known              */
-    uint64_t              row_ns;       /* a prompt's row                                    */
+    uint64_t              row_ns;       /* a prompt's row; 0: not known                      */
+    uint64_t              sum_ns, sum_rows;     /* of recent prompts' rows                   */
 
     pthread_t             thread;
     bool                  started;      /* and not joined                                    */

@@ -186,12 +186,18 @@ static int first_user_turn(const reuse_prompt *p, const special_tokens *special)
 }
 
 /* Where the rest stops. Places of the prompt are counted from its end, which the session shares however it spells
- * what lies before; all of them begin with a control token, behind which nothing is spelled twice. */
+ * what lies before; all of them begin with a control token, behind which nothing is spelled twice. A point costs a step
+ * of its own, so what is computed again as quickly gets none. */
 static void plan_stops(slot *sl, scheduler *s, sched_ticket *t)
 {
     const int n = (int)t->prompt.tokens.n, end = t->match.keep + (int)sl->feed.n;
-    sl->marks[0] = end - (n - reuse_system_end(&t->prompt, s->v));
-    sl->marks[1] = end - (n - reuse_generation_begin(&t->prompt, s->v));
+    const int places[SCHED_MARKS] = { reuse_system_end(&t->prompt, s->v), reuse_generation_begin(&t->prompt, s->v) };
+    int last = t->match.keep;
+    for (int i = 0; i < SCHED_MARKS; i++) {
+        const int at = end - (n - places[i]);
+        sl->marks[i] = at - last >= SCHED_MARK_WORTH ? at : -1;
+        if (sl->marks[i] >= 0) last = at;
+    }
     sl->anchor = -1;
     if (s->o.store && (t->match.keep == 0 || t->match.aligned)) {
         const int anchor = kv_cold_anchor(&s->o.save, n, first_user_turn(&t->prompt, s->special));
@@ -291,7 +297,7 @@ int slot_next_stop(const slot *sl, const scheduler *s)
     const int at = ds4_session_length(sl->session);
     int stop = next_multiple(at, SCHED_MARK_TOKENS);
     if (sl->phase == PHASE_PROMPT) {
-        stop = min_int(stop, next_multiple(at, s->chunk));
+        if (sl->feed.n - sl->fed > (size_t)s->chunk) stop = min_int(stop, next_multiple(at, s->chunk));
         for (int i = 0; i < SCHED_MARKS; i++)
             if (sl->marks[i] > at) stop = min_int(stop, sl->marks[i]);
         if (sl->anchor > at) stop = min_int(stop, sl->anchor);

@@ -14,6 +14,7 @@
 #define LEAST_QUANTUM       16
 #define LEAST_CHUNK         32
 #define MOST_QUANTUM        2048
+#define MEASURED_ROWS       4096        /* half of the weight lies in the latest  */
 #define ECHO_ROWS           32          /* with logits for each of them           */
 
 static int rows_in(uint64_t ns, uint64_t row_ns, int least, int most)
@@ -33,16 +34,21 @@ static int quantum_of(const scheduler *s, int decoders)
     return rows_in(room, s->row_ns, min_int(LEAST_QUANTUM, s->chunk), min_int(MOST_QUANTUM, s->chunk));
 }
 
-static uint64_t blend(uint64_t old, uint64_t now) { return old ? (3 * old + now) / 4 : now; }
-
+/* Rows weigh alike, so that a step of a few, which costs almost what a step costs, says little about them. */
 static void measure(scheduler *s, int decode_rows, int prompt_rows, uint64_t ns)
 {
     if (prompt_rows == 0) {
-        s->decode_ns = blend(s->decode_ns, ns);
+        s->decode_ns = s->decode_ns ? (3 * s->decode_ns + ns) / 4 : ns;
         return;
     }
     const uint64_t others = decode_rows ? s->decode_ns : 0;
-    if (ns > others) s->row_ns = blend(s->row_ns, (ns - others) / (uint64_t)prompt_rows + 1);
+    s->sum_ns += ns > others ? ns - others : 0;
+    s->sum_rows += (uint64_t)prompt_rows;
+    if (s->sum_rows >= MEASURED_ROWS) {
+        s->sum_ns /= 2;
+        s->sum_rows /= 2;
+    }
+    s->row_ns = s->sum_ns / s->sum_rows + 1;
 }
 
 static int tokens_left(const slot *sl) { return (int)(sl->feed.n - sl->fed); }
