@@ -141,6 +141,10 @@ $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
 
+# These run the server's code over an engine without a model, which stands before the library's.
+FAKED := $(filter $(B)/tests/server/test_scheduler,$(TESTS))
+$(FAKED): $(B)/tests/server/fake_engine.o
+
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
 	@mkdir -p $(@D)

@@ -1,0 +1,1074 @@
+/* The scheduler over an engine without a model: what it keeps, who goes first, and how requests end. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/checked.h"
+#include "engine/scheduler.h"
+#include "fake_engine.h"
+#include "runner.h"
+#include "text/chat.h"
+
+/* ---- a server's inside --------------------------------------------------------------------- */
+
+typedef struct {
+    ds4_engine     *e;
+    const vocab    *v;
+    scheduler      *s;
+    replay_memory  *replay;
+    server_metrics  metrics;
+    kvstore        *store;
+    sched_options   o;
+    char            order[256];
+} rig;
+
+/* Notes who was admitted: the last letter of each id. */
+static void note_line(void *ctx, int level, const char *line)
+{
+    rig *r = ctx;
+    const char *at = strstr(line, " reuse=");
+    (void)level;
+    if (at && at > line && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
+}
+
+typedef struct {
+    int  slots, ctx, chunk, queue;
+    const char *disk;
+    bool orphans;
+} rig_options;
+
+static bool rig_open(rig *r, const rig_options *o)
+{
+    ds4_error err;
+    memset(r, 0, sizeof *r);
+    ds4_engine_options eo = ds4_engine_defaults();
+    eo.model_path = test_data("../../models/tiny/ds4-tiny.gguf");
+    eo.max_sessions = max_int(o->slots, 1);
+    eo.max_tokens = o->ctx ? o->ctx : 8192;
+    eo.max_batch_rows = o->chunk ? o->chunk : 512;
+    eo.rewind_points = 16;
+    server_metrics_init(&r->metrics);
+    ds4_status st = ds4_engine_open(&r->e, &eo, &err);
+    if (!st) st = replay_open(&r->replay, 1000, 1 << 20, &err);
+    r->o = sched_defaults();
+    r->o.n_slots = max_int(o->slots, 1);
+    if (o->queue) r->o.max_queue = o->queue;
+    r->o.replay = r->replay;
+    r->o.metrics = &r->metrics;
+    r->o.log = (log_sink){ note_line, r };
+    r->o.now_ns = fake_now_ns;
+    r->o.finish_orphans = o->orphans;
+    if (!st && o->disk) {
+        const kvstore_options ko = { .dir = o->disk, .budget_bytes = 1u << 30, .metrics = &r->metrics, .log = r->o.log };
+        st = kvstore_open(&r->store, &ko, r->e, &err);
+        r->o.store = r->store;
+    }
+    if (!st) r->v = ds4_engine_vocab(r->e);
+    if (!st) st = sched_open(&r->s, r->e, &r->o, &err);
+    if (st) test_fail(__FILE__, __LINE__, "opening: %s", err.message);
+    return !st;
+}
+
+static void rig_close(rig *r)
+{
+    if (r->e) fake_allow_steps(r->e, -1);
+    sched_close(r->s);
+    kvstore_close(r->store);
+    replay_close(r->replay);
+    ds4_engine_close(r->e);
+}
+
+/* ---- a client ------------------------------------------------------------------------------ */
+
+#define MAX_CALLS 4
+
+typedef struct {
+    sched_ticket   *t;
+    pthread_mutex_t lock;
+    pthread_cond_t  bell;
+    int             rings;
+    bytes           text[8], reasoning;         /* text by choice */
+    bytes           args[MAX_CALLS];
+    char            id[MAX_CALLS][64], name[MAX_CALLS][64];
+    int             n_calls, n_finished, n_tokens, n_echo;
+    float           first_logprob, last_echo;
+    answer_finish   finish;
+    answer_usage    usage;
+    sched_kind      end;
+    ds4_error       error;
+    bool            admitted, begun;
+} client;
+
+static void ring(void *ctx)
+{
+    client *c = ctx;
+    pthread_mutex_lock(&c->lock);
+    c->rings++;
+    pthread_cond_signal(&c->bell);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void client_open(client *c)
+{
+    memset(c, 0, sizeof *c);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->bell, NULL);
+    for (int i = 0; i < 8; i++) bytes_init(&c->text[i], 1 << 20);
+    for (int i = 0; i < MAX_CALLS; i++) bytes_init(&c->args[i], 1 << 20);
+    bytes_init(&c->reasoning, 1 << 20);
+    c->end = SCHED_NOTHING;
+}
+
+static void client_close(client *c)
+{
+    sched_release(c->t);
+    c->t = NULL;
+    for (int i = 0; i < 8; i++) bytes_free(&c->text[i]);
+    for (int i = 0; i < MAX_CALLS; i++) bytes_free(&c->args[i]);
+    bytes_free(&c->reasoning);
+    pthread_mutex_destroy(&c->lock);
+    pthread_cond_destroy(&c->bell);
+}
+
+static void client_take(client *c, const sched_event *e)
+{
+    const answer_event *a = &e->answer;
+    switch (e->kind) {
+    case SCHED_ADMITTED: c->admitted = true; c->usage = e->usage; return;
+    case SCHED_ECHO: c->n_echo = a->n_tokens; c->last_echo = a->tokens[a->n_tokens - 1].self.logprob; return;
+    case SCHED_DONE:
+    case SCHED_FAILED: c->end = e->kind; c->usage = e->usage; c->error = e->error; return;
+    case SCHED_ANSWER: break;
+    default: return;
+    }
+    if (a->kind == ANSWER_TEXT || a->kind == ANSWER_REASONING) {
+        if (a->n_tokens && c->n_tokens == 0) c->first_logprob = a->tokens[0].self.logprob;
+        c->n_tokens += a->n_tokens;
+    }
+    c->begun = true;
+    switch (a->kind) {
+    case ANSWER_REASONING: bytes_append(&c->reasoning, a->bytes.data, a->bytes.len); break;
+    case ANSWER_TEXT: bytes_append(&c->text[a->choice], a->bytes.data, a->bytes.len); break;
+    case ANSWER_CALL_BEGIN:
+        if (c->n_calls == MAX_CALLS) break;
+        snprintf(c->id[c->n_calls], 64, "%.*s", (int)a->id.len, a->id.data);
+        snprintf(c->name[c->n_calls++], 64, "%.*s", (int)a->name.len, a->name.data);
+        break;
+    case ANSWER_CALL_ARGS: bytes_append(&c->args[a->call], a->bytes.data, a->bytes.len); break;
+    case ANSWER_CALL_END: break;
+    case ANSWER_FINISH: c->finish = a->finish; c->n_finished++; break;
+    }
+}
+
+/* Everything that is there; true: the last event came. */
+static bool client_poll(client *c)
+{
+    sched_event e;
+    while (sched_next(c->t, &e) != SCHED_NOTHING) client_take(c, &e);
+    return c->end != SCHED_NOTHING;
+}
+
+/* Until the last event; half a minute without any fails the test. */
+static bool client_wait(client *c)
+{
+    while (!client_poll(c)) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 30;
+        pthread_mutex_lock(&c->lock);
+        while (c->rings == 0)
+            if (pthread_cond_timedwait(&c->bell, &c->lock, &until)) break;
+        const bool rang = c->rings > 0;
+        c->rings = 0;
+        pthread_mutex_unlock(&c->lock);
+        if (rang) continue;
+        test_fail(__FILE__, __LINE__, "no event for half a minute");
+        return false;
+    }
+    return true;
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const char *role, *text, *reasoning;
+    const char *call, *args, *id;       /* a call of the assistant, or the id a tool answers */
+} line;
+#define SYSTEM(t)       { .role = "system", .text = t }
+#define USER(t)         { .role = "user", .text = t }
+#define ASSISTANT(t)    { .role = "assistant", .text = t }
+#define RESULT(i, t)    { .role = "tool", .id = i, .text = t }
+
+#define SCHEMA "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}}}"
+
+static const chat_tool weather = { .name = { "weather", 7 }, .parameters = { SCHEMA, sizeof SCHEMA - 1 } };
+
+typedef struct {
+    bool    think, tools;
+    uint64_t hint;
+} render_options;
+
+static bool render(rig *r, const line *lines, int n, const render_options *o, reuse_prompt *out, chat_start *start)
+{
+    chat_message m[64];
+    chat_call calls[64];
+    for (int i = 0; i < n; i++) {
+        const line *l = &lines[i];
+        m[i] = (chat_message){ .role = !strcmp(l->role, "system") ? CHAT_SYSTEM : !strcmp(l->role, "user") ? CHAT_USER
+                             : !strcmp(l->role, "tool") ? CHAT_TOOL : CHAT_ASSISTANT, .text = slice_of(l->text ? l->text : "") };
+        if (l->reasoning) m[i].reasoning = slice_of(l->reasoning);
+        if (m[i].role == CHAT_TOOL) m[i].call_id = slice_of(l->id);
+        if (!l->call) continue;
+        calls[i] = (chat_call){ .id = slice_of(l->id), .name = slice_of(l->call), .arguments = slice_of(l->args) };
+        m[i].calls = &calls[i];
+        m[i].n_calls = 1;
+    }
+    chat_request c = chat_request_defaults();
+    c.messages = m;
+    c.n_messages = n;
+    c.no_thinking = !o->think;
+    c.tools = &weather;
+    c.n_tools = o->tools;
+    c.ctx = 8192;
+    ds4_error err;
+    chat_prompt p;
+    token_list tokens;
+    chat_prompt_init(&p, r->v, 1 << 24);
+    token_list_init(&tokens, 1 << 24);
+    ds4_status st = chat_render(&p, &c, &err);
+    if (!st) st = chat_tokens(&p, &tokens, &err);
+    *start = p.start;
+    const bool ambiguous = p.ambiguous;
+    chat_prompt_free(&p);
+    if (!st) st = reuse_prompt_open(out, r->v, &tokens, &err);
+    token_list_free(&tokens);
+    if (st) {
+        test_fail(__FILE__, __LINE__, "rendering: %s", err.message);
+        return false;
+    }
+    out->ambiguous = ambiguous;
+    out->tools_hash = o->tools ? 77 : 0;
+    if (o->hint) {
+        out->hints[0] = o->hint;
+        out->n_hints = 1;
+    }
+    const line *last = &lines[n - 1];
+    if (!strcmp(last->role, "tool")) {
+        out->result_ids = malloc(sizeof *out->result_ids);
+        out->result_ids[0] = (slice){ strdup(last->id), strlen(last->id) };
+        out->n_results = 1;
+    }
+    return true;
+}
+
+static sched_request request(reuse_prompt *p, chat_start start)
+{
+    sched_request q = { .id = "req_test", .prompt = p, .start = start, .sampling = ds4_sampling_defaults(), .n = 1, .max_tokens = 400 };
+    q.sampling.temperature = 0;
+    return q;
+}
+
+static ds4_status submit(rig *r, client *c, sched_request *q)
+{
+    ds4_error err;
+    int retry;
+    q->wake = ring;
+    q->wake_ctx = c;
+    return sched_submit(r->s, q, &c->t, &retry, &err);
+}
+
+static bool submit_lines(rig *r, client *c, const line *lines, int n, const render_options *o, sched_request *change)
+{
+    reuse_prompt p;
+    chat_start start;
+    client_open(c);
+    if (!render(r, lines, n, o, &p, &start)) return false;
+    sched_request q = request(&p, start);
+    if (change) {
+        q = *change;
+        q.prompt = &p;
+        q.start = start;
+    }
+    if (o->tools) {
+        q.tools = &weather;
+        q.n_tools = 1;
+    }
+    const ds4_status st = submit(r, c, &q);
+    if (st) test_fail(__FILE__, __LINE__, "submit: status %d", st);
+    return !st;
+}
+
+/* Asks and reads to the end. */
+static bool ask(rig *r, client *c, const line *lines, int n, const render_options *o)
+{
+    return submit_lines(r, c, lines, n, o, NULL) && client_wait(c);
+}
+
+/* Text of about n tokens; the vocabulary is small, so a word is several. */
+static char *long_text(int n)
+{
+    char *text = malloc((size_t)n * 2 + 16);
+    int at = 0;
+    for (int i = 0; i < n; i++) at += sprintf(text + at, "%d", i % 10);
+    return text;
+}
+
+static uint64_t prefilled(rig *r) { return counter_get(&r->metrics.prefill_tokens); }
+
+static const render_options plain = { 0 };
+
+/* ---- answers ------------------------------------------------------------------------------- */
+
+TEST(a_request_is_answered_as_scripted)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "sum", 0, "two and two</think>It is 4.");
+    const line lines[] = { SYSTEM("S"), USER("the sum?") };
+    if (ask(&r, &c, lines, 2, &(render_options){ .think = true })) {
+        EXPECT_TEXT(c.reasoning.data, "two and two");
+        EXPECT_TEXT(c.text[0].data, "It is 4.");
+        EXPECT_INT(c.finish, FINISH_STOP);
+        EXPECT_INT(c.end, SCHED_DONE);
+        EXPECT(c.usage.reasoning_tokens > 0 && c.usage.completion_tokens > c.usage.reasoning_tokens);
+        EXPECT_INT(c.usage.cached_tokens, 0);
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(a_length_limit_ends_the_answer)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "one two three four five six seven");
+    const line lines[] = { USER("count") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.max_tokens = 3;
+    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+        EXPECT_INT(c.finish, FINISH_LENGTH);
+        EXPECT_INT(c.usage.completion_tokens, 3);
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(several_choices_share_one_prefill)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    const line lines[] = { USER("three of them") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.n = 3;
+    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+        EXPECT_INT(c.n_finished, 3);
+        EXPECT_TEXT(c.text[1].data, c.text[0].data);
+        EXPECT_TEXT(c.text[2].data, c.text[0].data);
+        EXPECT_INT(prefilled(&r), c.usage.prompt_tokens);
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(a_required_call_is_opened_for_the_model_and_an_unwanted_one_is_not)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "go", 0, "I would rather talk.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+              "<｜DSML｜parameter name=\"city\" string=\"true\">Rome</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    const line lines[] = { USER("go") };
+    const render_options o = { .tools = true };
+    for (int i = 0; i < 3; i++) {
+        sched_request q = request(NULL, CHAT_STARTS_TEXT);
+        q.choice = i == 0 ? CHOOSE_REQUIRED : i == 1 ? CHOOSE_NAMED : CHOOSE_NONE;
+        q.forced_tool = slice_of("weather");
+        if (submit_lines(&r, &c, lines, 1, &o, &q) && client_wait(&c)) {
+            if (i < 2) {
+                EXPECT_INT(c.text[0].len, 0);
+                EXPECT_INT(c.n_calls, 1);
+                EXPECT_TEXT(c.name[0], "weather");
+                EXPECT_TEXT(c.args[0].data, "{\"city\":\"Rome\"}");
+                EXPECT_INT(c.finish, FINISH_TOOL_CALLS);
+            } else {
+                EXPECT_INT(c.n_calls, 0);
+                EXPECT(c.text[0].len > 0 && !strstr(c.text[0].data, "DSML"));
+            }
+        }
+        client_close(&c);
+    }
+    rig_close(&r);
+}
+
+TEST(without_parallel_calls_the_block_is_closed_behind_the_first)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "go", 0, "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n\n</｜DSML｜invoke>\n"
+              "<｜DSML｜invoke name=\"weather\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    const line lines[] = { USER("go") };
+    for (int one = 0; one < 2; one++) {
+        sched_request q = request(NULL, CHAT_STARTS_TEXT);
+        q.one_call = one;
+        if (submit_lines(&r, &c, lines, 1, &(render_options){ .tools = true }, &q) && client_wait(&c)) {
+            EXPECT_INT(c.n_calls, one ? 1 : 2);
+            EXPECT_INT(c.finish, FINISH_TOOL_CALLS);
+        }
+        client_close(&c);
+    }
+    rig_close(&r);
+}
+
+TEST(a_thinking_budget_closes_the_reasoning)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    char *reasoning = long_text(900);
+    char *script = malloc(2000);
+    sprintf(script, "%s</think>done", reasoning);
+    fake_rule(r.e, "", 0, script);
+    const line lines[] = { USER("think") };
+    sched_request q = request(NULL, CHAT_STARTS_REASONING);
+    q.max_tokens = 2000;
+    q.think_budget = 10;
+    if (submit_lines(&r, &c, lines, 1, &(render_options){ .think = true }, &q) && client_wait(&c)) {
+        EXPECT(c.usage.reasoning_tokens <= 10 + 512 + 1);
+        EXPECT(c.usage.reasoning_tokens >= 10);
+        EXPECT_INT(c.finish, FINISH_STOP);
+    }
+    client_close(&c);
+    free(reasoning);
+    free(script);
+    rig_close(&r);
+}
+
+TEST(logprobs_come_with_the_text_and_an_echo_has_the_prompts)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "some words here");
+    const line lines[] = { USER("logprobs") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.logprobs = q.prompt_logprobs = true;
+    q.top_logprobs = 2;
+    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+        EXPECT_INT(c.n_tokens, c.usage.completion_tokens);
+        EXPECT_INT(c.n_echo, c.usage.prompt_tokens);
+        EXPECT(c.first_logprob < 0 && c.first_logprob > -0.001f);
+        EXPECT(c.last_echo < 0);
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(a_seed_gives_the_same_text_alone_and_among_others)
+{
+    rig r;
+    client c[6];
+    char *alone = NULL;
+    if (!rig_open(&r, &(rig_options){ .slots = 3 })) return;
+    fake_rule(r.e, "", 0, "a rather plain answer");
+    const line lines[] = { USER("seeded") }, others[] = { USER("another one") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.sampling.temperature = 10;            /* flat enough that scripts are left at once */
+    q.sampling.min_p = 0;
+    q.sampling.seed = 1234;
+    q.max_tokens = 60;
+    if (submit_lines(&r, &c[0], lines, 1, &plain, &q) && client_wait(&c[0])) alone = strdup(c[0].text[0].len ? c[0].text[0].data : "");
+    client_close(&c[0]);
+    for (int i = 0; i < 6; i++) {
+        sched_request other = q;
+        if (i != 3) other.sampling.seed = (uint64_t)i;
+        submit_lines(&r, &c[i], i == 3 ? lines : others, 1, &plain, &other);
+    }
+    for (int i = 0; i < 6; i++) client_wait(&c[i]);
+    EXPECT_TEXT(c[3].text[0].len ? c[3].text[0].data : "", alone);
+    EXPECT(c[2].text[0].len && strcmp(c[2].text[0].data, alone));
+    for (int i = 0; i < 6; i++) client_close(&c[i]);
+    free(alone);
+    rig_close(&r);
+}
+
+/* ---- what is kept -------------------------------------------------------------------------- */
+
+TEST(a_second_turn_computes_only_its_new_bytes)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    line lines[4] = { SYSTEM("You are a rather long system prompt."), USER("first question") };
+    char first[64] = "";
+    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    client_close(&c);
+    const uint64_t before = prefilled(&r);
+    lines[2] = (line)ASSISTANT(first);
+    lines[3] = (line)USER("second question");
+    if (ask(&r, &c, lines, 4, &plain)) {
+        EXPECT(c.usage.cached_tokens > 0);
+        EXPECT_INT(prefilled(&r) - before, c.usage.prompt_tokens - c.usage.cached_tokens);
+        EXPECT(prefilled(&r) - before < 32);
+        EXPECT_INT(counter_get(&r.metrics.cached_tokens[SOURCE_LIVE]), c.usage.cached_tokens);
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(an_identical_prompt_computes_nothing)
+{
+    rig r;
+    client c;
+    char first[64] = "";
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    const line lines[] = { SYSTEM("S"), USER("the same again") };
+    for (int i = 0; i < 3; i++) {
+        const uint64_t before = prefilled(&r);
+        if (ask(&r, &c, lines, 2, &plain)) {
+            if (i == 0) snprintf(first, sizeof first, "%s", c.text[0].data);
+            else EXPECT_INT(prefilled(&r) - before, 0);
+            EXPECT_TEXT(c.text[0].data, first);
+            EXPECT_INT(c.usage.cached_tokens, i ? c.usage.prompt_tokens : 0);
+        }
+        client_close(&c);
+    }
+    rig_close(&r);
+}
+
+/* What each method leads to is what a cold session says: the answer spells the state at the prompt's end. */
+static void expect_as_cold(const line *lines, int n, const render_options *o, const char *got)
+{
+    rig cold;
+    client c;
+    if (!rig_open(&cold, &(rig_options){ 0 })) return;
+    fake_rule(cold.e, "", 0, "state $STATE");
+    if (ask(&cold, &c, lines, n, o)) EXPECT_TEXT(got, c.text[0].data);
+    client_close(&c);
+    rig_close(&cold);
+}
+
+TEST(an_edited_last_message_goes_back_to_a_rewind_point)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    char first[64] = "";
+    line lines[4] = { SYSTEM("You are a rather long system prompt."), USER("first question") };
+    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    client_close(&c);
+    lines[2] = (line)ASSISTANT(first);
+    const char *const edits[] = { "second question", "second thought", "no, a third" };
+    for (int i = 0; i < 3; i++) {
+        lines[3] = (line)USER(edits[i]);
+        if (ask(&r, &c, lines, 4, &plain)) {
+            EXPECT(c.usage.cached_tokens > 20);
+            expect_as_cold(lines, 4, &plain, c.text[0].data);
+        }
+        client_close(&c);
+    }
+    rig_close(&r);
+}
+
+TEST(another_conversation_keeps_the_system_part)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    char *text = long_text(300);
+    line lines[2] = { SYSTEM(text), USER("first") };
+    ask(&r, &c, lines, 2, &plain);
+    client_close(&c);
+    lines[1] = (line)USER("something else");
+    if (ask(&r, &c, lines, 2, &plain)) {
+        EXPECT(c.usage.cached_tokens > 200);
+        expect_as_cold(lines, 2, &plain, c.text[0].data);
+    }
+    client_close(&c);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(dropped_reasoning_costs_nothing)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "some long reasoning that the client never sends back</think>the answer");
+    const render_options think = { .think = true };
+    line lines[4] = { SYSTEM("S"), USER("first question") };
+    ask(&r, &c, lines, 2, &think);
+    client_close(&c);
+    lines[2] = (line)ASSISTANT("the answer");
+    lines[3] = (line)USER("second");
+    const uint64_t before = prefilled(&r);
+    if (ask(&r, &c, lines, 4, &think)) EXPECT(prefilled(&r) - before < 16);
+    EXPECT(counter_get(&r.metrics.cached_tokens[SOURCE_VISIBLE]) > 0);
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(results_of_live_calls_go_on_where_the_session_stands)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "tool_result", 0, "thinking again</think>It rains. $STATE");
+    fake_rule(r.e, "", 0, "hm</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+              "<｜DSML｜parameter name=\"city\" string=\"true\">Rome</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    const render_options tools = { .think = true, .tools = true };
+    line lines[4] = { SYSTEM("S"), USER("weather in Rome?") };
+    char id[64] = "";
+    if (ask(&r, &c, lines, 2, &tools)) {
+        EXPECT_INT(c.finish, FINISH_TOOL_CALLS);
+        EXPECT_INT(c.n_calls, 1);
+        snprintf(id, sizeof id, "%s", c.id[0]);
+    }
+    client_close(&c);
+    /* The client drops the reasoning and writes the arguments in its own way. */
+    lines[2] = (line){ .role = "assistant", .call = "weather", .args = "{ \"city\" : \"Rome\" }", .id = id };
+    lines[3] = (line)RESULT(id, "rain");
+    const uint64_t before = prefilled(&r);
+    if (ask(&r, &c, lines, 4, &tools)) {
+        EXPECT(prefilled(&r) - before < 24);
+        EXPECT(!strncmp(c.text[0].data, "It rains.", 9));
+    }
+    client_close(&c);
+    rig_close(&r);
+}
+
+TEST(a_restarted_server_finds_its_conversations_on_disk)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv"));
+    rig r;
+    client c;
+    char *text = long_text(2000);
+    char first[64] = "";
+    line lines[4] = { SYSTEM(text), USER("first question") };
+    if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    EXPECT(c.usage.stored_tokens > 0);
+    client_close(&c);
+    rig_close(&r);
+
+    if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    lines[2] = (line)ASSISTANT(first);
+    lines[3] = (line)USER("second");
+    if (ask(&r, &c, lines, 4, &plain)) {
+        EXPECT(prefilled(&r) < 32);
+        EXPECT_INT(counter_get(&r.metrics.cached_tokens[SOURCE_DISK]), c.usage.cached_tokens);
+        expect_as_cold(lines, 4, &plain, c.text[0].data);
+    }
+    client_close(&c);
+
+    /* Another question to the same system part: the anchor serves. */
+    lines[1] = (line)USER("quite another");
+    if (ask(&r, &c, lines, 2, &plain)) expect_as_cold(lines, 2, &plain, c.text[0].data);
+    client_close(&c);
+    rig_close(&r);
+    free(text);
+}
+
+TEST(a_checkpoint_that_gives_no_numbers_is_put_aside_and_the_request_runs_cold)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv-bad"));
+    rig r;
+    client c;
+    char *text = long_text(2000);
+    line lines[2] = { SYSTEM(text), USER("first question") };
+    if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+    ask(&r, &c, lines, 2, &plain);
+    client_close(&c);
+    rig_close(&r);
+
+    if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    fake_spoil_loads(r.e, true);
+    if (ask(&r, &c, lines, 2, &plain)) {
+        EXPECT_INT(c.end, SCHED_DONE);
+        EXPECT_INT(c.usage.cached_tokens, 0);
+        EXPECT(counter_get(&r.metrics.kv_corrupt) > 0);
+        expect_as_cold(lines, 2, &plain, c.text[0].data);
+    }
+    client_close(&c);
+    rig_close(&r);
+    free(text);
+}
+
+/* ---- who goes first ------------------------------------------------------------------------ */
+
+TEST(a_short_request_speaks_within_three_steps_while_a_long_prompt_is_computed)
+{
+    rig r;
+    client big, small, talker;
+    if (!rig_open(&r, &(rig_options){ .slots = 3, .ctx = 32768 })) return;
+    fake_rule(r.e, "talk", 0, "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"
+              "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789");
+    char *text = long_text(20000);
+    const line lines[] = { USER(text) }, brief[] = { USER("hi") }, talk[] = { USER("talk") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &talker, talk, 1, &plain, NULL);
+    submit_lines(&r, &big, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    for (int i = 0; i < 10; i++) {
+        fake_allow_steps(r.e, 1);
+        EXPECT(fake_wait_at_gate(r.e, 20000));
+    }
+    client_poll(&talker);
+    EXPECT(talker.begun);
+    const uint64_t before = fake_steps(r.e);
+    submit_lines(&r, &small, brief, 1, &plain, NULL);
+    while (!small.begun && fake_steps(r.e) < before + 20) {
+        fake_allow_steps(r.e, 1);
+        EXPECT(fake_wait_at_gate(r.e, 20000));
+        client_poll(&small);
+    }
+    client_poll(&big);
+    EXPECT(!big.begun);
+    EXPECT(fake_steps(r.e) - before <= 3);
+    fake_allow_steps(r.e, -1);
+    client_wait(&small);
+    client_wait(&talker);
+    client_wait(&big);
+    EXPECT(histogram_below(&r.metrics.ttft, r.metrics.ttft.n) == 3);
+    client_close(&small);
+    client_close(&talker);
+    client_close(&big);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(three_short_requests_may_pass_a_long_one_and_no_more)
+{
+    rig r;
+    client running, big, small[5];
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    char *text = long_text(3000);
+    const line lines[] = { USER(text) }, brief[] = { USER("hi") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    fake_allow_steps(r.e, 0);
+    q.id = "first";
+    submit_lines(&r, &running, brief, 1, &plain, &q);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    q.id = "Long-L";
+    submit_lines(&r, &big, lines, 1, &plain, &q);
+    q.id = "short-s";
+    for (int i = 0; i < 5; i++) submit_lines(&r, &small[i], brief, 1, &plain, &q);
+    fake_allow_steps(r.e, -1);
+    client_wait(&running);
+    client_wait(&big);
+    for (int i = 0; i < 5; i++) client_wait(&small[i]);
+    EXPECT_TEXT(r.order, "tsssLss");
+    for (int i = 0; i < 5; i++) client_close(&small[i]);
+    client_close(&running);
+    client_close(&big);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(a_full_queue_refuses_and_tells_when_to_come_back)
+{
+    rig r;
+    client c[3];
+    if (!rig_open(&r, &(rig_options){ .queue = 2 })) return;
+    const line lines[] = { USER("hi") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &c[0], lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r, &c[1], lines, 1, &plain, NULL);
+    submit_lines(&r, &c[2], lines, 1, &plain, NULL);
+
+    reuse_prompt p;
+    chat_start start;
+    sched_ticket *t;
+    int retry = 0;
+    ds4_error err;
+    if (render(&r, lines, 1, &plain, &p, &start)) {
+        sched_request q = request(&p, start);
+        EXPECT_INT(sched_submit(r.s, &q, &t, &retry, &err), DS4_EFULL);
+        EXPECT(retry >= 1 && retry <= 60);
+        EXPECT(!t && p.tokens.n == 0);
+    }
+    fake_allow_steps(r.e, -1);
+    for (int i = 0; i < 3; i++) {
+        client_wait(&c[i]);
+        client_close(&c[i]);
+    }
+    rig_close(&r);
+}
+
+/* ---- how requests end ---------------------------------------------------------------------- */
+
+static void pause_ms(int ms) { nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L }, NULL); }
+
+static int busy_slots(rig *r)
+{
+    sched_slot_status st[8];
+    int busy = 0;
+    const int n = sched_status(r->s, st, 8);
+    for (int i = 0; i < n; i++) busy += st[i].state == SLOT_PREFILL || st[i].state == SLOT_DECODE;
+    return busy;
+}
+
+TEST(a_cancelled_request_leaves_within_one_step_whatever_it_was_doing)
+{
+    rig r;
+    client a, b;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    char *text = long_text(3000);
+    const line lines[] = { USER(text) }, brief[] = { USER("hi") };
+    fake_rule(r.e, "", 0, "a long answer 0123456789012345678901234567890123456789");
+
+    /* In the queue. */
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &a, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r, &b, brief, 1, &plain, NULL);
+    sched_cancel(b.t);
+    EXPECT(client_poll(&b));
+    EXPECT_INT(b.error.status, DS4_ECANCELLED);
+    EXPECT_INT(counter_get(&r.metrics.waiting), 0);
+    client_close(&b);
+
+    /* In the prompt: the step at work ends, and the next request has the slot. */
+    submit_lines(&r, &b, brief, 1, &plain, NULL);
+    sched_cancel(a.t);
+    fake_allow_steps(r.e, 1);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    EXPECT(client_poll(&a));
+    EXPECT_INT(a.finish, FINISH_CANCELLED);
+    EXPECT_INT(counter_get(&r.metrics.cancelled[PHASE_PREFILL]), 1);
+    client_poll(&b);
+    EXPECT(b.admitted);
+    client_close(&a);
+
+    /* In the answer, by a reader that just goes. */
+    for (int i = 0; i < 3; i++) {
+        fake_allow_steps(r.e, 1);
+        EXPECT(fake_wait_at_gate(r.e, 20000));
+    }
+    client_poll(&b);
+    EXPECT(b.begun);
+    client_close(&b);
+    fake_allow_steps(r.e, 1);
+    for (int i = 0; i < 2000 && busy_slots(&r); i++) pause_ms(1);
+    EXPECT_INT(busy_slots(&r), 0);
+    EXPECT_INT(counter_get(&r.metrics.cancelled[PHASE_DECODE]), 1);
+    fake_allow_steps(r.e, -1);
+
+    /* What was computed of the long prompt is there for the next try. */
+    const uint64_t before = prefilled(&r);
+    if (ask(&r, &a, brief, 1, &plain)) EXPECT(prefilled(&r) - before < 16);
+    client_close(&a);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(a_repeated_request_goes_on_where_the_cancelled_one_stopped)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
+    char *text = long_text(3000);
+    const line lines[] = { USER(text) };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &c, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    fake_allow_steps(r.e, 3);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    client_close(&c);
+    fake_allow_steps(r.e, -1);
+    if (ask(&r, &c, lines, 1, &plain)) {
+        EXPECT(c.usage.cached_tokens >= 1500);
+        expect_as_cold(lines, 1, &plain, c.text[0].data);
+    }
+    client_close(&c);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(an_orphaned_prompt_is_finished_when_nobody_waits)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ .orphans = true })) return;
+    char *text = long_text(3000);
+    const line lines[] = { USER(text) };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &c, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    client_close(&c);
+    fake_allow_steps(r.e, -1);
+    for (int i = 0; i < 5000 && busy_slots(&r); i++) pause_ms(1);
+    const uint64_t before = prefilled(&r);
+    if (ask(&r, &c, lines, 1, &plain)) EXPECT_INT(prefilled(&r) - before, 0);
+    client_close(&c);
+    free(text);
+    rig_close(&r);
+}
+
+TEST(a_reader_that_does_not_come_is_cancelled_and_delays_nobody)
+{
+    rig r;
+    client lazy, busy;
+    if (!rig_open(&r, &(rig_options){ .slots = 2, .ctx = 65536 })) return;
+    char *endless = long_text(40000);
+    fake_rule(r.e, "endless", 0, endless);
+    const line lines[] = { USER("endless") }, brief[] = { USER("hi") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.max_tokens = 60000;
+    q.logprobs = true;
+    q.top_logprobs = 20;
+    submit_lines(&r, &lazy, lines, 1, &plain, &q);
+    for (int i = 0; i < 5; i++) {
+        ask(&r, &busy, brief, 1, &plain);
+        EXPECT_INT(busy.end, SCHED_DONE);
+        client_close(&busy);
+    }
+    for (int i = 0; i < 20000 && busy_slots(&r); i++) pause_ms(1);
+    EXPECT_INT(counter_get(&r.metrics.cancelled[PHASE_DECODE]), 1);
+    EXPECT(client_poll(&lazy));
+    EXPECT_INT(lazy.finish, FINISH_CANCELLED);
+    client_close(&lazy);
+    free(endless);
+    rig_close(&r);
+}
+
+TEST(a_failing_step_fails_only_the_request_to_blame)
+{
+    rig r;
+    client good, bad;
+    if (!rig_open(&r, &(rig_options){ .slots = 2 })) return;
+    const int32_t poison = vocab_find(r.v, "7", 1);
+    fake_fail_on(r.e, poison);
+    const line lines[] = { USER("hi") }, poisoned[] = { USER("a 7 here") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &good, lines, 1, &plain, NULL);
+    submit_lines(&r, &bad, poisoned, 1, &plain, NULL);
+    fake_allow_steps(r.e, -1);
+    client_wait(&good);
+    client_wait(&bad);
+    EXPECT_INT(good.end, SCHED_DONE);
+    EXPECT_TEXT(good.text[0].data, "ok");
+    EXPECT_INT(bad.end, SCHED_FAILED);
+    EXPECT_INT(bad.error.status, DS4_EDEVICE);
+    client_close(&good);
+    client_close(&bad);
+    fake_fail_on(r.e, -1);
+    if (ask(&r, &bad, poisoned, 1, &plain)) EXPECT_INT(bad.end, SCHED_DONE);
+    client_close(&bad);
+    rig_close(&r);
+}
+
+static void *drain_now(void *arg)
+{
+    rig *r = arg;
+    sched_drain(r->s, 0);
+    return NULL;
+}
+
+TEST(draining_refuses_who_waits_and_ends_who_runs_by_length)
+{
+    rig r;
+    client running, waiting;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "a long answer 0123456789012345678901234567890123456789");
+    const line lines[] = { USER("hi") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &running, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r, &waiting, lines, 1, &plain, NULL);
+    fake_allow_steps(r.e, 4);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    pthread_t drainer;
+    pthread_create(&drainer, NULL, drain_now, &r);
+    pause_ms(20);
+    fake_allow_steps(r.e, -1);
+    pthread_join(drainer, NULL);
+    client_wait(&waiting);
+    client_wait(&running);
+    EXPECT_INT(waiting.end, SCHED_FAILED);
+    EXPECT_INT(waiting.error.status, DS4_ECANCELLED);
+    EXPECT_INT(running.end, SCHED_DONE);
+    EXPECT_INT(running.finish, FINISH_LENGTH);
+    EXPECT(running.text[0].len > 0);
+    client_close(&waiting);
+    client_close(&running);
+    rig_close(&r);
+}
+
+/* ---- all together -------------------------------------------------------------------------- */
+
+typedef struct {
+    rig *r;
+    int  number;
+    int  prompt_tokens, cached_tokens, wrong;
+} agent;
+
+/* Twenty turns with a tool call and its result each, as an agent sends them. */
+static void *run_agent(void *arg)
+{
+    agent *a = arg;
+    char system[400], question[32], ids[20][64];
+    snprintf(system, sizeof system, "You are agent %d of several. %s", a->number,
+             "Long instructions follow here, the same for all of the agents that talk to this server at once.");
+    snprintf(question, sizeof question, "begin %d", a->number);
+    line lines[42] = { SYSTEM(system), USER(question) };
+    int n = 2;
+    for (int turn = 0; turn < 20; turn++) {
+        client c;
+        if (!ask(a->r, &c, lines, n, &(render_options){ .think = true, .tools = true, .hint = (uint64_t)a->number + 1 })) break;
+        a->wrong += c.n_calls != 1 || c.finish != FINISH_TOOL_CALLS;
+        if (turn > 1) {
+            a->prompt_tokens += c.usage.prompt_tokens;
+            a->cached_tokens += c.usage.cached_tokens;
+        }
+        snprintf(ids[turn], sizeof ids[turn], "%s", c.id[0]);
+        client_close(&c);
+        lines[n++] = (line){ .role = "assistant", .call = "weather", .args = "{\"city\":\"Rome\"}", .id = ids[turn],
+                             .reasoning = "hm" };
+        lines[n++] = (line)RESULT(ids[turn], "rain");
+    }
+    return NULL;
+}
+
+TEST(eight_agents_reuse_what_they_computed)
+{
+    rig r;
+    agent agents[8];
+    pthread_t threads[8];
+    if (!rig_open(&r, &(rig_options){ .slots = 8 })) return;
+    fake_rule(r.e, "", 0, "hm</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+              "<｜DSML｜parameter name=\"city\" string=\"true\">Rome</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    for (int i = 0; i < 8; i++) {
+        agents[i] = (agent){ .r = &r, .number = i };
+        pthread_create(&threads[i], NULL, run_agent, &agents[i]);
+    }
+    int prompt = 0, cached = 0, wrong = 0;
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i], NULL);
+        prompt += agents[i].prompt_tokens;
+        cached += agents[i].cached_tokens;
+        wrong += agents[i].wrong;
+    }
+    EXPECT_INT(wrong, 0);
+    EXPECT(prompt > 0 && (double)cached / prompt > 0.9);
+    for (int i = 0; i < 2000 && busy_slots(&r); i++) pause_ms(1);
+    EXPECT_INT(counter_get(&r.metrics.running), 0);
+    rig_close(&r);
+}
