@@ -57,7 +57,7 @@ SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c sr
 OBJ  := $(SRC:%.c=$(B)/%.o)
 LIB  := $(B)/libds4.a
 
-PROGRAMS := ds4 ds4-gguf ds4-bench
+PROGRAMS := ds4 ds4-server ds4-gguf ds4-bench
 MAIN_ds4      := app/cli.c
 MAIN_ds4-server := app/serve.c
 MAIN_ds4-gguf := app/gguf.c
@@ -167,7 +167,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
+tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
