@@ -136,7 +136,7 @@ $(PROGRAMS): %: build/release/bin/%
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(NET_LIBS) -o $@
 
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
@@ -144,6 +144,10 @@ $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
 # These run the server's code over an engine without a model, which stands before the library's.
 FAKED := $(filter $(B)/tests/server/test_scheduler,$(TESTS))
 $(FAKED): $(B)/tests/server/fake_engine.o
+$(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/tests/server/fake_engine.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
 
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
