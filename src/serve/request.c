@@ -263,7 +263,7 @@ static bool submit(request *r)
 
 /* ---- events ----------------------------------------------------------------------------------- */
 
-static const char *const finish_names[] = { "stop", "stop", "length", "context", "tool_calls", "cancelled" };
+static const char *const finish_names[] = { "stop", "stop-string", "length", "context", "tool-calls", "cancelled" };
 
 static answer_usage plus(answer_usage a, const answer_usage *b)
 {
@@ -404,8 +404,8 @@ void request_tick(server *s, uint64_t now)
 
 static const char *phase_of(const request *r)
 {
-    if (!r->admitted) return "cancelled queue";
-    return r->answering ? "cancelled decode" : "cancelled prefill";
+    if (!r->admitted) return "cancelled-queue";
+    return r->answering ? "cancelled-decode" : "cancelled-prefill";
 }
 
 void request_gone(request *r)
