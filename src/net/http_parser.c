@@ -183,7 +183,9 @@ static http_parse parse_target(http_request *r, slice *authority, http_fault *f)
 /* HTTP/1.x: a minor version above 1 is answered as 1.1 [RFC 9110, 2.5]. */
 static http_parse parse_version(http_request *r, slice v, http_fault *f)
 {
-    if (v.len != 8 || memcmp(v.data, "HTTP/", 5) != 0 || !is_digit(v.data[5]) || v.data[6] != '.' || !is_digit(v.data[7]))
+    const bool good = v.len == 8 && memcmp(v.data, "HTTP/", 5) == 0 && is_digit(v.data[5]) && v.data[6] == '.' &&
+                      is_digit(v.data[7]);
+    if (!good)
         return wrong(f, 400, "the request line does not end with a version such as HTTP/1.1");
     if (v.data[5] != '1') return wrong(f, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     r->http10 = v.data[7] == '0';

@@ -396,7 +396,7 @@ bool http_stream_write(http_exchange *x, slice data)
     char size[24];
     if (!data.len || is_head(&x->head.request)) return true;    /* an empty chunk would be the last */
     const size_t held = output_bytes(c), most = c->server->limits.max_output_bytes;
-    if (held && (held >= most || data.len > most - held)) {
+    if (c->doomed || (held && (held >= most || data.len > most - held))) {
         x->refused = true;
         return false;
     }
@@ -812,7 +812,8 @@ ds4_status http_server_listen(http_server *s, const char *host, int port_number,
 {
     port *p = new_port(s);
     if (!p) return ds4_fail(err, DS4_EMEMORY, "no memory for a listener");
-    const ds4_status st = listener_open_tcp(&p->l, s->loop, host, port_number, bound, on_connection, on_port_closed, err);
+    const ds4_status st = listener_open_tcp(&p->l, s->loop, host, port_number, bound, on_connection, on_port_closed,
+                                            err);
     p->closing = st != DS4_OK;
     return st;
 }

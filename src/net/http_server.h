@@ -85,8 +85,8 @@ void http_respond(http_exchange *x, int status, slice headers, slice body);
 
 /* An answer in pieces: chunked, or until the connection closes for HTTP/1.0. For HEAD the pieces go nowhere. */
 void http_stream_begin(http_exchange *x, int status, slice headers);
-/* One chunk, all of it or (false) nothing: the buffer is full, and on_drained comes when half of it is free. A
- * chunk that is larger than the whole buffer is taken when nothing else waits. */
+/* One chunk, all of it or (false) nothing: the buffer is full, and on_drained comes when half of it is free (or
+ * on_gone). A chunk that is larger than the whole buffer is taken when nothing else waits. */
 bool http_stream_write(http_exchange *x, slice data);
 void http_stream_end(http_exchange *x);         /* x is gone afterwards; what is buffered is still sent */
 

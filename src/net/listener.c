@@ -36,7 +36,8 @@ static int port_of(const uv_tcp_t *tcp)
     struct sockaddr_storage a;
     int n = sizeof a;
     if (uv_tcp_getsockname(tcp, (struct sockaddr *)&a, &n)) return 0;
-    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+    if (a.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&a)->sin6_port);
+    return ntohs(((struct sockaddr_in *)&a)->sin_port);
 }
 
 static ds4_status open_tcp(listener *l, const char *host, int port, int *bound, uv_connection_cb on_connection,

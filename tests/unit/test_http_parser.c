@@ -33,13 +33,15 @@ static void read_request(slice in, size_t a, size_t b, char *out, size_t size)
     if (p == HTTP_WRONG) snprintf(out, size, "%d", fault.status);
     if (p == HTTP_DONE) {
         const http_request *r = &h.request;
-        int n = snprintf(out, size, "%.*s %.*s?%.*s %s %s%llu%s%s", (int)r->method.len, r->method.data, (int)r->path.len,
-                         r->path.data, (int)r->query.len, r->query.data, r->http10 ? "1.0" : "1.1",
+        int n = snprintf(out, size, "%.*s %.*s?%.*s %s %s%llu%s%s", (int)r->method.len, r->method.data,
+                         (int)r->path.len, r->path.data, (int)r->query.len, r->query.data, r->http10 ? "1.0" : "1.1",
                          h.chunked ? "chunked " : "", (unsigned long long)h.length, h.close ? " close" : "",
                          h.expects_continue ? " expects" : "");
-        for (int i = 0; i < r->n_headers; i++)
-            n += snprintf(out + n, size - (size_t)n, " | %.*s=%.*s", (int)r->headers[i].name.len, r->headers[i].name.data,
-                          (int)r->headers[i].value.len, r->headers[i].value.data);
+        for (int i = 0; i < r->n_headers; i++) {
+            const slice name = r->headers[i].name, value = r->headers[i].value;
+            n += snprintf(out + n, size - (size_t)n, " | %.*s=%.*s", (int)name.len, name.data, (int)value.len,
+                          value.data);
+        }
         snprintf(out + n, size - (size_t)n, " | %.*s", (int)(in.len - scan.at), in.data + scan.at);
     }
     free(copy);
@@ -152,13 +154,13 @@ TEST(a_head_reads_the_same_however_it_is_cut)
         const slice in = slice_of(heads[i].in);
         for (size_t a = 0; a <= in.len; a++) {
             char got[1024];
-            const int before = (int)a;
             read_request(in, a, in.len, got, sizeof got);
             if (strcmp(got, heads[i].want) != 0)
-                test_fail(__FILE__, __LINE__, "head %zu, cut at %d: %s, want %s", i, before, got, heads[i].want);
+                test_fail(__FILE__, __LINE__, "head %zu, cut at %zu: %s, want %s", i, a, got, heads[i].want);
             read_request(in, a / 2, a, got, sizeof got);
             if (strcmp(got, heads[i].want) != 0)
-                test_fail(__FILE__, __LINE__, "head %zu, cut at %zu and %zu: %s, want %s", i, a / 2, a, got, heads[i].want);
+                test_fail(__FILE__, __LINE__, "head %zu, cut at %zu and %zu: %s, want %s", i, a / 2, a, got,
+                          heads[i].want);
         }
     }
 }
@@ -270,7 +272,8 @@ TEST(a_chunked_body_reads_the_same_however_it_is_cut)
                 char got[256];
                 read_chunks(in, a, b, got, sizeof got);
                 if (strcmp(got, chunks[i].want) != 0)
-                    test_fail(__FILE__, __LINE__, "chunks %zu, cut at %zu and %zu: %s, want %s", i, a, b, got, chunks[i].want);
+                    test_fail(__FILE__, __LINE__, "chunks %zu, cut at %zu and %zu: %s, want %s", i, a, b, got,
+                              chunks[i].want);
             }
         }
     }

@@ -80,7 +80,8 @@ TEST(an_event_beyond_the_limit_ends_the_stream)
         sse_reader_init(&r, 64);
         bytes_init(&got, 1000);
         bool good = true;
-        for (int i = 0; i < 100 && good; i++) good = sse_reader_push(&r, slice_of(many_lines ? "data: x\n" : "x"), note, &got);
+        for (int i = 0; i < 100 && good; i++)
+            good = sse_reader_push(&r, slice_of(many_lines ? "data: x\n" : "x"), note, &got);
         EXPECT(!good);
         EXPECT(!sse_reader_push(&r, slice_of("\n\ndata: x\n\n"), note, &got));
         EXPECT_INT(got.len, 0);
