@@ -38,6 +38,8 @@ typedef struct {
     int         n_threads;       /* 0: one per physical core this process may use              */
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */
+    int         side_tokens;     /* one session more, of this length: for what is asked beside
+                                    conversations that should not make room for it; 0: none    */
     int         max_batch_rows;  /* most rows of one step: the prefill chunk; 0: up to 4096, as
                                     memory allows                                              */
     int         rewind_points;   /* most that a session keeps (ds4_session_mark); 0: none      */
@@ -97,6 +99,7 @@ typedef struct {
     int   n_layer, n_embd, n_head, head_dim, n_expert, n_expert_used, n_vocab, n_swa;
     int   n_ctx_train;           /* longest context the model was made for                */
     int   max_tokens, max_batch_rows;
+    int   side_tokens;           /* of one session more; 0: none                          */
     char  name[64];              /* general.name, or the file's name                      */
     char  backend[64];           /* "cpu (avx512, 2 threads)"                             */
     int   expert_bits;           /* rounded bits per weight of the routed experts         */
@@ -161,6 +164,8 @@ int        ds4_session_rewind(ds4_session *s, int want);
 int        ds4_session_rewind_point(const ds4_session *s, int want);  /* where rewind would go */
 /* Whether a rewind to exactly this length would bring logits back. */
 bool       ds4_session_has_logits(const ds4_session *s, int length);
+/* The point at this length is not given up for others; one at a time, 0: none. */
+void       ds4_session_pin(ds4_session *s, int length);
 
 /* The KVC checkpoint of docs/formats.md, whole. Load replaces the session's
  * content; on failure the session is left empty. reason: 0..6 of that page. */

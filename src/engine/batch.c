@@ -14,8 +14,8 @@ struct ds4_batch {
     int32_t      *pos, *token, *segment_of;     /* [max_batch_rows] */
     int32_t      *logits_row;   /* [max_batch_rows] rows that want logits, ascending   */
     int32_t      *logits_of;    /* [max_batch_rows] place among them, -1: none         */
-    segment      *segments;     /* [max_sessions]                                      */
-    ds4_session **sessions;     /* [max_sessions]                                      */
+    segment      *segments;     /* [engine_sessions]                                   */
+    ds4_session **sessions;     /* [engine_sessions]                                   */
     float        *logits;       /* [cap_logits][V]                                     */
     int           cap_logits;
     bool          stepped;      /* logits are there                                    */
@@ -25,7 +25,7 @@ ds4_status ds4_batch_new(ds4_batch **out, ds4_engine *e, ds4_error *err)
 {
     *out = NULL;
     ds4_batch *b = calloc(1, sizeof *b);
-    const size_t rows = (size_t)e->o.max_batch_rows, sessions = (size_t)e->o.max_sessions;
+    const size_t rows = (size_t)e->o.max_batch_rows, sessions = (size_t)engine_sessions(&e->o);
     if (!b) return ds4_fail(err, DS4_EMEMORY, "no memory for a batch");
     b->engine = e;
     b->pos = malloc(rows * sizeof *b->pos);

@@ -22,7 +22,7 @@ ds4_engine_options ds4_engine_defaults(void)
 
 kv_options engine_kv_options(const ds4_engine_options *o)
 {
-    return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens,
+    return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens, .side_tokens = o->side_tokens,
                          .max_step = min_int(o->max_batch_rows, o->max_tokens),
                          .packed = o->kv_type == DS4_KV_PACKED && !o->no_rounding };
 }
@@ -52,6 +52,8 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
         return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);
     if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
         return ds4_fail(err, DS4_EARG, "a context of %d tokens; it must be 1 to %d", o->max_tokens, 1 << 24);
+    if (o->side_tokens < 0 || o->side_tokens > o->max_tokens)
+        return ds4_fail(err, DS4_EARG, "side_tokens is %d; it must be 0 to max_tokens, %d", o->side_tokens, o->max_tokens);
     if (o->max_batch_rows < 0 || o->max_batch_rows > 1 << 16)
         return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d, or 0 for what memory allows", o->max_batch_rows, 1 << 16);
     if (o->rewind_points < 0 || o->rewind_points > 4096)
@@ -92,8 +94,9 @@ static uint64_t table_bytes(const gguf *g)
 static uint64_t session_side(const ds4_engine_options *o, const model_config *c)
 {
     const kv_options k = engine_kv_options(o);
-    return kv_bytes(c, &k) + (uint64_t)o->max_sessions * (uint64_t)o->rewind_points * point_bytes(c, &k)
-         + (uint64_t)o->max_sessions * ((uint64_t)o->max_tokens + (uint64_t)c->n_vocab) * 4u;
+    const uint64_t sessions = (uint64_t)engine_sessions(o);
+    return kv_bytes(c, &k) + sessions * (uint64_t)o->rewind_points * point_bytes(c, &k)
+         + 4u * ((uint64_t)o->max_sessions * (uint64_t)o->max_tokens + (uint64_t)o->side_tokens + sessions * (uint64_t)c->n_vocab);
 }
 
 static uint64_t scratch_side(const ds4_engine_options *o, const model_config *c)
@@ -133,7 +136,7 @@ static int choose_rows(const ds4_engine_options *o, const model_config *c, const
     const uint64_t room = limit > weights + least ? limit - weights - least : limit / 64;
     for (t.max_batch_rows = MOST; limit && t.max_batch_rows > FEWEST; t.max_batch_rows /= 2)
         if (must_fit(&t, c, g) - least <= room) break;
-    return min_int(t.max_batch_rows, max_int(o->max_tokens, o->max_sessions));
+    return min_int(t.max_batch_rows, max_int(o->max_tokens, engine_sessions(o)));
 }
 
 static uint64_t limit_of(const ds4_plan *p, const ds4_engine_options *o)
@@ -263,6 +266,7 @@ static void fill_shape(ds4_engine *e)
         .n_layer = c->n_layer, .n_embd = c->n_embd, .n_head = c->n_head, .head_dim = c->head_dim,
         .n_expert = c->n_expert, .n_expert_used = c->n_expert_used, .n_vocab = c->n_vocab, .n_swa = c->n_swa,
         .n_ctx_train = c->n_ctx_train, .max_tokens = e->o.max_tokens, .max_batch_rows = e->o.max_batch_rows,
+        .side_tokens = e->o.side_tokens,
         .expert_bits = weights_expert_bits(&e->weights), .effort_profile = chat_profile_of(e->file),
         .default_temperature = default_of(e->file, "general.sampling.temp"),
         .default_top_p = default_of(e->file, "general.sampling.top_p"),

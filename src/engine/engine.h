@@ -45,8 +45,11 @@ struct ds4_session {
     bool          has_logits;
     rewind_point *points;       /* [engine->o.rewind_points], ascending */
     int           n_points;
+    int           pinned;       /* length of the point that stays; 0: none */
     int           in_batch;     /* rows waiting in a batch; the session can not be in two */
 };
+
+static inline int engine_sessions(const ds4_engine_options *o) { return o->max_sessions + (o->side_tokens > 0); }
 
 kv_options      engine_kv_options(const ds4_engine_options *o);
 forward_options engine_forward_options(const ds4_engine_options *o);

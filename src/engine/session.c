@@ -18,7 +18,7 @@ static void count_sessions(ds4_engine *e, int change)
 ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds4_error *err)
 {
     *out = NULL;
-    if (e->n_sessions == e->o.max_sessions)
+    if (e->n_sessions == engine_sessions(&e->o))
         return ds4_fail(err, DS4_EFULL, "%d sessions are open; this engine was opened for no more", e->n_sessions);
     ds4_session *s = calloc(1, sizeof *s);
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for a session");
@@ -64,6 +64,7 @@ void ds4_session_reset(ds4_session *s)
     drop_points(s, 0);
     kv_clear(s->kv);
     s->has_logits = false;
+    s->pinned = 0;
 }
 
 int              ds4_session_length(const ds4_session *s)   { return s->kv->length; }
@@ -89,12 +90,16 @@ void session_advance(ds4_session *s, const ds4_token *t, int n, const float *log
 /* ---- rewind points -------------------------------------------------------------------- */
 
 /* Gives up the point whose neighbours are closest to each other, sparing the
- * newest three while there are more. */
+ * pinned one and the newest three while there are others. */
 static void give_up_a_point(ds4_session *s)
 {
     int worst = 0, least = INT32_MAX;
     const int candidates = max_int(1, s->n_points - 3);
     for (int i = 0; i < candidates; i++) {
+        if (s->points[i].length == s->pinned) {
+            if (candidates == 1 && s->n_points > 1) worst = 1;
+            continue;
+        }
         const int before = i > 0 ? s->points[i - 1].length : 0;
         const int after = i + 1 < s->n_points ? s->points[i + 1].length : s->kv->length;
         if (after - before < least) {
@@ -141,6 +146,8 @@ int ds4_session_rewind_point(const ds4_session *s, int want)
     const int i = point_at(s, want);
     return i < 0 ? 0 : s->points[i].length;
 }
+
+void ds4_session_pin(ds4_session *s, int length) { s->pinned = length; }
 
 bool ds4_session_has_logits(const ds4_session *s, int length)
 {

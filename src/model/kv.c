@@ -63,9 +63,14 @@ static uint64_t session_bytes(const model_config *c, const kv_options *o, int ca
     return n;
 }
 
+static int64_t pool_blocks(const kv_options *o)
+{
+    return (int64_t)o->max_sessions * blocks_for(o->max_tokens) + (o->side_tokens ? blocks_for(o->side_tokens) : 0);
+}
+
 static uint64_t pool_bytes(const model_config *c, const kv_options *o)
 {
-    const uint64_t blocks = (uint64_t)o->max_sessions * (uint64_t)blocks_for(o->max_tokens);
+    const uint64_t blocks = (uint64_t)pool_blocks(o);
     uint64_t n = 0;
     for (int l = 0; l < c->n_layer; l++) {
         if (c->ratio[l] == 0) continue;
@@ -80,7 +85,8 @@ uint64_t kv_growing_bytes(const model_config *c, const kv_options *o) { return p
 
 uint64_t kv_bytes(const model_config *c, const kv_options *o)
 {
-    return pool_bytes(c, o) + (uint64_t)o->max_sessions * session_bytes(c, o, o->max_tokens);
+    return pool_bytes(c, o) + (uint64_t)o->max_sessions * session_bytes(c, o, o->max_tokens)
+         + (o->side_tokens ? session_bytes(c, o, o->side_tokens) : 0);
 }
 
 /* ---- pool ---------------------------------------------------------------------- */
@@ -104,7 +110,7 @@ ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *
     p->options = *o;
     p->backend = b;
     p->blocks_per_session = blocks_for(o->max_tokens);
-    p->n_blocks = o->max_sessions * p->blocks_per_session;
+    p->n_blocks = (int)pool_blocks(o);
 
     for (int i = 0; i < 2; i++) {
         p->free_blocks[i] = malloc((size_t)p->n_blocks * sizeof **p->free_blocks);
