@@ -22,6 +22,7 @@ typedef struct {
     int ctx;                    /* tokens                                             */
     int rewind_points;          /* a conversation keeps some for /undo and /retry     */
     int sessions;               /* at the same time; 0: one                           */
+    int side_tokens;            /* of one session more (ds4.h); 0: none               */
 } model_room;
 
 /* Finds the file and opens the engine; says on the console which model it is and

@@ -25,6 +25,7 @@
 #include "../version.h"
 
 #define RESPONSES_BYTES ((size_t)256 << 20)
+#define SIDE_TOKENS     8192            /* titles and the like, beside the conversations */
 
 typedef struct {
     const server_flags *o;
@@ -386,7 +387,8 @@ static int find_model(process *p)
     const int missing = (int)model_find(&p->path, &p->o->flags, p->console);
     if (missing) return missing;
     console_note(p->console, "model %s (%s)", p->path.path, p->path.found_by);
-    const model_room room = { .ctx = p->o->flags.ctx, .rewind_points = p->o->rewind_points, .sessions = p->o->slots };
+    const model_room room = { .ctx = p->o->flags.ctx, .rewind_points = p->o->rewind_points, .sessions = p->o->slots,
+                              .side_tokens = SIDE_TOKENS };
     p->engine_options = model_engine_options(&p->o->flags, p->path.path, room, p->console);
     return CLI_OK;
 }

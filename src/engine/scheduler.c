@@ -109,6 +109,12 @@ ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
+/* A title or the like that is small enough to be asked beside the conversations. */
+static bool fits_side(const scheduler *s, const sched_ticket *t)
+{
+    return s->side && t->side && 2 * t->prompt.tokens.n <= (size_t)s->side->capacity;
+}
+
 /* Slots that could hold the prompt; the scratch arrays then hold what reuse needs. */
 static int gather_eligible(scheduler *s, const sched_ticket *t, bool *idle)
 {
@@ -116,7 +122,7 @@ static int gather_eligible(scheduler *s, const sched_ticket *t, bool *idle)
     *idle = false;
     for (int i = 0; i < s->n_slots; i++) {
         slot *sl = &s->slots[i];
-        if (t->prompt.tokens.n >= (size_t)sl->capacity) continue;
+        if (sl->side || t->prompt.tokens.n >= (size_t)sl->capacity) continue;
         s->memories[n] = &sl->memory;
         s->sessions[n] = slot_reuse_session(sl, s);
         s->eligible[n++] = i;
@@ -149,7 +155,8 @@ static sched_ticket *pick(scheduler *s)
     pthread_mutex_lock(&s->lock);
     for (sched_ticket *t = s->first; t; t = t->next) {
         const int n = gather_eligible(s, t, &idle);
-        if (!idle) continue;
+        if (t->waits_for_side) idle = false;
+        if (!idle && !(fits_side(s, t) && s->side->phase == PHASE_IDLE)) continue;
         const bool brief = is_short(s, t, n);
         if (!head) {
             head = chosen = t;
@@ -165,16 +172,48 @@ static sched_ticket *pick(scheduler *s)
     return chosen;
 }
 
-static void start(scheduler *s, sched_ticket *t)
+/* Back to the front of the queue, until the side slot is free. */
+static void wait_for_side(scheduler *s, sched_ticket *t)
+{
+    pthread_mutex_lock(&s->lock);
+    t->waits_for_side = t->queued = true;
+    t->next = s->first;
+    s->first = t;
+    if (!s->last) s->last = t;
+    s->waiting++;
+    if (s->o.metrics) counter_set(&s->o.metrics->waiting, (uint64_t)s->waiting);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The slot for t, and what of it serves; NULL: it waits. A conversation does not make room for a side request that the
+ * side slot can take [kvcache.md 7.3]. */
+static slot *choose_slot(scheduler *s, sched_ticket *t, reuse_choice *c)
 {
     bool idle;
     const int n = gather_eligible(s, t, &idle);
     const reuse_request r = { .side = t->side, .now_ns = sched_now(s) };
-    const reuse_choice c = reuse_choose(&t->prompt, &r, s->memories, s->sessions, n, s->v);
-    t->started_ns = r.now_ns;
+    *c = reuse_choose(&t->prompt, &r, s->memories, s->sessions, n, s->v);
+    if (c->slot >= 0 && !(c->side && fits_side(s, t))) {
+        c->foreign |= c->side;
+        return &s->slots[s->eligible[c->slot]];
+    }
+    if (!s->side || s->side->phase != PHASE_IDLE) return NULL;
+    const reuse_session session = slot_reuse_session(s->side, s);
+    *c = (reuse_choice){ .match = reuse_match_slot(&t->prompt, &s->side->memory, &session, s->v) };
+    return s->side;
+}
+
+static void start(scheduler *s, sched_ticket *t)
+{
+    reuse_choice c;
+    slot *sl = choose_slot(s, t, &c);
+    if (!sl) {
+        wait_for_side(s, t);
+        return;
+    }
+    t->started_ns = sched_now(s);
     ds4_error err;
-    slot *sl = c.slot >= 0 ? &s->slots[s->eligible[c.slot]] : NULL;
-    ds4_status st = sl ? slot_begin(sl, s, t, &c, &err) : ds4_fail(&err, DS4_EFULL, "no slot is free");
+    const ds4_status st = slot_begin(sl, s, t, &c, &err);
     if (!st) {
         ticket_publish(t, false);
         return;
@@ -294,7 +333,7 @@ static ds4_status make_closers(scheduler *s, ds4_error *err)
     return DS4_OK;
 }
 
-static ds4_status open_slots(scheduler *s, int max_tokens, ds4_error *err)
+static ds4_status open_slots(scheduler *s, int max_tokens, int side_tokens, ds4_error *err)
 {
     for (int i = 0; i < s->o.n_slots; i++) {
         const int capacity = i > 0 && s->o.slot_ctx > 0 ? min_int(s->o.slot_ctx, max_tokens) : max_tokens;
@@ -304,7 +343,11 @@ static ds4_status open_slots(scheduler *s, int max_tokens, ds4_error *err)
         s->capacity = max_int(s->capacity, capacity);
         if (s->o.metrics) counter_add(&s->o.metrics->kv_rows, (uint64_t)capacity);
     }
-    return DS4_OK;
+    if (side_tokens == 0) return DS4_OK;
+    s->side = &s->slots[s->n_slots];
+    const ds4_status st = slot_open(s->side, s, s->n_slots++, side_tokens, err);
+    s->side->side = true;
+    return st;
 }
 
 static ds4_status open_rest(scheduler *s, ds4_error *err)
@@ -317,7 +360,7 @@ static ds4_status open_rest(scheduler *s, ds4_error *err)
     s->chunk = shape.max_batch_rows;
     s->interval = s->o.store ? kv_continued_interval(&s->o.save) : 0;
 
-    const size_t n = (size_t)s->o.n_slots;
+    const size_t n = (size_t)s->o.n_slots + 1;
     s->slots = calloc(n, sizeof *s->slots);
     s->memories = calloc(n, sizeof *s->memories);
     s->sessions = calloc(n, sizeof *s->sessions);
@@ -326,7 +369,7 @@ static ds4_status open_rest(scheduler *s, ds4_error *err)
     if (!s->slots || !s->memories || !s->sessions || !s->eligible || !s->status)
         return ds4_fail(err, DS4_EMEMORY, "no memory for %zu slots", n);
     ds4_status st = make_closers(s, err);
-    if (!st) st = open_slots(s, shape.max_tokens, err);
+    if (!st) st = open_slots(s, shape.max_tokens, shape.side_tokens, err);
     if (!st) st = ds4_batch_new(&s->batch, s->engine, err);
     if (st) return st;
     publish_status(s);

@@ -1,6 +1,7 @@
 /* scheduler: many requests on a few sessions, one step at a time.
  *
- * Owns the engine thread, the slots (a session each) and the queue. Each step holds one token of every
+ * Owns the engine thread, the slots (a session each; where the engine has a side session, one slot more that only side
+ * requests use) and the queue. Each step holds one token of every
  * decoding slot and at most one prefill quantum of the oldest prefilling one, sized so that the decoders do not
  * wait for it longer than twice their own step [kvcache.md 9]. Events of a request wait in a bounded queue of its own; a reader that
  * does not come delays nobody and is cancelled when its queue is full.

@@ -70,6 +70,7 @@ struct sched_ticket {
     sched_ticket    *next;              /* in the queue                                      */
     bool             queued, ended, released, cancelled;
     int              overtaken;
+    bool             waits_for_side;    /* no other slot may be taken for it                 */
     int              uncached;          /* tokens, as far as known; -1: not looked at        */
     event_list       events;
     event           *current;           /* what sched_next gave last; the reader's           */
@@ -111,6 +112,7 @@ typedef struct {
     int           index;
     ds4_session  *session;
     int           capacity;
+    bool          side;         /* for side requests only; never saved                   */
     reuse_slot    memory;
     slot_phase    phase;
     sched_ticket *job;          /* NULL while IDLE                                       */
@@ -132,7 +134,8 @@ struct scheduler {
     sched_options         o;
     ds4_batch            *batch;
     slot                 *slots;        /* [n_slots]                                         */
-    int                   n_slots;
+    int                   n_slots;      /* with the side slot, the last                      */
+    slot                 *side;         /* NULL: none                                        */
     int                   capacity;     /* of the largest                                    */
     int                   interval;     /* of continued saves; 0: off                        */
     token_list            closer[2];    /* the end of a block, behind an open line or a whole one */

@@ -101,7 +101,7 @@ static void save_here(slot *sl, scheduler *s, kv_save_reason reason)
 void slot_save_whole(slot *sl, scheduler *s, kv_save_reason reason, int worth, bool wait)
 {
     const int length = ds4_session_length(sl->session);
-    if (!s->o.store || length < s->o.save.min_tokens) return;
+    if (!s->o.store || sl->side || length < s->o.save.min_tokens) return;
     bytes text;
     bytes_init(&text, TEXT_BYTES);
     const bool visible = reuse_visible_text(&sl->memory, sl->memory.tools_hash != 0, s->v, &text);
@@ -125,7 +125,7 @@ static bool recall_loaded(slot *sl, scheduler *s, sched_ticket *t)
  * is left, cold when a load failed. */
 static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
 {
-    if (!s->o.store || t->retried || prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
+    if (!s->o.store || sl->side || t->retried || prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
     const slice text = slice_of_bytes(&t->text);
     for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, sl->capacity - 1, skip, &t->hit); skip = t->hit.text_bytes) {
         const int gain = t->hit.tokens - t->match.keep;
@@ -199,7 +199,7 @@ static void plan_stops(slot *sl, scheduler *s, sched_ticket *t)
         if (sl->marks[i] >= 0) last = at;
     }
     sl->anchor = -1;
-    if (s->o.store && (t->match.keep == 0 || t->match.aligned)) {
+    if (s->o.store && !sl->side && (t->match.keep == 0 || t->match.aligned)) {
         const int anchor = kv_cold_anchor(&s->o.save, n, first_user_turn(&t->prompt, s->special));
         if (anchor > t->match.keep) sl->anchor = anchor;
     }
@@ -321,7 +321,8 @@ ds4_status slot_fed(slot *sl, scheduler *s, int n, ds4_error *err)
     sl->fed += (size_t)n;
     const int length = ds4_session_length(sl->session);
     if (is_marked(sl, length)) slot_mark(sl);
-    if (!s->o.store) return DS4_OK;
+    if (sl->phase == PHASE_PROMPT && length == sl->marks[0]) ds4_session_pin(sl->session, length);
+    if (!s->o.store || sl->side) return DS4_OK;
     if (sl->phase == PHASE_PROMPT && length == sl->anchor) save_here(sl, s, KV_SAVE_COLD);
     else if (s->interval && length % s->interval == 0) save_here(sl, s, KV_SAVE_CONTINUED);
     return DS4_OK;

@@ -61,7 +61,7 @@ struct ds4_session {
     float      *logits;                 /* [n_vocab]                         */
     bool        logits_made;
     point       points[MAX_POINTS];
-    int         n_points;
+    int         n_points, pinned;
     int32_t    *script;                 /* tokens of the answer that begins at script_begin; -1: none */
     int         n_script, script_begin, followed;   /* of them, so many entered */
 };
@@ -205,7 +205,7 @@ ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_er
         return st;
     }
     e->shape = (ds4_shape){ .n_layer = 1, .n_vocab = vocab_size(e->v), .n_swa = 128, .n_ctx_train = o->max_tokens,
-                            .max_tokens = e->o.max_tokens, .max_batch_rows = o->max_batch_rows ? o->max_batch_rows : 512,
+                            .max_tokens = e->o.max_tokens, .side_tokens = o->side_tokens, .max_batch_rows = o->max_batch_rows ? o->max_batch_rows : 512,
                             .name = "fake", .backend = "fake", .default_temperature = NAN, .default_top_p = NAN };
     *out = e;
     return DS4_OK;
@@ -316,7 +316,7 @@ ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds
     *out = NULL;
     int i = 0;
     while (i < MAX_SESSIONS && e->sessions[i]) i++;
-    if (i == MAX_SESSIONS || i >= e->o.max_sessions) return ds4_fail(err, DS4_EFULL, "%d sessions are open", i);
+    if (i == MAX_SESSIONS || i >= e->o.max_sessions + (e->o.side_tokens > 0)) return ds4_fail(err, DS4_EFULL, "%d sessions are open", i);
     ds4_session *s = calloc(1, sizeof *s);
     s->e = e;
     s->capacity = max_tokens;
@@ -349,7 +349,7 @@ static void forget(ds4_session *s)
 
 void ds4_session_reset(ds4_session *s)
 {
-    s->length = s->n_points = 0;
+    s->length = s->n_points = s->pinned = 0;
     s->has_logits = s->spoilt = false;
     forget(s);
 }
@@ -368,6 +368,7 @@ ds4_status ds4_session_mark(ds4_session *s, ds4_error *err)
     if (s->n_points == most) {
         int worst = 0, least = INT32_MAX;
         for (int i = 0; i < max_int(1, s->n_points - 3); i++) {
+            if (s->points[i].length == s->pinned) continue;
             const int before = i ? s->points[i - 1].length : 0;
             const int after = i + 1 < s->n_points ? s->points[i + 1].length : s->length;
             if (after - before < least) {
@@ -395,6 +396,8 @@ int ds4_session_rewind_point(const ds4_session *s, int want)
     const int i = point_at(s, want);
     return i < 0 ? 0 : s->points[i].length;
 }
+
+void ds4_session_pin(ds4_session *s, int length) { s->pinned = length; }
 
 bool ds4_session_has_logits(const ds4_session *s, int length)
 {

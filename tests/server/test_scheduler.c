@@ -37,6 +37,7 @@ typedef struct {
     int  slots, ctx, chunk, queue;
     const char *disk;
     bool orphans;
+    int  side;
 } rig_options;
 
 static bool rig_open(rig *r, const rig_options *o)
@@ -49,6 +50,7 @@ static bool rig_open(rig *r, const rig_options *o)
     eo.max_tokens = o->ctx ? o->ctx : 8192;
     eo.max_batch_rows = o->chunk ? o->chunk : 512;
     eo.rewind_points = 16;
+    eo.side_tokens = o->side;
     server_metrics_init(&r->metrics);
     ds4_status st = ds4_engine_open(&r->e, &eo, &err);
     if (!st) st = replay_open(&r->replay, 1000, 1 << 20, &err);
@@ -808,6 +810,52 @@ TEST(a_full_queue_refuses_and_tells_when_to_come_back)
         client_wait(&c[i]);
         client_close(&c[i]);
     }
+    rig_close(&r);
+}
+
+TEST(a_title_is_made_beside_the_conversation_on_a_single_slot)
+{
+    rig r;
+    client main, title, later;
+    if (!rig_open(&r, &(rig_options){ .side = 1024 })) return;
+    fake_rule(r.e, "title", 0, "A title");
+    fake_rule(r.e, "", 0, "state $STATE");
+    char *text = long_text(3000);
+    line lines[4] = { SYSTEM(text), USER("work") };
+    const line ask_title[] = { USER("title please") };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.side = true;
+
+    /* While the conversation is computed, and again when it rests. */
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r, &main, lines, 2, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r, &title, ask_title, 1, &plain, &q);
+    for (int i = 0; i < 3; i++) {
+        fake_allow_steps(r.e, 1);
+        EXPECT(fake_wait_at_gate(r.e, 20000));
+    }
+    client_poll(&title);
+    EXPECT(title.begun);
+    fake_allow_steps(r.e, -1);
+    client_wait(&title);
+    client_wait(&main);
+    EXPECT_TEXT(title.text[0].data, "A title");
+    client_close(&title);
+    submit_lines(&r, &title, ask_title, 1, &plain, &q);
+    client_wait(&title);
+
+    lines[2] = (line)ASSISTANT(main.text[0].data);
+    lines[3] = (line)USER("more");
+    const uint64_t before = prefilled(&r);
+    if (ask(&r, &later, lines, 4, &plain)) {
+        EXPECT(prefilled(&r) - before < 16);
+        expect_as_cold(lines, 4, &plain, later.text[0].data);
+    }
+    client_close(&later);
+    client_close(&title);
+    client_close(&main);
+    free(text);
     rig_close(&r);
 }
 
