@@ -30,7 +30,8 @@ static void encode(const api_request *r, const api_config *c, bytes *out)
     const answer_event events[] = {
         { .kind = ANSWER_REASONING, .bytes = bytes_of_it, .tokens = &token, .n_tokens = r->logprobs },
         { .kind = ANSWER_TEXT, .bytes = bytes_of_it, .tokens = &token, .n_tokens = r->logprobs },
-        { .kind = ANSWER_CALL_BEGIN, .id = slice_of("call_1"), .name = r->n_callable ? r->callable[0].name : bytes_of_it },
+        { .kind = ANSWER_CALL_BEGIN, .id = slice_of("call_1"),
+          .name = r->n_callable ? r->callable[0].name : bytes_of_it },
         { .kind = ANSWER_CALL_ARGS, .bytes = slice_of("{\"a\":1}") },
         { .kind = ANSWER_CALL_END },
         { .kind = ANSWER_FINISH, .finish = FINISH_TOOL_CALLS },
@@ -79,7 +80,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const api_config c = {
         .model = "m", .ctx = 1000, .vocab = v, .vocab_size = vocab_size(v), .default_tokens = 100,
         .temperature = 1, .top_p = 1, .random = zeros, .scrubs = scrubs,
-        .strict_model = pick & 16, .reject_media = pick & 32, .responses_summary = pick & 64, .anthropic_redact = pick & 128,
+        .strict_model = pick & 16, .reject_media = pick & 32,
+        .responses_summary = pick & 64, .anthropic_redact = pick & 128,
     };
     const api_dialect d = (api_dialect)(pick & 3);
     const bool count = (pick & 12) == 12;

@@ -123,10 +123,13 @@ TEST(numbers_are_read_as_json_writes_them)
         snprintf(body, sizeof body, "{" MESSAGES ",\"temperature\":%s}", cases[i].text);
         api_request *r = parse(API_CHAT, &c, body);
         REQUIRE(r);
-        if (r->temperature != (float)cases[i].value) test_fail(__FILE__, __LINE__, "%s is %g", cases[i].text, r->temperature);
+        if (r->temperature != (float)cases[i].value) {
+            test_fail(__FILE__, __LINE__, "%s is %g", cases[i].text, r->temperature);
+        }
         api_request_free(r);
     }
-    api_request *r = parse(API_CHAT, &c, "{" MESSAGES ",\"max_tokens\":9007199254740992,\"seed\":-9223372036854775807}");
+    api_request *r = parse(API_CHAT, &c,
+                           "{" MESSAGES ",\"max_tokens\":9007199254740992,\"seed\":-9223372036854775807}");
     REQUIRE(r);
     EXPECT_INT(r->max_tokens, INT32_MAX);
     EXPECT(r->seed == (uint64_t)-9223372036854775807);
@@ -139,7 +142,8 @@ TEST(the_official_policy_ignores_sampling_of_requests_that_think)
     vocab *v = text_tiny_vocab();
     api_config c = server(v);
     c.official_sampling = true;
-    api_request *r = parse(API_CHAT, &c, "{" MESSAGES ",\"temperature\":0,\"top_k\":1,\"presence_penalty\":2,\"seed\":5}");
+    api_request *r = parse(API_CHAT, &c,
+                           "{" MESSAGES ",\"temperature\":0,\"top_k\":1,\"presence_penalty\":2,\"seed\":5}");
     REQUIRE(r);
     EXPECT(r->temperature == 0.6f && r->top_k == 40 && r->presence_penalty == 0 && r->seed == 5);
     api_request_free(r);
@@ -210,8 +214,8 @@ TEST(a_choice_of_tools_is_one_of_five)
         { "{\"type\":\"function\",\"function\":{\"name\":\"b\"}}", API_TOOLS_NAMED, "b", 3 },
         { "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[" TOOL("c") "]}}",
           API_TOOLS_NAMED, "c", 1 },
-        { "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":[" TOOL("c") "," TOOL("a") "]}}",
-          API_TOOLS_REQUIRED, "", 2 },
+        { "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"required\",\"tools\":["
+          TOOL("c") "," TOOL("a") "]}}", API_TOOLS_REQUIRED, "", 2 },
         { "{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[" TOOL("c") "]}}",
           API_TOOLS_AUTO, "", 1 },
     };
@@ -302,8 +306,8 @@ TEST(each_situation_has_its_words_in_both_forms)
     api_error e;
     api_refuse_too_long(&e, API_CHAT, 120000, 100000);
     EXPECT_INT(e.status, 400);
-    expect_body(API_CHAT, &e, "{\"error\":{\"message\":\"This model's maximum context length is 100000 tokens. However, "
-        "your messages resulted in 120000 tokens. Please reduce the length of the messages.\","
+    expect_body(API_CHAT, &e, "{\"error\":{\"message\":\"This model's maximum context length is 100000 tokens. "
+        "However, your messages resulted in 120000 tokens. Please reduce the length of the messages.\","
         "\"type\":\"invalid_request_error\",\"param\":\"messages\",\"code\":\"context_length_exceeded\","
         "\"n_prompt_tokens\":120000,\"n_ctx\":100000}}");
     api_refuse_too_long(&e, API_MESSAGES, 120000, 100000);
