@@ -57,7 +57,7 @@ slice api_join(api_reader *rd, const slice *parts, int n, const char *between)
 
 slice api_unsupported(api_reader *rd, slice type)
 {
-    const int n = (int)min_size(type.len, 64);
+    const int n = api_shown(type, 64);
     api_warn(rd, "a part of type %.*s is not supported", n, type.data);
     const slice parts[3] = { slice_of("[Unsupported "), { type.data, (size_t)n }, slice_of("]") };
     return api_join(rd, parts, 3, "");
@@ -281,7 +281,7 @@ bool api_unknown_model(const api_config *c, slice name, api_error *e)
     if (!c->strict_model || kind_of_name(c, name) != NAME_UNKNOWN) return false;
     api_refuse(e, 404, "invalid_request_error", "model_not_found", "model",
                "The model \"%.*s\" does not exist; this server has \"%s\".",
-               (int)min_size(name.len, 100), name.data, c->model);
+               api_shown(name, 100), name.data, c->model);
     return true;
 }
 
@@ -359,7 +359,7 @@ static const chat_tool *find_tool(const api_reader *rd, slice name)
 bool api_choose_tool(api_reader *rd, const api_value *at, slice name)
 {
     if (!find_tool(rd, name)) {
-        return api_wrong(rd, at, "no tool is named \"%.*s\"", (int)min_size(name.len, 128), name.data);
+        return api_wrong(rd, at, "no tool is named \"%.*s\"", api_shown(name, 128), name.data);
     }
     rd->r->choice = API_TOOLS_NAMED;
     rd->r->chosen_tool = name;
@@ -374,7 +374,7 @@ bool api_allow_tools(api_reader *rd, const api_value *at, const slice *names, in
     for (int i = 0; i < n; i++) {
         const chat_tool *tool = find_tool(rd, names[i]);
         if (!tool) {
-            return api_wrong(rd, at, "no tool is named \"%.*s\"", (int)min_size(names[i].len, 128), names[i].data);
+            return api_wrong(rd, at, "no tool is named \"%.*s\"", api_shown(names[i], 128), names[i].data);
         }
         callable[i] = *tool;
     }

@@ -149,7 +149,7 @@ static bool add_tool(api_reader *rd, const api_value *tool)
     if (slice_is(type, "function")) {
         return api_need_object(rd, &function) && api_add_function(rd, &function, "parameters");
     }
-    api_warn(rd, "a tool of type %.*s is left out", (int)min_size(type.len, 64), type.data);
+    api_warn(rd, "a tool of type %.*s is left out", api_shown(type, 64), type.data);
     return true;
 }
 

@@ -57,7 +57,7 @@ static bool read_assistant_block(api_reader *rd, const api_value *block, turn_li
         return true;
     }
     if (!slice_is(type, "redacted_thinking")) {
-        api_warn(rd, "an assistant's block of type %.*s is left out", (int)(type.len < 64 ? type.len : 64), type.data);
+        api_warn(rd, "an assistant's block of type %.*s is left out", api_shown(type, 64), type.data);
     }
     return true;
 }
@@ -162,7 +162,7 @@ static bool read_tools(api_reader *rd)
         const slice type = block_type(rd, &tool);
         if (type.len && !slice_is(type, "custom")) {
             api_warn(rd, "the tool of type %.*s is left out: it runs on its vendor's servers",
-                     (int)(type.len < 64 ? type.len : 64), type.data);
+                     api_shown(type, 64), type.data);
         } else if (!api_add_function(rd, &tool, "input_schema")) {
             return false;
         }

@@ -250,6 +250,12 @@ slice api_raw(const api_reader *rd, const api_value *v)
 
 /* ---- refusals with a path ------------------------------------------------------------------- */
 
+int api_shown(slice text, int max)
+{
+    if (text.len <= (size_t)max) return (int)text.len;
+    return max - utf8_pending(text.data, (size_t)max);
+}
+
 static void write_path(const api_reader *rd, const api_value *v, bytes *out)
 {
     if (!v->up) return;
@@ -260,7 +266,7 @@ static void write_path(const api_reader *rd, const api_value *v, bytes *out)
     }
     if (out->len) bytes_char(out, '.');
     const slice key = v->name ? slice_of(v->name) : api_key(rd, v);
-    bytes_append(out, key.data, min_size(key.len, 64));
+    bytes_append(out, key.data, (size_t)api_shown(key, 64));
 }
 
 bool api_wrong(const api_reader *rd, const api_value *v, const char *fmt, ...)

@@ -73,6 +73,9 @@ bool api_is_object(const api_reader *rd, const api_value *v);
 bool api_is_true(const api_reader *rd, const api_value *v);
 slice api_raw(const api_reader *rd, const api_value *v);    /* of a string or number */
 
+/* How many bytes of a client's text a sentence shows, for %.*s: at most max, no half character. */
+int api_shown(slice text, int max);
+
 /* 400 with the value's path; "PATH: sentence". Returns false. */
 bool api_wrong(const api_reader *rd, const api_value *v, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

@@ -21,11 +21,6 @@ typedef struct {
 
 static const slice nothing = { "", 0 };
 
-static int shown(slice text)
-{
-    return (int)min_size(text.len, 64);
-}
-
 static slice type_of(const api_reader *rd, const api_value *v)
 {
     const api_value type = api_field(rd, v, "type");
@@ -88,7 +83,7 @@ static bool read_namespace(reader *p, const api_value *space)
         } else if (!type.len || slice_is(type, "function")) {
             if (!read_named_tool(p, &tool, RESPONSES_FUNCTION, name)) return false;
         } else {
-            api_warn(rd, "the tool of type %.*s is left out", shown(type), type.data);
+            api_warn(rd, "the tool of type %.*s is left out", api_shown(type, 64), type.data);
         }
     }
     return true;
@@ -118,7 +113,7 @@ static bool read_tools(reader *p)
         else if (slice_is(type, "custom"))      good = read_named_tool(p, &tool, RESPONSES_CUSTOM, nothing);
         else if (slice_is(type, "namespace"))   good = read_namespace(p, &tool);
         else if (slice_is(type, "local_shell")) good = add_local_shell(p, &tool);
-        else api_warn(rd, "the tool of type %.*s is left out", shown(type), type.data);
+        else api_warn(rd, "the tool of type %.*s is left out", api_shown(type, 64), type.data);
         if (!good) return false;
     }
     return true;
@@ -319,7 +314,7 @@ static bool read_item(reader *p, const api_value *item)
         return api_wrong(rd, item, "items are not kept by this server; send the item itself instead of a reference");
     }
     if (slice_is(type, "reasoning")) read_reasoning(p, item);
-    else api_warn(rd, "an item of type %.*s is left out", shown(type), type.data);
+    else api_warn(rd, "an item of type %.*s is left out", api_shown(type, 64), type.data);
     return true;
 }
 
@@ -370,7 +365,7 @@ static bool read_previous(reader *p)
         bytes_free(&items);
         return api_refuse(rd->error, 400, "invalid_request_error", "previous_response_not_found", "previous_response_id",
                           "Previous response with id '%.*s' not found. This server %s; send the whole conversation as input.",
-                          shown(id), id.data,
+                          api_shown(id, 64), id.data,
                           rd->config->responses ? "keeps only the latest responses" : "does not keep responses");
     }
     p->q->context_json = api_copy(rd->memory, (slice){ items.data, items.len });

@@ -4,19 +4,18 @@
 #include "api/api_common.h"
 #include "api/responses.h"
 #include "api/responses_store.h"
-#include "base/checked.h"
 
 bool api_refuse_orphan(api_error *e, slice call_id)
 {
     return api_refuse(e, 400, "invalid_request_error", NULL, "input",
                       "No tool call found for function call output with call_id %.*s.",
-                      (int)min_size(call_id.len, 128), call_id.data);
+                      api_shown(call_id, 128), call_id.data);
 }
 
 static bool refuse_unknown(api_error *e, slice id)
 {
     return api_refuse(e, 404, "invalid_request_error", NULL, "response_id", "Response with id '%.*s' not found.",
-                      (int)min_size(id.len, 128), id.data);
+                      api_shown(id, 128), id.data);
 }
 
 static void write_id(json_writer *w, const json_tree *t, uint32_t item, slice response, int index)
@@ -27,7 +26,7 @@ static void write_id(json_writer *w, const json_tree *t, uint32_t item, slice re
         json_slice(w, t->nodes[id].text);
         return;
     }
-    snprintf(made, sizeof made, "item_%.*s_%d", (int)min_size(response.len, 64), response.data, index);
+    snprintf(made, sizeof made, "item_%.*s_%d", api_shown(response, 64), response.data, index);
     json_text(w, made);
 }
 
