@@ -133,6 +133,15 @@ static ds4_status check_text(int fd, const kvc_header *h, const uint8_t *sha, ds
     return st;
 }
 
+/* Calls that can not be read are no reason to refuse a session whose checksums agree; they will be spelled anew. */
+static ds4_status learn(kvstore *s, const kvc_header *h, const bytes *map, replay_memory *replay, ds4_error *err)
+{
+    const ds4_status st = replay_section_read(replay, (slice){ map->data, map->len }, err);
+    if (!st || (st == DS4_EFORMAT && !(h->flags & KVC_INTEGRITY))) return st;
+    log_line(&s->o.log, LOG_WARNING, "kv: the tool calls of a stored session are left out: %s", err->message);
+    return DS4_OK;
+}
+
 static ds4_status load_file(kvstore *s, int fd, const kvstore_hit *hit, kvc_header *h, ds4_session *session,
                             replay_memory *replay, ds4_error *err)
 {
@@ -145,13 +154,7 @@ static ds4_status load_file(kvstore *s, int fd, const kvstore_hit *hit, kvc_head
     bytes map;
     bytes_init(&map, MAX_MAP_BYTES);
     st = kvc_load(session, fd, replay ? &map : NULL, err);
-    if (!st && map.len > 0) {
-        st = replay_section_read(replay, (slice){ map.data, map.len }, err);
-        if (st == DS4_EMEMORY) {                    /* the session is good without it */
-            log_line(&s->o.log, LOG_WARNING, "kv: no memory for the tool calls of a stored session");
-            st = DS4_OK;
-        }
-    }
+    if (!st && map.len > 0) st = learn(s, h, &map, replay, err);
     bytes_free(&map);
     return st;
 }
@@ -249,9 +252,11 @@ void kvstore_read_tool_maps(kvstore *s, replay_memory *replay)
         bytes map;
         bytes_init(&map, MAX_MAP_BYTES);
         kv_own_path(s, list[i].sha, ".kv", path);
+        kvc_header h;
         const int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        ds4_status st = fd < 0 ? DS4_ENOTFOUND : kvc_tool_map(fd, &map, &err);
-        if (!st && map.len > 0) st = replay_section_read(replay, (slice){ map.data, map.len }, &err);
+        ds4_status st = fd < 0 ? DS4_ENOTFOUND : kvc_read_header(fd, &h, &err);
+        if (!st) st = kvc_tool_map(fd, &map, &err);
+        if (!st && map.len > 0) st = learn(s, &h, &map, replay, &err);
         if (fd >= 0) close(fd);
         bytes_free(&map);
         if (file_is_to_blame(st)) put_aside(s, list[i].sha, err.message);
