@@ -236,7 +236,7 @@ demo:
 install: programs
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/ds4
 	install -m 755 $(PROGRAMS:%=build/release/bin/%) $(DESTDIR)$(PREFIX)/bin
-	install -m 644 models/tiny/ds4-tiny.gguf models/text/persuasion.txt $(DESTDIR)$(PREFIX)/share/ds4
+	install -m 644 models/tiny/ds4-tiny.gguf models/text/persuasion.txt dist/ds4-server.service $(DESTDIR)$(PREFIX)/share/ds4
 clean:
 	rm -rf build $(PROGRAMS)
 

@@ -37,13 +37,14 @@ static void respond(server *s, http_exchange *x, const route *r, int status, byt
     bytes_free(headers);
 }
 
-void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, slice body)
+void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, const char *more,
+                    slice body)
 {
     const http_request *h = http_exchange_request(x);
     bytes headers;
     bytes_init(&headers, HEADER_BYTES);
     server_headers(s, h, server_dialect(r, h), id, content_type, &headers);
-    if (status == 503) bytes_text(&headers, "Retry-After: 2\r\n");
+    bytes_text(&headers, more);
     respond(s, x, r, status, &headers, body);
 }
 

@@ -164,6 +164,7 @@ static bool prepare_chat(prepared *p)
     if (ok) {
         trace(p, "prompt", (slice){ prompt.text.data, prompt.text.len });
         p->start = prompt.start;
+        p->lowered = p->request->chat.effort == EFFORT_MAX && chat_effort_granted(&p->request->chat) != EFFORT_MAX;
         ok = add_prompt(p, &tokens, prompt.ambiguous, false);
     }
     token_list_free(&tokens);

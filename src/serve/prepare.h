@@ -37,6 +37,7 @@ typedef struct {
     int          n_prompts;
     slice       *texts;             /* [n_prompts], owned: text of prompts to echo      */
     chat_start   start;
+    bool         lowered;           /* effort max became high: the context is too short */
 } prepared;
 
 void prepare_init(prepared *p);

@@ -92,12 +92,19 @@ static void refuse(request *r, const api_error *e)
 
 /* ---- output -------------------------------------------------------------------------------- */
 
+/* The effort that a prompt has, where it is not the one that was asked for. */
+static const char *effort_header(const request *r)
+{
+    return r->p.lowered ? "X-DS4-Effort: high\r\n" : "";
+}
+
 static void begin_stream(request *r, const char *content_type)
 {
     bytes headers;
     bytes_init(&headers, HEADER_BYTES);
     server_headers(r->s, http_exchange_request(r->x), r->dialect, r->id, content_type, &headers);
     bytes_text(&headers, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
+    bytes_text(&headers, effort_header(r));
     http_stream_begin(r->x, 200, (slice){ headers.data, headers.len });
     http_metrics_count(&r->s->http_metrics, r->route, 200);
     bytes_free(&headers);
@@ -178,7 +185,7 @@ static bool finish(request *r)
     r->ending = true;
     if (r->begun) return flush(r);
     http_exchange *x = r->x;
-    server_respond(r->s, x, r->route, r->id, 200, "application/json", (slice){ r->out.data, r->out.len });
+    server_respond(r->s, x, r->route, r->id, 200, "application/json", effort_header(r), (slice){ r->out.data, r->out.len });
     end(r, 200);
     return false;
 }
@@ -433,6 +440,19 @@ static void on_work(uv_work_t *work)
     prepare_run(&r->p);
 }
 
+/* What of the request is not followed; the client is not told. */
+static void tell_warnings(const request *r)
+{
+    const api_request *a = r->p.request;
+    for (int i = 0; i < a->n_warnings; i++)
+        log_line(&r->s->o.log, LOG_INFO, "id=%s %.*s", r->id, (int)a->warnings[i].len, a->warnings[i].data);
+    if (r->p.lowered && !r->s->told_effort) {
+        r->s->told_effort = true;
+        log_line(&r->s->o.log, LOG_WARNING, "id=%s effort max needs a longer context and becomes high (--think-max-min-ctx); told once",
+                 r->id);
+    }
+}
+
 /* A worker is done with the request. */
 static void on_worked(uv_work_t *work, int status)
 {
@@ -449,10 +469,11 @@ static void on_worked(uv_work_t *work, int status)
         return;
     }
     if (r->route->kind != ROUTE_GENERATE) {
-        server_respond(r->s, r->x, r->route, r->id, 200, "application/json", (slice){ r->p.answer.data, r->p.answer.len });
+        server_respond(r->s, r->x, r->route, r->id, 200, "application/json", "", (slice){ r->p.answer.data, r->p.answer.len });
         end(r, 200);
         return;
     }
+    tell_warnings(r);
     const api_answer_info info = { .request_id = r->id, .created = (int64_t)clock_unix_seconds() };
     r->encoder = api_encoder_new(r->p.request, &r->s->model->api, &info);
     if (!r->encoder) fail_status(r, DS4_EMEMORY, "no memory for the answer");

@@ -68,7 +68,7 @@ static void on_headers(void *ctx, http_exchange *x)
     api_error e = { 0 };
     if (method == METHOD_OPTIONS) {
         server_new_id(id);
-        server_respond(s, x, r, id, 204, NULL, (slice){ 0 });
+        server_respond(s, x, r, id, 204, NULL, "", (slice){ 0 });
     } else if (refused(s, h, r, method, &e)) {
         server_new_id(id);
         server_refuse(s, x, r, id, &e);
@@ -145,8 +145,11 @@ static void answer_page(server *s, http_exchange *x, route_match m)
     server_new_id(id);
     bytes_init(&out, m.route->kind == ROUTE_STORED ? (size_t)256 << 20 : PAGE_BYTES);
     if (!write_page(s, http_exchange_request(x), m, &out, &e)) server_refuse(s, x, m.route, id, &e);
-    else server_respond(s, x, m.route, id, m.route->kind == ROUTE_HEALTH && s->state != SERVE_READY ? 503 : 200,
-                        m.route->kind == ROUTE_METRICS ? text_format : "application/json", (slice){ out.data, out.len });
+    else {
+        const bool unwell = m.route->kind == ROUTE_HEALTH && s->state != SERVE_READY;
+        server_respond(s, x, m.route, id, unwell ? 503 : 200, m.route->kind == ROUTE_METRICS ? text_format : "application/json",
+                       unwell ? "Retry-After: 2\r\n" : "", (slice){ out.data, out.len });
+    }
     bytes_free(&out);
 }
 

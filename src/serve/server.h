@@ -38,6 +38,7 @@ struct server {
     void         (*on_drained)(void *ctx);
     void          *on_drained_ctx;
 
+    bool           told_effort;         /* the warning about lowered efforts was given */
     bool           closing;
     int            open_handles;
     void         (*on_closed)(void *ctx);
@@ -64,8 +65,9 @@ api_dialect server_dialect(const route *r, const http_request *h);
 /* The usual lines beside Content-Length, Date and Connection. h: the request, for CORS. */
 void server_headers(const server *s, const http_request *h, api_dialect d, const char *id, const char *content_type, bytes *out);
 
-/* Whole answers; x is gone afterwards. They are counted, and refusals logged. */
-void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, slice body);
+/* Whole answers; x is gone afterwards. They are counted, and refusals logged. more: further header lines. */
+void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, const char *more,
+                    slice body);
 void server_refuse(server *s, http_exchange *x, const route *r, const char *id, const api_error *e);
 
 /* The line of a request, when somebody wants them. */

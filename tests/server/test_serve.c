@@ -79,7 +79,7 @@ static void up(const setup *s)
     if (s->loading) return;
     if (!open_engine(s->ctx, &err)) test_fail(__FILE__, __LINE__, "engine: %s", err.message);
     serve_model_options m = {
-        .api = { .model = "deepseek-v4-flash", .quant = "q2", .default_tokens = 256, .temperature = 1, .top_p = 1, .min_p = 0.05f },
+        .api = { .model = "deepseek-v4-flash", .think_max_min_ctx = 393216, .quant = "q2", .default_tokens = 256, .temperature = 1, .top_p = 1, .min_p = 0.05f },
         .sched = sched_defaults(), .replay_max_ids = 1000,
     };
     m.sched.n_slots = s->slots;
@@ -699,5 +699,14 @@ TEST(request_lines_can_be_json)
     EXPECT_ANSWER(ask_with("POST", "/v1/chat/completions", "X-DS4-Session: abc\r\n", CHAT("hello")), 200, "Hello there.");
     EXPECT(t.last_line[0] == '{' && strstr(t.last_line, "\"finish\":\"stop\"") && strstr(t.last_line, "\"session\":\""));
     EXPECT(strstr(t.last_line, "hello") == NULL && strstr(t.last_line, "Hello") == NULL);
+    down();
+}
+
+TEST(an_effort_that_the_context_does_not_allow_is_told_in_a_header)
+{
+    const setup s = defaults();
+    up(&s);
+    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"reasoning_effort\":\"max\"}"), 200,
+                  "X-DS4-Effort: high");
     down();
 }
