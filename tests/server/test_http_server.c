@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -876,6 +877,60 @@ TEST(two_hundred_streams_at_once_all_get_their_pieces)
     for (int i = 1; i < N; i += 2) heard += hears(&c[i], "data: 60\n\n");
     EXPECT_INT(heard, N / 2);
     for (int i = 0; i < N; i++) hang_up(&c[i]);
+    stop();
+}
+
+/* The client's ends are in this process too, so twice as many files must be allowed. */
+TEST(two_thousand_idle_and_two_hundred_streaming_connections_stay_small_and_prompt)
+{
+    enum { IDLE_ONES = 2000, READ = 180, DEAF = 20, ALL = IDLE_ONES + READ + DEAF, SECONDS = 2 };
+    struct rlimit files;
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &files) == 0);
+    if (files.rlim_cur < 2 * ALL + 100) {
+        files.rlim_cur = 2 * ALL + 100;
+        if (setrlimit(RLIMIT_NOFILE, &files)) {
+            test_skip("this needs %d open files", 2 * ALL + 100);
+            return;
+        }
+    }
+    http_limits l = short_limits();
+    l.head_timeout_ms = l.body_slack_ms = l.idle_timeout_ms = l.write_timeout_ms = 60 * 1000;
+    if (!start(l)) return;
+    static client c[ALL];
+    const size_t before = heap_bytes();
+    for (int i = 0; i < ALL; i++) {
+        c[i] = connect_client();
+        say(&c[i], i < IDLE_ONES         ? "GET / HTTP/1.1\r\n" H
+                   : i < IDLE_ONES + READ ? "GET /tick HTTP/1.1\r\n" H
+                                         : "GET /flood?1000000000 HTTP/1.1\r\n" H);
+        if (i < IDLE_ONES) EXPECT(hears(&c[i], "GET / []"));
+        bytes_free(&c[i].got);
+    }
+    EXPECT(comes_to(&t.n_held, READ + DEAF));
+    uv_timer_start(&t.ticker, on_tick, 10, 10);
+
+    uint64_t last[ALL] = { 0 }, gap = 0;
+    const uint64_t begin = now_ms();
+    size_t most = 0;
+    while (now_ms() < begin + SECONDS * 1000) {
+        run_loop(1);
+        most = heap_bytes() > most ? heap_bytes() : most;
+        for (int i = IDLE_ONES; i < IDLE_ONES + READ; i++) {
+            char drop[4096];
+            if (recv(c[i].fd, drop, sizeof drop, 0) <= 0) continue;
+            const uint64_t now = now_ms();
+            if (last[i] && now - last[i] > gap) gap = now - last[i];
+            last[i] = now;
+        }
+    }
+    for (int i = IDLE_ONES; i < IDLE_ONES + READ; i++) EXPECT(last[i] > begin + SECONDS * 1000 - 500);
+    EXPECT_INT(http_server_connections(t.server), ALL);
+    EXPECT_INT(t.gone, 0);
+    EXPECT(gap < 500);
+    EXPECT(most - before < ALL * 2000 + DEAF * 3 * l.max_output_bytes);
+    printf("%d connections: %zu bytes of heap, largest gap of a stream that is read every 10 ms: %d ms\n", ALL,
+           most - before, (int)gap);
+    for (int i = 0; i < ALL; i++) hang_up(&c[i]);
     stop();
 }
 
