@@ -74,7 +74,7 @@ static void quoted(bytes *out, const char *data, size_t n)
         }
         i += (size_t)len;
     }
-    bytes_append(out, data + run, n - run);
+    if (n > run) bytes_append(out, data + run, n - run);    /* nothing may come as NULL */
     bytes_char(out, '"');
 }
 

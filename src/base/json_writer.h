@@ -23,7 +23,7 @@ void json_object_end(json_writer *w);
 void json_array(json_writer *w);
 void json_array_end(json_writer *w);
 void json_key(json_writer *w, const char *key);
-void json_string(json_writer *w, const char *data, size_t n);
+void json_string(json_writer *w, const char *data, size_t n);    /* n 0: data may be NULL */
 void json_text(json_writer *w, const char *text);       /* NUL-terminated */
 void json_int(json_writer *w, int64_t v);
 void json_double(json_writer *w, double v, int digits);  /* %.*g */

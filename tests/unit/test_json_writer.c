@@ -181,3 +181,14 @@ TEST(json_text_goes_in_as_it_is)
     EXPECT_TEXT(b.data, "{\"a\":[{},1,2],\"b\":null}");
     bytes_free(&b);
 }
+
+TEST(no_bytes_may_come_from_nowhere)
+{
+    bytes b;
+    json_writer w;
+    bytes_init(&b, 100);
+    json_init(&w, &b);
+    json_string(&w, NULL, 0);
+    EXPECT_TEXT(b.data, "\"\"");
+    bytes_free(&b);
+}
