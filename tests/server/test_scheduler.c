@@ -1,22 +1,15 @@
 /* The scheduler over an engine without a model: what it keeps, who goes first, and how requests end. */
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
+#include "asking.h"
 
 #include "base/checked.h"
-#include "engine/scheduler.h"
 #include "fake_engine.h"
-#include "runner.h"
-#include "text/chat.h"
 
 /* ---- a server's inside --------------------------------------------------------------------- */
 
 typedef struct {
     ds4_engine     *e;
-    const vocab    *v;
     scheduler      *s;
+    asked           at;
     replay_memory  *replay;
     server_metrics  metrics;
     kvstore        *store;
@@ -25,12 +18,12 @@ typedef struct {
 } rig;
 
 /* Notes who was admitted: the last letter of each id. */
-static void note_line(void *ctx, int level, const char *line)
+static void note_line(void *ctx, int level, const char *said)
 {
     rig *r = ctx;
-    const char *at = strstr(line, " reuse=");
+    const char *at = strstr(said, " reuse=");
     (void)level;
-    if (at && at > line && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
+    if (at && at > said && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
 }
 
 typedef struct {
@@ -67,8 +60,8 @@ static bool rig_open(rig *r, const rig_options *o)
         st = kvstore_open(&r->store, &ko, r->e, &err);
         r->o.store = r->store;
     }
-    if (!st) r->v = ds4_engine_vocab(r->e);
     if (!st) st = sched_open(&r->s, r->e, &r->o, &err);
+    if (!st) r->at = (asked){ r->s, ds4_engine_vocab(r->e) };
     if (st) test_fail(__FILE__, __LINE__, "opening: %s", err.message);
     return !st;
 }
@@ -80,232 +73,6 @@ static void rig_close(rig *r)
     kvstore_close(r->store);
     replay_close(r->replay);
     ds4_engine_close(r->e);
-}
-
-/* ---- a client ------------------------------------------------------------------------------ */
-
-#define MAX_CALLS 4
-
-typedef struct {
-    sched_ticket   *t;
-    pthread_mutex_t lock;
-    pthread_cond_t  bell;
-    int             rings;
-    bytes           text[8], reasoning;         /* text by choice */
-    bytes           args[MAX_CALLS];
-    char            id[MAX_CALLS][64], name[MAX_CALLS][64];
-    int             n_calls, n_finished, n_tokens, n_echo;
-    float           first_logprob, last_echo;
-    answer_finish   finish;
-    answer_usage    usage;
-    sched_kind      end;
-    ds4_error       error;
-    bool            admitted, begun;
-} client;
-
-static void ring(void *ctx)
-{
-    client *c = ctx;
-    pthread_mutex_lock(&c->lock);
-    c->rings++;
-    pthread_cond_signal(&c->bell);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void client_open(client *c)
-{
-    memset(c, 0, sizeof *c);
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->bell, NULL);
-    for (int i = 0; i < 8; i++) bytes_init(&c->text[i], 1 << 20);
-    for (int i = 0; i < MAX_CALLS; i++) bytes_init(&c->args[i], 1 << 20);
-    bytes_init(&c->reasoning, 1 << 20);
-    c->end = SCHED_NOTHING;
-}
-
-static void client_close(client *c)
-{
-    sched_release(c->t);
-    c->t = NULL;
-    for (int i = 0; i < 8; i++) bytes_free(&c->text[i]);
-    for (int i = 0; i < MAX_CALLS; i++) bytes_free(&c->args[i]);
-    bytes_free(&c->reasoning);
-    pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->bell);
-}
-
-static void client_take(client *c, const sched_event *e)
-{
-    const answer_event *a = &e->answer;
-    switch (e->kind) {
-    case SCHED_ADMITTED: c->admitted = true; c->usage = e->usage; return;
-    case SCHED_ECHO: c->n_echo = a->n_tokens; c->last_echo = a->tokens[a->n_tokens - 1].self.logprob; return;
-    case SCHED_DONE:
-    case SCHED_FAILED: c->end = e->kind; c->usage = e->usage; c->error = e->error; return;
-    case SCHED_ANSWER: break;
-    default: return;
-    }
-    if (a->kind == ANSWER_TEXT || a->kind == ANSWER_REASONING) {
-        if (a->n_tokens && c->n_tokens == 0) c->first_logprob = a->tokens[0].self.logprob;
-        c->n_tokens += a->n_tokens;
-    }
-    c->begun = true;
-    switch (a->kind) {
-    case ANSWER_REASONING: bytes_append(&c->reasoning, a->bytes.data, a->bytes.len); break;
-    case ANSWER_TEXT: bytes_append(&c->text[a->choice], a->bytes.data, a->bytes.len); break;
-    case ANSWER_CALL_BEGIN:
-        if (c->n_calls == MAX_CALLS) break;
-        snprintf(c->id[c->n_calls], 64, "%.*s", (int)a->id.len, a->id.data);
-        snprintf(c->name[c->n_calls++], 64, "%.*s", (int)a->name.len, a->name.data);
-        break;
-    case ANSWER_CALL_ARGS: bytes_append(&c->args[a->call], a->bytes.data, a->bytes.len); break;
-    case ANSWER_CALL_END: break;
-    case ANSWER_FINISH: c->finish = a->finish; c->n_finished++; break;
-    }
-}
-
-/* Everything that is there; true: the last event came. */
-static bool client_poll(client *c)
-{
-    sched_event e;
-    while (sched_next(c->t, &e) != SCHED_NOTHING) client_take(c, &e);
-    return c->end != SCHED_NOTHING;
-}
-
-/* Until the last event; half a minute without any fails the test. */
-static bool client_wait(client *c)
-{
-    while (!client_poll(c)) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += 30;
-        pthread_mutex_lock(&c->lock);
-        while (c->rings == 0)
-            if (pthread_cond_timedwait(&c->bell, &c->lock, &until)) break;
-        const bool rang = c->rings > 0;
-        c->rings = 0;
-        pthread_mutex_unlock(&c->lock);
-        if (rang) continue;
-        test_fail(__FILE__, __LINE__, "no event for half a minute");
-        return false;
-    }
-    return true;
-}
-
-/* ---- requests ------------------------------------------------------------------------------ */
-
-typedef struct {
-    const char *role, *text, *reasoning;
-    const char *call, *args, *id;       /* a call of the assistant, or the id a tool answers */
-} line;
-#define SYSTEM(t)       { .role = "system", .text = t }
-#define USER(t)         { .role = "user", .text = t }
-#define ASSISTANT(t)    { .role = "assistant", .text = t }
-#define RESULT(i, t)    { .role = "tool", .id = i, .text = t }
-
-#define SCHEMA "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"}}}"
-
-static const chat_tool weather = { .name = { "weather", 7 }, .parameters = { SCHEMA, sizeof SCHEMA - 1 } };
-
-typedef struct {
-    bool    think, tools;
-    uint64_t hint;
-} render_options;
-
-static bool render(rig *r, const line *lines, int n, const render_options *o, reuse_prompt *out, chat_start *start)
-{
-    chat_message m[64];
-    chat_call calls[64];
-    for (int i = 0; i < n; i++) {
-        const line *l = &lines[i];
-        m[i] = (chat_message){ .role = !strcmp(l->role, "system") ? CHAT_SYSTEM : !strcmp(l->role, "user") ? CHAT_USER
-                             : !strcmp(l->role, "tool") ? CHAT_TOOL : CHAT_ASSISTANT, .text = slice_of(l->text ? l->text : "") };
-        if (l->reasoning) m[i].reasoning = slice_of(l->reasoning);
-        if (m[i].role == CHAT_TOOL) m[i].call_id = slice_of(l->id);
-        if (!l->call) continue;
-        calls[i] = (chat_call){ .id = slice_of(l->id), .name = slice_of(l->call), .arguments = slice_of(l->args) };
-        m[i].calls = &calls[i];
-        m[i].n_calls = 1;
-    }
-    chat_request c = chat_request_defaults();
-    c.messages = m;
-    c.n_messages = n;
-    c.no_thinking = !o->think;
-    c.tools = &weather;
-    c.n_tools = o->tools;
-    c.ctx = 8192;
-    ds4_error err;
-    chat_prompt p;
-    token_list tokens;
-    chat_prompt_init(&p, r->v, 1 << 24);
-    token_list_init(&tokens, 1 << 24);
-    ds4_status st = chat_render(&p, &c, &err);
-    if (!st) st = chat_tokens(&p, &tokens, &err);
-    *start = p.start;
-    const bool ambiguous = p.ambiguous;
-    chat_prompt_free(&p);
-    if (!st) st = reuse_prompt_open(out, r->v, &tokens, &err);
-    token_list_free(&tokens);
-    if (st) {
-        test_fail(__FILE__, __LINE__, "rendering: %s", err.message);
-        return false;
-    }
-    out->ambiguous = ambiguous;
-    out->tools_hash = o->tools ? 77 : 0;
-    if (o->hint) {
-        out->hints[0] = o->hint;
-        out->n_hints = 1;
-    }
-    const line *last = &lines[n - 1];
-    if (!strcmp(last->role, "tool")) {
-        out->result_ids = malloc(sizeof *out->result_ids);
-        out->result_ids[0] = (slice){ strdup(last->id), strlen(last->id) };
-        out->n_results = 1;
-    }
-    return true;
-}
-
-static sched_request request(reuse_prompt *p, chat_start start)
-{
-    sched_request q = { .id = "req_test", .prompt = p, .start = start, .sampling = ds4_sampling_defaults(), .n = 1, .max_tokens = 400 };
-    q.sampling.temperature = 0;
-    return q;
-}
-
-static ds4_status submit(rig *r, client *c, sched_request *q)
-{
-    ds4_error err;
-    int retry;
-    q->wake = ring;
-    q->wake_ctx = c;
-    return sched_submit(r->s, q, &c->t, &retry, &err);
-}
-
-static bool submit_lines(rig *r, client *c, const line *lines, int n, const render_options *o, sched_request *change)
-{
-    reuse_prompt p;
-    chat_start start;
-    client_open(c);
-    if (!render(r, lines, n, o, &p, &start)) return false;
-    sched_request q = request(&p, start);
-    if (change) {
-        q = *change;
-        q.prompt = &p;
-        q.start = start;
-    }
-    if (o->tools) {
-        q.tools = &weather;
-        q.n_tools = 1;
-    }
-    const ds4_status st = submit(r, c, &q);
-    if (st) test_fail(__FILE__, __LINE__, "submit: status %d", st);
-    return !st;
-}
-
-/* Asks and reads to the end. */
-static bool ask(rig *r, client *c, const line *lines, int n, const render_options *o)
-{
-    return submit_lines(r, c, lines, n, o, NULL) && client_wait(c);
 }
 
 /* Text of about n tokens; the vocabulary is small, so a word is several. */
@@ -330,7 +97,7 @@ TEST(a_request_is_answered_as_scripted)
     if (!rig_open(&r, &(rig_options){ 0 })) return;
     fake_rule(r.e, "sum", 0, "two and two</think>It is 4.");
     const line lines[] = { SYSTEM("S"), USER("the sum?") };
-    if (ask(&r, &c, lines, 2, &(render_options){ .think = true })) {
+    if (ask(&r.at, &c, lines, 2, &(render_options){ .think = true })) {
         EXPECT_TEXT(c.reasoning.data, "two and two");
         EXPECT_TEXT(c.text[0].data, "It is 4.");
         EXPECT_INT(c.finish, FINISH_STOP);
@@ -351,7 +118,7 @@ TEST(a_length_limit_ends_the_answer)
     const line lines[] = { USER("count") };
     sched_request q = request(NULL, CHAT_STARTS_TEXT);
     q.max_tokens = 3;
-    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+    if (submit_lines(&r.at, &c, lines, 1, &plain, &q) && client_wait(&c)) {
         EXPECT_INT(c.finish, FINISH_LENGTH);
         EXPECT_INT(c.usage.completion_tokens, 3);
     }
@@ -368,7 +135,7 @@ TEST(several_choices_share_one_prefill)
     const line lines[] = { USER("three of them") };
     sched_request q = request(NULL, CHAT_STARTS_TEXT);
     q.n = 3;
-    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+    if (submit_lines(&r.at, &c, lines, 1, &plain, &q) && client_wait(&c)) {
         EXPECT_INT(c.n_finished, 3);
         EXPECT_TEXT(c.text[1].data, c.text[0].data);
         EXPECT_TEXT(c.text[2].data, c.text[0].data);
@@ -391,7 +158,7 @@ TEST(a_required_call_is_opened_for_the_model_and_an_unwanted_one_is_not)
         sched_request q = request(NULL, CHAT_STARTS_TEXT);
         q.choice = i == 0 ? CHOOSE_REQUIRED : i == 1 ? CHOOSE_NAMED : CHOOSE_NONE;
         q.forced_tool = slice_of("weather");
-        if (submit_lines(&r, &c, lines, 1, &o, &q) && client_wait(&c)) {
+        if (submit_lines(&r.at, &c, lines, 1, &o, &q) && client_wait(&c)) {
             if (i < 2) {
                 EXPECT_INT(c.text[0].len, 0);
                 EXPECT_INT(c.n_calls, 1);
@@ -419,7 +186,7 @@ TEST(without_parallel_calls_the_block_is_closed_behind_the_first)
     for (int one = 0; one < 2; one++) {
         sched_request q = request(NULL, CHAT_STARTS_TEXT);
         q.one_call = one;
-        if (submit_lines(&r, &c, lines, 1, &(render_options){ .tools = true }, &q) && client_wait(&c)) {
+        if (submit_lines(&r.at, &c, lines, 1, &(render_options){ .tools = true }, &q) && client_wait(&c)) {
             EXPECT_INT(c.n_calls, one ? 1 : 2);
             EXPECT_INT(c.finish, FINISH_TOOL_CALLS);
         }
@@ -441,7 +208,7 @@ TEST(a_thinking_budget_closes_the_reasoning)
     sched_request q = request(NULL, CHAT_STARTS_REASONING);
     q.max_tokens = 2000;
     q.think_budget = 10;
-    if (submit_lines(&r, &c, lines, 1, &(render_options){ .think = true }, &q) && client_wait(&c)) {
+    if (submit_lines(&r.at, &c, lines, 1, &(render_options){ .think = true }, &q) && client_wait(&c)) {
         EXPECT(c.usage.reasoning_tokens <= 10 + 512 + 1);
         EXPECT(c.usage.reasoning_tokens >= 10);
         EXPECT_INT(c.finish, FINISH_STOP);
@@ -462,7 +229,7 @@ TEST(logprobs_come_with_the_text_and_an_echo_has_the_prompts)
     sched_request q = request(NULL, CHAT_STARTS_TEXT);
     q.logprobs = q.prompt_logprobs = true;
     q.top_logprobs = 2;
-    if (submit_lines(&r, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+    if (submit_lines(&r.at, &c, lines, 1, &plain, &q) && client_wait(&c)) {
         EXPECT_INT(c.n_tokens, c.usage.completion_tokens);
         EXPECT_INT(c.n_echo, c.usage.prompt_tokens);
         EXPECT(c.first_logprob < 0 && c.first_logprob > -0.001f);
@@ -485,12 +252,12 @@ TEST(a_seed_gives_the_same_text_alone_and_among_others)
     q.sampling.min_p = 0;
     q.sampling.seed = 1234;
     q.max_tokens = 60;
-    if (submit_lines(&r, &c[0], lines, 1, &plain, &q) && client_wait(&c[0])) alone = strdup(c[0].text[0].len ? c[0].text[0].data : "");
+    if (submit_lines(&r.at, &c[0], lines, 1, &plain, &q) && client_wait(&c[0])) alone = strdup(c[0].text[0].len ? c[0].text[0].data : "");
     client_close(&c[0]);
     for (int i = 0; i < 6; i++) {
         sched_request other = q;
         if (i != 3) other.sampling.seed = (uint64_t)i;
-        submit_lines(&r, &c[i], i == 3 ? lines : others, 1, &plain, &other);
+        submit_lines(&r.at, &c[i], i == 3 ? lines : others, 1, &plain, &other);
     }
     for (int i = 0; i < 6; i++) client_wait(&c[i]);
     EXPECT_TEXT(c[3].text[0].len ? c[3].text[0].data : "", alone);
@@ -510,12 +277,12 @@ TEST(a_second_turn_computes_only_its_new_bytes)
     fake_rule(r.e, "", 0, "state $STATE");
     line lines[4] = { SYSTEM("You are a rather long system prompt."), USER("first question") };
     char first[64] = "";
-    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    if (ask(&r.at, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
     client_close(&c);
     const uint64_t before = prefilled(&r);
     lines[2] = (line)ASSISTANT(first);
     lines[3] = (line)USER("second question");
-    if (ask(&r, &c, lines, 4, &plain)) {
+    if (ask(&r.at, &c, lines, 4, &plain)) {
         EXPECT(c.usage.cached_tokens > 0);
         EXPECT_INT(prefilled(&r) - before, c.usage.prompt_tokens - c.usage.cached_tokens);
         EXPECT(prefilled(&r) - before < 32);
@@ -535,7 +302,7 @@ TEST(an_identical_prompt_computes_nothing)
     const line lines[] = { SYSTEM("S"), USER("the same again") };
     for (int i = 0; i < 3; i++) {
         const uint64_t before = prefilled(&r);
-        if (ask(&r, &c, lines, 2, &plain)) {
+        if (ask(&r.at, &c, lines, 2, &plain)) {
             if (i == 0) snprintf(first, sizeof first, "%s", c.text[0].data);
             else EXPECT_INT(prefilled(&r) - before, 0);
             EXPECT_TEXT(c.text[0].data, first);
@@ -553,7 +320,7 @@ static void expect_as_cold(const line *lines, int n, const render_options *o, co
     client c;
     if (!rig_open(&cold, &(rig_options){ 0 })) return;
     fake_rule(cold.e, "", 0, "state $STATE");
-    if (ask(&cold, &c, lines, n, o)) EXPECT_TEXT(got, c.text[0].data);
+    if (ask(&cold.at, &c, lines, n, o)) EXPECT_TEXT(got, c.text[0].data);
     client_close(&c);
     rig_close(&cold);
 }
@@ -566,13 +333,13 @@ TEST(an_edited_last_message_goes_back_to_a_rewind_point)
     fake_rule(r.e, "", 0, "state $STATE");
     char first[64] = "";
     line lines[4] = { SYSTEM("You are a rather long system prompt."), USER("first question") };
-    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    if (ask(&r.at, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
     client_close(&c);
     lines[2] = (line)ASSISTANT(first);
     const char *const edits[] = { "second question", "second thought", "no, a third" };
     for (int i = 0; i < 3; i++) {
         lines[3] = (line)USER(edits[i]);
-        if (ask(&r, &c, lines, 4, &plain)) {
+        if (ask(&r.at, &c, lines, 4, &plain)) {
             EXPECT(c.usage.cached_tokens > 20);
             expect_as_cold(lines, 4, &plain, c.text[0].data);
         }
@@ -589,10 +356,10 @@ TEST(another_conversation_keeps_the_system_part)
     fake_rule(r.e, "", 0, "state $STATE");
     char *text = long_text(300);
     line lines[2] = { SYSTEM(text), USER("first") };
-    ask(&r, &c, lines, 2, &plain);
+    ask(&r.at, &c, lines, 2, &plain);
     client_close(&c);
     lines[1] = (line)USER("something else");
-    if (ask(&r, &c, lines, 2, &plain)) {
+    if (ask(&r.at, &c, lines, 2, &plain)) {
         EXPECT(c.usage.cached_tokens > 200);
         expect_as_cold(lines, 2, &plain, c.text[0].data);
     }
@@ -609,12 +376,12 @@ TEST(dropped_reasoning_costs_nothing)
     fake_rule(r.e, "", 0, "some long reasoning that the client never sends back</think>the answer");
     const render_options think = { .think = true };
     line lines[4] = { SYSTEM("S"), USER("first question") };
-    ask(&r, &c, lines, 2, &think);
+    ask(&r.at, &c, lines, 2, &think);
     client_close(&c);
     lines[2] = (line)ASSISTANT("the answer");
     lines[3] = (line)USER("second");
     const uint64_t before = prefilled(&r);
-    if (ask(&r, &c, lines, 4, &think)) EXPECT(prefilled(&r) - before < 16);
+    if (ask(&r.at, &c, lines, 4, &think)) EXPECT(prefilled(&r) - before < 16);
     EXPECT(counter_get(&r.metrics.cached_tokens[SOURCE_VISIBLE]) > 0);
     client_close(&c);
     rig_close(&r);
@@ -631,7 +398,7 @@ TEST(results_of_live_calls_go_on_where_the_session_stands)
     const render_options tools = { .think = true, .tools = true };
     line lines[4] = { SYSTEM("S"), USER("weather in Rome?") };
     char id[64] = "";
-    if (ask(&r, &c, lines, 2, &tools)) {
+    if (ask(&r.at, &c, lines, 2, &tools)) {
         EXPECT_INT(c.finish, FINISH_TOOL_CALLS);
         EXPECT_INT(c.n_calls, 1);
         snprintf(id, sizeof id, "%s", c.id[0]);
@@ -641,7 +408,7 @@ TEST(results_of_live_calls_go_on_where_the_session_stands)
     lines[2] = (line){ .role = "assistant", .call = "weather", .args = "{ \"city\" : \"Rome\" }", .id = id };
     lines[3] = (line)RESULT(id, "rain");
     const uint64_t before = prefilled(&r);
-    if (ask(&r, &c, lines, 4, &tools)) {
+    if (ask(&r.at, &c, lines, 4, &tools)) {
         EXPECT(prefilled(&r) - before < 24);
         EXPECT(!strncmp(c.text[0].data, "It rains.", 9));
     }
@@ -660,7 +427,7 @@ TEST(a_restarted_server_finds_its_conversations_on_disk)
     line lines[4] = { SYSTEM(text), USER("first question") };
     if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
     fake_rule(r.e, "", 0, "state $STATE");
-    if (ask(&r, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
+    if (ask(&r.at, &c, lines, 2, &plain)) snprintf(first, sizeof first, "%s", c.text[0].data);
     EXPECT(c.usage.stored_tokens > 0);
     client_close(&c);
     rig_close(&r);
@@ -669,7 +436,7 @@ TEST(a_restarted_server_finds_its_conversations_on_disk)
     fake_rule(r.e, "", 0, "state $STATE");
     lines[2] = (line)ASSISTANT(first);
     lines[3] = (line)USER("second");
-    if (ask(&r, &c, lines, 4, &plain)) {
+    if (ask(&r.at, &c, lines, 4, &plain)) {
         EXPECT(prefilled(&r) < 32);
         EXPECT_INT(counter_get(&r.metrics.cached_tokens[SOURCE_DISK]), c.usage.cached_tokens);
         expect_as_cold(lines, 4, &plain, c.text[0].data);
@@ -678,7 +445,7 @@ TEST(a_restarted_server_finds_its_conversations_on_disk)
 
     /* Another question to the same system part: the anchor serves. */
     lines[1] = (line)USER("quite another");
-    if (ask(&r, &c, lines, 2, &plain)) expect_as_cold(lines, 2, &plain, c.text[0].data);
+    if (ask(&r.at, &c, lines, 2, &plain)) expect_as_cold(lines, 2, &plain, c.text[0].data);
     client_close(&c);
     rig_close(&r);
     free(text);
@@ -693,14 +460,14 @@ TEST(a_checkpoint_that_gives_no_numbers_is_put_aside_and_the_request_runs_cold)
     char *text = long_text(2000);
     line lines[2] = { SYSTEM(text), USER("first question") };
     if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
-    ask(&r, &c, lines, 2, &plain);
+    ask(&r.at, &c, lines, 2, &plain);
     client_close(&c);
     rig_close(&r);
 
     if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
     fake_rule(r.e, "", 0, "state $STATE");
     fake_spoil_loads(r.e, true);
-    if (ask(&r, &c, lines, 2, &plain)) {
+    if (ask(&r.at, &c, lines, 2, &plain)) {
         EXPECT_INT(c.end, SCHED_DONE);
         EXPECT_INT(c.usage.cached_tokens, 0);
         EXPECT(counter_get(&r.metrics.kv_corrupt) > 0);
@@ -723,8 +490,8 @@ TEST(a_short_request_speaks_within_three_steps_while_a_long_prompt_is_computed)
     char *text = long_text(20000);
     const line lines[] = { USER(text) }, brief[] = { USER("hi") }, talk[] = { USER("talk") };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &talker, talk, 1, &plain, NULL);
-    submit_lines(&r, &big, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &talker, talk, 1, &plain, NULL);
+    submit_lines(&r.at, &big, lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     for (int i = 0; i < 10; i++) {
         fake_allow_steps(r.e, 1);
@@ -733,7 +500,7 @@ TEST(a_short_request_speaks_within_three_steps_while_a_long_prompt_is_computed)
     client_poll(&talker);
     EXPECT(talker.begun);
     const uint64_t before = fake_steps(r.e);
-    submit_lines(&r, &small, brief, 1, &plain, NULL);
+    submit_lines(&r.at, &small, brief, 1, &plain, NULL);
     while (!small.begun && fake_steps(r.e) < before + 20) {
         fake_allow_steps(r.e, 1);
         EXPECT(fake_wait_at_gate(r.e, 20000));
@@ -764,12 +531,12 @@ TEST(three_short_requests_may_pass_a_long_one_and_no_more)
     sched_request q = request(NULL, CHAT_STARTS_TEXT);
     fake_allow_steps(r.e, 0);
     q.id = "first";
-    submit_lines(&r, &running, brief, 1, &plain, &q);
+    submit_lines(&r.at, &running, brief, 1, &plain, &q);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     q.id = "Long-L";
-    submit_lines(&r, &big, lines, 1, &plain, &q);
+    submit_lines(&r.at, &big, lines, 1, &plain, &q);
     q.id = "short-s";
-    for (int i = 0; i < 5; i++) submit_lines(&r, &small[i], brief, 1, &plain, &q);
+    for (int i = 0; i < 5; i++) submit_lines(&r.at, &small[i], brief, 1, &plain, &q);
     fake_allow_steps(r.e, -1);
     client_wait(&running);
     client_wait(&big);
@@ -789,17 +556,17 @@ TEST(a_full_queue_refuses_and_tells_when_to_come_back)
     if (!rig_open(&r, &(rig_options){ .queue = 2 })) return;
     const line lines[] = { USER("hi") };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &c[0], lines, 1, &plain, NULL);
+    submit_lines(&r.at, &c[0], lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
-    submit_lines(&r, &c[1], lines, 1, &plain, NULL);
-    submit_lines(&r, &c[2], lines, 1, &plain, NULL);
+    submit_lines(&r.at, &c[1], lines, 1, &plain, NULL);
+    submit_lines(&r.at, &c[2], lines, 1, &plain, NULL);
 
     reuse_prompt p;
     chat_start start;
     sched_ticket *t;
     int retry = 0;
     ds4_error err;
-    if (render(&r, lines, 1, &plain, &p, &start)) {
+    if (render(&r.at, lines, 1, &plain, &p, &start)) {
         sched_request q = request(&p, start);
         EXPECT_INT(sched_submit(r.s, &q, &t, &retry, &err), DS4_EFULL);
         EXPECT(retry >= 1 && retry <= 60);
@@ -828,9 +595,9 @@ TEST(a_title_is_made_beside_the_conversation_on_a_single_slot)
 
     /* While the conversation is computed, and again when it rests. */
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &main, lines, 2, &plain, NULL);
+    submit_lines(&r.at, &main, lines, 2, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
-    submit_lines(&r, &title, ask_title, 1, &plain, &q);
+    submit_lines(&r.at, &title, ask_title, 1, &plain, &q);
     for (int i = 0; i < 3; i++) {
         fake_allow_steps(r.e, 1);
         EXPECT(fake_wait_at_gate(r.e, 20000));
@@ -842,13 +609,13 @@ TEST(a_title_is_made_beside_the_conversation_on_a_single_slot)
     client_wait(&main);
     EXPECT_TEXT(title.text[0].data, "A title");
     client_close(&title);
-    submit_lines(&r, &title, ask_title, 1, &plain, &q);
+    submit_lines(&r.at, &title, ask_title, 1, &plain, &q);
     client_wait(&title);
 
     lines[2] = (line)ASSISTANT(main.text[0].data);
     lines[3] = (line)USER("more");
     const uint64_t before = prefilled(&r);
-    if (ask(&r, &later, lines, 4, &plain)) {
+    if (ask(&r.at, &later, lines, 4, &plain)) {
         EXPECT(prefilled(&r) - before < 16);
         expect_as_cold(lines, 4, &plain, later.text[0].data);
     }
@@ -883,9 +650,9 @@ TEST(a_cancelled_request_leaves_within_one_step_whatever_it_was_doing)
 
     /* In the queue. */
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &a, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &a, lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
-    submit_lines(&r, &b, brief, 1, &plain, NULL);
+    submit_lines(&r.at, &b, brief, 1, &plain, NULL);
     sched_cancel(b.t);
     EXPECT(client_poll(&b));
     EXPECT_INT(b.error.status, DS4_ECANCELLED);
@@ -893,7 +660,7 @@ TEST(a_cancelled_request_leaves_within_one_step_whatever_it_was_doing)
     client_close(&b);
 
     /* In the prompt: the step at work ends, and the next request has the slot. */
-    submit_lines(&r, &b, brief, 1, &plain, NULL);
+    submit_lines(&r.at, &b, brief, 1, &plain, NULL);
     sched_cancel(a.t);
     fake_allow_steps(r.e, 1);
     EXPECT(fake_wait_at_gate(r.e, 20000));
@@ -920,7 +687,7 @@ TEST(a_cancelled_request_leaves_within_one_step_whatever_it_was_doing)
 
     /* What was computed of the long prompt is there for the next try. */
     const uint64_t before = prefilled(&r);
-    if (ask(&r, &a, brief, 1, &plain)) EXPECT(prefilled(&r) - before < 16);
+    if (ask(&r.at, &a, brief, 1, &plain)) EXPECT(prefilled(&r) - before < 16);
     client_close(&a);
     free(text);
     rig_close(&r);
@@ -935,13 +702,13 @@ TEST(a_repeated_request_goes_on_where_the_cancelled_one_stopped)
     char *text = long_text(3000);
     const line lines[] = { USER(text) };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &c, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &c, lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     fake_allow_steps(r.e, 3);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     client_close(&c);
     fake_allow_steps(r.e, -1);
-    if (ask(&r, &c, lines, 1, &plain)) {
+    if (ask(&r.at, &c, lines, 1, &plain)) {
         EXPECT(c.usage.cached_tokens >= 1500);
         expect_as_cold(lines, 1, &plain, c.text[0].data);
     }
@@ -958,13 +725,13 @@ TEST(an_orphaned_prompt_is_finished_when_nobody_waits)
     char *text = long_text(3000);
     const line lines[] = { USER(text) };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &c, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &c, lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     client_close(&c);
     fake_allow_steps(r.e, -1);
     for (int i = 0; i < 5000 && busy_slots(&r); i++) pause_ms(1);
     const uint64_t before = prefilled(&r);
-    if (ask(&r, &c, lines, 1, &plain)) EXPECT_INT(prefilled(&r) - before, 0);
+    if (ask(&r.at, &c, lines, 1, &plain)) EXPECT_INT(prefilled(&r) - before, 0);
     client_close(&c);
     free(text);
     rig_close(&r);
@@ -982,9 +749,9 @@ TEST(a_reader_that_does_not_come_is_cancelled_and_delays_nobody)
     q.max_tokens = 60000;
     q.logprobs = true;
     q.top_logprobs = 20;
-    submit_lines(&r, &lazy, lines, 1, &plain, &q);
+    submit_lines(&r.at, &lazy, lines, 1, &plain, &q);
     for (int i = 0; i < 5; i++) {
-        ask(&r, &busy, brief, 1, &plain);
+        ask(&r.at, &busy, brief, 1, &plain);
         EXPECT_INT(busy.end, SCHED_DONE);
         client_close(&busy);
     }
@@ -1002,12 +769,12 @@ TEST(a_failing_step_fails_only_the_request_to_blame)
     rig r;
     client good, bad;
     if (!rig_open(&r, &(rig_options){ .slots = 2 })) return;
-    const int32_t poison = vocab_find(r.v, "7", 1);
+    const int32_t poison = vocab_find(r.at.v, "7", 1);
     fake_fail_on(r.e, poison);
     const line lines[] = { USER("hi") }, poisoned[] = { USER("a 7 here") };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &good, lines, 1, &plain, NULL);
-    submit_lines(&r, &bad, poisoned, 1, &plain, NULL);
+    submit_lines(&r.at, &good, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &bad, poisoned, 1, &plain, NULL);
     fake_allow_steps(r.e, -1);
     client_wait(&good);
     client_wait(&bad);
@@ -1018,7 +785,7 @@ TEST(a_failing_step_fails_only_the_request_to_blame)
     client_close(&good);
     client_close(&bad);
     fake_fail_on(r.e, -1);
-    if (ask(&r, &bad, poisoned, 1, &plain)) EXPECT_INT(bad.end, SCHED_DONE);
+    if (ask(&r.at, &bad, poisoned, 1, &plain)) EXPECT_INT(bad.end, SCHED_DONE);
     client_close(&bad);
     rig_close(&r);
 }
@@ -1038,9 +805,9 @@ TEST(draining_refuses_who_waits_and_ends_who_runs_by_length)
     fake_rule(r.e, "", 0, "a long answer 0123456789012345678901234567890123456789");
     const line lines[] = { USER("hi") };
     fake_allow_steps(r.e, 0);
-    submit_lines(&r, &running, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &running, lines, 1, &plain, NULL);
     EXPECT(fake_wait_at_gate(r.e, 20000));
-    submit_lines(&r, &waiting, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &waiting, lines, 1, &plain, NULL);
     fake_allow_steps(r.e, 4);
     EXPECT(fake_wait_at_gate(r.e, 20000));
     pthread_t drainer;
@@ -1080,7 +847,7 @@ static void *run_agent(void *arg)
     int n = 2;
     for (int turn = 0; turn < 20; turn++) {
         client c;
-        if (!ask(a->r, &c, lines, n, &(render_options){ .think = true, .tools = true, .hint = (uint64_t)a->number + 1 })) break;
+        if (!ask(&a->r->at, &c, lines, n, &(render_options){ .think = true, .tools = true, .hint = (uint64_t)a->number + 1 })) break;
         a->wrong += c.n_calls != 1 || c.finish != FINISH_TOOL_CALLS;
         if (turn > 1) {
             a->prompt_tokens += c.usage.prompt_tokens;
