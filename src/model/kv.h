@@ -72,7 +72,8 @@ void       kv_point_restore(kv *k, int length, const uint8_t *point);
 
 /* Row-wise access, for checkpoints: rows as they are stored, frontiers as floats.
  * Ring rows must be among the last n_swa, compressed rows below length / ratio,
- * frontier tokens among those the compressor keeps. */
+ * frontier tokens among those the compressor keeps. Compressed rows below the committed length do not change until
+ * the kv is cleared, restored or filled: another thread may read those. */
 bool kv_is_packed(const kv *k);
 void kv_read_ring(const kv *k, int layer, int pos, void *out);
 void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out);
