@@ -86,7 +86,7 @@ typedef enum {
     SCHED_ADMITTED,             /* usage.prompt_tokens and cached_tokens are known                          */
     SCHED_PREFILL,              /* done, total                                                              */
     SCHED_ECHO,                 /* answer.tokens: the prompt's, before the first answer; the first has no logprob (NAN) */
-    SCHED_ANSWER,               /* answer                                                                   */
+    SCHED_ANSWER,               /* answer, and usage up to the token before                                 */
     SCHED_DONE,                 /* all choices are finished; usage is final; the last event                 */
     SCHED_FAILED                /* error; the last event                                                    */
 } sched_kind;

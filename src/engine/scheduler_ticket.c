@@ -172,7 +172,7 @@ static int complete_tokens(sched_ticket *t, answer_section in, size_t n_bytes)
 static void on_answer(void *ctx, const answer_event *e)
 {
     sched_ticket *t = ctx;
-    sched_event out = { .kind = SCHED_ANSWER, .answer = *e };
+    sched_event out = { .kind = SCHED_ANSWER, .answer = *e, .usage = t->usage };
     if (e->kind == ANSWER_CALL_BEGIN) {
         t->calls++;
         t->n_pending = 0;
