@@ -152,7 +152,9 @@ static seen run(const vocab *v, const uint8_t *options, const int32_t *tokens, s
         check(slice_equal(last, (slice){ s.arguments.data, s.arguments.len }));
     }
     if (turn.block.len) check_replay(v, turn.block);
-    if (o.n_tools && !o.raw && !answer_counts_of(a)->repairs[REPAIR_STRAY]) check_no_tags((slice){ s.text.data, s.text.len });
+    /* Reasoning may quote tags, and bytes around a deleted tag may look like one. */
+    const bool quoted = o.unclosed == UNCLOSED_TEXT || answer_counts_of(a)->repairs[REPAIR_STRAY];
+    if (o.n_tools && !o.raw && !quoted) check_no_tags((slice){ s.text.data, s.text.len });
     answer_close(a);
     return s;
 }
