@@ -63,11 +63,37 @@ static bool fits(prepared *p, size_t n)
 
 /* ---- chat --------------------------------------------------------------------------- */
 
+static bool remembers(const prepared *p, slice id)
+{
+    const replay_record *turn = replay_find(p->context->replay, id);
+    if (turn) replay_release(p->context->replay, turn);
+    return turn != NULL;
+}
+
+/* Whether a call was sampled here, now or, as the checkpoints tell, before a restart. */
+static bool knows_call(const prepared *p, slice id)
+{
+    if (!p->context->replay) return false;
+    if (remembers(p, id)) return true;
+    if (!p->context->store) return false;
+    kvstore_read_tool_maps(p->context->store, p->context->replay);
+    return remembers(p, id);
+}
+
+/* Brings back the calls that the prompt will be written with. The maps hold all there are, so one look is enough. */
+static void recall(const prepared *p, const chat_request *r)
+{
+    for (int i = 0; i < r->n_messages; i++)
+        for (int j = 0; j < r->messages[i].n_calls; j++)
+            if (!knows_call(p, r->messages[i].calls[j].id)) return;
+}
+
 /* The whole prompt as text and tokens. */
 static bool render(prepared *p, api_request *r, chat_prompt *prompt, token_list *tokens)
 {
     ds4_error err = { 0 };
     r->chat.replay = p->context->replay;
+    recall(p, &r->chat);
     ds4_status st = chat_render(prompt, &r->chat, &err);
     if (!st && tokens) st = chat_tokens(prompt, tokens, &err);
     return st ? refuse_status(p, st, &err) : true;
@@ -261,9 +287,7 @@ static bool outputs_are_known(prepared *p)
 {
     for (int i = 0; i < p->request->n_orphans; i++) {
         const slice id = p->request->orphans[i];
-        const replay_record *turn = p->context->replay ? replay_find(p->context->replay, id) : NULL;
-        if (!turn) return api_refuse_orphan(&p->error, id);
-        replay_release(p->context->replay, turn);
+        if (!knows_call(p, id)) return api_refuse_orphan(&p->error, id);
     }
     return true;
 }

@@ -7,6 +7,7 @@
 
 #include "api/api.h"
 #include "base/bytes.h"
+#include "engine/kvstore.h"
 #include "engine/reuse.h"
 #include "serve/routes.h"
 #include "text/replay.h"
@@ -14,7 +15,8 @@
 /* What all requests of a model share. */
 typedef struct {
     const api_config *api;
-    replay_memory    *replay;
+    replay_memory    *replay;       /* NULL: calls are written anew                    */
+    kvstore          *store;        /* remembers calls of earlier runs; NULL: none     */
     int               capacity;     /* tokens of the largest slot                      */
     void            (*trace)(void *ctx, const char *id, const char *what, slice text);
     void             *trace_ctx;
