@@ -203,7 +203,7 @@ ds4_status prefix_key_tokens(slice key, size_t from, const vocab *v, token_list 
         if (st || at == key.len) break;
 
         const int32_t id = prefix_key_mark(key, at);
-        if (id < 0 || id >= vocab_size(v)) st = bad_mark(at, err);
+        if (id < 0 || id >= vocab_size(v) || vocab_type(v, id) == TOKEN_NORMAL) st = bad_mark(at, err);
         else if (!token_list_push(out, id))
             st = ds4_fail(err, out->failed ? DS4_EMEMORY : DS4_EFULL, "no room for the tokens of a prompt");
     }

@@ -61,7 +61,10 @@ static reuse_match match_rewind(const alignment *a, const reuse_prompt *p, const
         const size_t at = align_offset(a, s, want);
         if (at == SIZE_MAX || at > a->at) continue;
         if (at == p->key.data.len && !session->has_logits(session->ctx, want)) continue;
-        if (align_tokens_meet(p, s, want, at)) return (reuse_match){ REUSE_REWIND, want, at, want <= aligned };
+        if (align_tokens_meet(p, s, want, at)) {
+            const bool is_prompt = want <= aligned && at == prefix_key_end(&p->key, want);
+            return (reuse_match){ REUSE_REWIND, want, at, is_prompt };
+        }
     }
     return (reuse_match){ REUSE_COLD, 0, 0, true };
 }

@@ -133,6 +133,12 @@ static bool gap_of_loaded(alignment *a, const reuse_prompt *p, const reuse_slot 
     return true;
 }
 
+/* Keeps the gaps within the first n tokens and `at` bytes; either side of a gap may be empty. */
+static void drop_gaps(reuse_slot *s, int n, size_t at)
+{
+    while (s->n_gaps > 0 && (s->gaps[s->n_gaps - 1].n1 > n || s->gaps[s->n_gaps - 1].at1 > at)) s->n_gaps--;
+}
+
 ds4_status reuse_slot_take(reuse_slot *s, const reuse_prompt *p, const reuse_match *m, const vocab *v, ds4_error *err)
 {
     alignment a;
@@ -149,7 +155,7 @@ ds4_status reuse_slot_take(reuse_slot *s, const reuse_prompt *p, const reuse_mat
     free(s->gaps);
     s->gaps = a.gaps;
     s->n_gaps = a.n_gaps;
-    while (s->n_gaps > 0 && s->gaps[s->n_gaps - 1].n1 > m->keep) s->n_gaps--;
+    drop_gaps(s, m->keep, m->from);
     memcpy(s->hints, p->hints, sizeof s->hints);
     s->n_hints = p->n_hints;
     s->tools_hash = p->tools_hash;
@@ -256,7 +262,7 @@ ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_
     }
     set(&s->base_key, (slice){ key.data, at });     /* there is room */
     s->base = s->stands = base;
-    while (s->n_gaps > 0 && s->gaps[s->n_gaps - 1].n1 > base) s->n_gaps--;
+    drop_gaps(s, base, at);
     return DS4_OK;
 }
 

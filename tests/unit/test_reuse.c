@@ -19,11 +19,24 @@ typedef struct {
     int worst;                  /* suffix beyond the new bytes */
 } score;
 
+static void add_record(replay_memory *replay, const answer_turn *turn)
+{
+    slice ids[4], names[4], arguments[4];
+    ds4_error err;
+    for (int i = 0; i < turn->n_calls; i++) {
+        ids[i] = turn->calls[i].id;
+        names[i] = turn->calls[i].name;
+        arguments[i] = turn->calls[i].arguments;
+    }
+    const replay_record r = { turn->block, turn->reasoning_closed, ids, names, arguments, turn->n_calls };
+    if (replay && turn->n_calls) EXPECT_OK(replay_add(replay, &r, &err), err);
+}
+
 /* One request and its answer; fresh: bytes that the session can not know yet. */
-static void take_turn(talk *t, sim *s, int n_calls, size_t fresh, score *sum)
+static void take_turn(talk *t, sim *s, replay_memory *replay, int n_calls, size_t fresh, score *sum)
 {
     reuse_prompt p;
-    talk_request(t, NULL, &p);
+    talk_request(t, replay, &p);
     const sim_served served = sim_serve(s, &p);
     sim_expect_timeline(s, &p);
     if (sum) {
@@ -36,21 +49,25 @@ static void take_turn(talk *t, sim *s, int n_calls, size_t fresh, score *sum)
     }
     const answer_turn turn = talk_turn(t, n_calls);
     sim_answer(s, &t->r, &p, &turn);
+    add_record(replay, &turn);
     reuse_prompt_close(&p);
 }
 
-static score talk_long(habits h, uint64_t seed, int turns)
+static score talk_long(habits h, uint64_t seed, bool with_replay, int turns)
 {
     talk *t = malloc(sizeof *t);
+    replay_memory *replay = NULL;
+    ds4_error err;
     score sum = { 0 };
     sim s;
     sim_open(&s);
     talk_open(t, seed, h, 30000);
+    if (with_replay) EXPECT_OK(replay_open(&replay, 1000, 1 << 20, &err), err);
     talk_say(t, CHAT_USER, pool_random(&t->pool, &t->r, 400));
     size_t fresh = 0;
     for (int i = 0; i < turns; i++) {
         const int n_calls = i % 5 == 4 ? 0 : 1 + (int)random_below(&t->r, 3);
-        take_turn(t, &s, n_calls, fresh, i < 2 ? NULL : &sum);
+        take_turn(t, &s, replay, n_calls, fresh, i < 2 ? NULL : &sum);
         fresh = 40;
         if (h.system_in_the_middle && i % 3 == 0) {
             talk_say(t, CHAT_SYSTEM, pool_random(&t->pool, &t->r, 60));
@@ -69,6 +86,7 @@ static score talk_long(habits h, uint64_t seed, int turns)
             fresh += t->all[t->n - 1].m.text.len;
         }
     }
+    replay_close(replay);
     talk_close(t);
     sim_close(&s);
     free(t);
@@ -78,9 +96,11 @@ static score talk_long(habits h, uint64_t seed, int turns)
 TEST(twenty_turns_of_each_client_keep_what_was_computed)
 {
     for (size_t i = 0; i < countof(clients); i++) {
-        const score sum = talk_long(clients[i], test_seed() + i, 22);
-        const double share = (double)sum.kept / sum.prompt;
-        if (share < 0.98) test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share, sum.prompt);
+        for (int with_replay = 0; with_replay < 2; with_replay++) {
+            const score sum = talk_long(clients[i], test_seed() + i, with_replay, 22);
+            const double share = (double)sum.kept / sum.prompt;
+            if (share < 0.98) test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share, sum.prompt);
+        }
     }
 }
 
@@ -110,7 +130,7 @@ static void pair_close(pair *p)
 /* A request with its answer. */
 static void round_of(pair *p, int n_calls)
 {
-    take_turn(p->t, &p->s, n_calls, 0, NULL);
+    take_turn(p->t, &p->s, NULL, n_calls, 0, NULL);
     if (n_calls) talk_results(p->t, 60);
     else talk_say(p->t, CHAT_USER, slice_of("And now?"));
 }
@@ -247,7 +267,7 @@ TEST(the_same_prompt_again_needs_no_step)
         reuse_prompt prompt;
         pair p = pair_open(client ? keeps : drops, 200);
         for (int i = 0; i < 4; i++) round_of(&p, i % 2);
-        take_turn(p.t, &p.s, 0, 0, NULL);
+        take_turn(p.t, &p.s, NULL, 0, 0, NULL);
         p.t->n--;                                   /* "regenerate" */
         const reuse_match m = match_now(&p, &prompt);
         EXPECT_TEXT(reuse_method_name(m.method), "rewind");
@@ -270,7 +290,7 @@ TEST(without_logits_the_last_token_is_computed_again)
 {
     reuse_prompt prompt;
     pair p = pair_open(keeps, 200);
-    take_turn(p.t, &p.s, 0, 0, NULL);
+    take_turn(p.t, &p.s, NULL, 0, 0, NULL);
     p.t->n--;
     for (int i = 0; i < p.s.n_points; i++) p.s.logits[i] = false;
     const reuse_match m = match_now(&p, &prompt);
@@ -284,7 +304,7 @@ TEST(an_edited_question_costs_its_turn_also_behind_turns_replayed_without_reason
 {
     pair p = pair_open(drops, 2000);
     for (int i = 0; i < 6; i++) round_of(&p, i % 2);
-    take_turn(p.t, &p.s, 0, 0, NULL);
+    take_turn(p.t, &p.s, NULL, 0, 0, NULL);
     p.t->n--;
     p.t->all[p.t->n - 1].m.text = slice_of("something else instead");
     reuse_prompt prompt;
