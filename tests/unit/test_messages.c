@@ -293,3 +293,58 @@ TEST(counting_takes_what_generating_would_refuse)
     EXPECT_TEXT(out.data, "{\"input_tokens\":2095}");
     bytes_free(&out);
 }
+
+/* ---- what goes out comes back ---------------------------------------------------------------- */
+
+static void expect_round_trip(bool redact)
+{
+    static const answer_event turn[] = {
+        { .kind = ANSWER_REASONING, .bytes = { "Need \"it\".\n", 11 } },
+        { .kind = ANSWER_REASONING, .bytes = { "\xC3\xA9", 2 } },
+        { .kind = ANSWER_TEXT, .bytes = { "Let me look.", 12 } },
+        { .kind = ANSWER_CALL_BEGIN, .call = 0, .id = { "toolu_1", 7 }, .name = { "w", 1 } },
+        { .kind = ANSWER_CALL_ARGS, .call = 0, .bytes = { "{\"b\":1.50,", 10 } },
+        { .kind = ANSWER_CALL_ARGS, .call = 0, .bytes = { "\"a\":\"x\"}", 8 } },
+        { .kind = ANSWER_CALL_END, .call = 0 },
+        { .kind = ANSWER_FINISH, .finish = FINISH_TOOL_CALLS },
+    };
+    static const char begin[] = "\"content\":", end[] = ",\"stop_reason\"";
+    api_config c = config();
+    const api_answer_info info = { .request_id = "req_1", .created = 1767225600 };
+    const answer_usage usage = { .prompt_tokens = 3 };
+    api_request *r = parsed("");
+    bytes out, next, got;
+    REQUIRE(r);
+    c.anthropic_redact = redact;
+    api_encoder *enc = api_encoder_new(r, &c, &info);
+    REQUIRE(enc);
+    bytes_init(&out, 1u << 16);
+    bytes_init(&next, 1u << 16);
+    bytes_init(&got, 1u << 16);
+    for (size_t i = 0; i < sizeof turn / sizeof *turn; i++) api_encode(enc, &turn[i], &out);
+    api_encode_end(enc, &usage, &out);
+    api_encoder_free(enc);
+    api_request_free(r);
+
+    const char *first = strstr(out.data, begin), *last = strstr(out.data, end);
+    REQUIRE(first && last);
+    EXPECT((strstr(out.data, "Need") == NULL) == redact);
+    first += sizeof begin - 1;
+    bytes_printf(&next, "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":"
+                 "%.*s}]}", (int)(last - first), first);
+    api_error e = { .message = "" };
+    REQUIRE(api_parse(&r, API_MESSAGES, (slice){ next.data, next.len }, &c, &e));
+    describe(r, &got);
+    EXPECT_TEXT(got.data, "user|x\nassistant|Let me look.|think Need \"it\".\n\xC3\xA9|toolu_1 w{\"b\":1.50,\"a\":\"x\"}\n");
+    EXPECT_INT(r->n_warnings, 0);       /* the signature is ours */
+    api_request_free(r);
+    bytes_free(&out);
+    bytes_free(&next);
+    bytes_free(&got);
+}
+
+TEST(a_turn_that_comes_back_is_the_turn_that_was_sent)
+{
+    expect_round_trip(false);
+    expect_round_trip(true);
+}

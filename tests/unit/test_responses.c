@@ -269,6 +269,79 @@ TEST(settings_reach_the_request)
     api_request_free(r);
 }
 
+/* ---- what goes out comes back ---------------------------------------------------------------- */
+
+static const answer_event agent_turn[] = {
+    { .kind = ANSWER_REASONING, .bytes = { "Need \"it\".\n", 11 } },
+    { .kind = ANSWER_REASONING, .bytes = { "\xC3\xA9", 2 } },
+    { .kind = ANSWER_TEXT, .bytes = { "Let me look.", 12 } },
+    { .kind = ANSWER_CALL_BEGIN, .call = 0, .id = { "call_1", 6 }, .name = { "agents.spawn", 12 } },
+    { .kind = ANSWER_CALL_ARGS, .call = 0, .bytes = { "{\"b\":1.50,\"a\":\"x\"}", 18 } },
+    { .kind = ANSWER_CALL_END, .call = 0 },
+    { .kind = ANSWER_CALL_BEGIN, .call = 1, .id = { "call_2", 6 }, .name = { "patch", 5 } },
+    { .kind = ANSWER_CALL_ARGS, .call = 1, .bytes = { "{\"input\":\"*** a\\n\"}", 19 } },
+    { .kind = ANSWER_CALL_END, .call = 1 },
+    { .kind = ANSWER_CALL_BEGIN, .call = 2, .id = { "call_3", 6 }, .name = { "local_shell", 11 } },
+    { .kind = ANSWER_CALL_ARGS, .call = 2, .bytes = { "{\"command\":[\"ls\"]}", 18 } },
+    { .kind = ANSWER_CALL_END, .call = 2 },
+    { .kind = ANSWER_FINISH, .finish = FINISH_TOOL_CALLS },
+};
+static const char agent_tools[] = "\"tools\":[{\"type\":\"namespace\",\"name\":\"agents\",\"tools\":[{\"type\":\"function\","
+                                  "\"name\":\"spawn\"}]},{\"type\":\"custom\",\"name\":\"patch\"},{\"type\":\"local_shell\"}]";
+
+/* The items of the agent's turn as the server gives them, without their brackets. */
+static void answer_items(const api_config *c, const char *fields, bytes *items)
+{
+    static const char begin[] = "\"output\":[", end[] = "],\"parallel_tool_calls\"";
+    api_error e;
+    bytes out;
+    api_request *r = parse_with(c, fields, &e);
+    EXPECT_TEXT(e.message, "");
+    const api_answer_info info = { .request_id = "req_1", .created = 1767225600 };
+    const answer_usage usage = { .prompt_tokens = 3 };
+    api_encoder *enc = r ? api_encoder_new(r, c, &info) : NULL;
+    bytes_init(&out, 1u << 16);
+    for (size_t i = 0; enc && i < sizeof agent_turn / sizeof *agent_turn; i++) api_encode(enc, &agent_turn[i], &out);
+    if (enc) api_encode_end(enc, &usage, &out);
+    const char *first = out.data ? strstr(out.data, begin) : NULL, *last = first ? strstr(first, end) : NULL;
+    EXPECT(last != NULL);
+    if (last) bytes_append(items, first + sizeof begin - 1, (size_t)(last - first) - (sizeof begin - 1));
+    api_encoder_free(enc);
+    api_request_free(r);
+    bytes_free(&out);
+}
+
+static void expect_round_trip(bool summary, const char *settings, const char *gone)
+{
+    api_config c = config();
+    char fields[2000];
+    bytes items, next;
+    c.responses_summary = summary;
+    bytes_init(&items, 1u << 16);
+    bytes_init(&next, 1u << 16);
+    snprintf(fields, sizeof fields, "\"input\":\"go\",%s,%s", settings, agent_tools);
+    answer_items(&c, fields, &items);
+    /* A client that sends less back than it got. */
+    char *at = gone ? strstr(items.data, gone) : NULL;
+    if (at) memset(at, ' ', strlen(gone));
+    EXPECT(!gone || at);
+    bytes_printf(&next, "\"input\":[{\"role\":\"user\",\"content\":\"go\"},%s,{\"type\":\"function_call_output\",\"call_id\":\"call_1\","
+                 "\"output\":\"1\"}],%s", items.data, agent_tools);
+    expect_with(&c, next.data, "user|go\nassistant|Let me look.|think Need \"it\".\n\xC3\xA9|call_1 agents.spawn{\"b\":1.50,\"a\":\"x\"}"
+                "|call_2 patch{\"input\":\"*** a\\n\"}|call_3 local_shell{\"command\":[\"ls\"]}\ntool|1|of call_1\n");
+    bytes_free(&items);
+    bytes_free(&next);
+}
+
+TEST(a_turn_that_comes_back_is_the_turn_that_was_sent)
+{
+    static const char content[] = "{\"type\":\"reasoning_text\",\"text\":\"Need \\\"it\\\".\\n\xC3\xA9\"}";
+    expect_round_trip(false, "\"store\":false", NULL);
+    expect_round_trip(false, "\"include\":[\"reasoning.encrypted_content\"]", NULL);
+    expect_round_trip(false, "\"include\":[\"reasoning.encrypted_content\"]", content);
+    expect_round_trip(true, "\"reasoning\":{\"summary\":\"auto\"}", NULL);
+}
+
 /* ---- kept responses -------------------------------------------------------------------------- */
 
 /* Answers `fields` with a text and returns the body. */
