@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "api/api_common.h"
+#include "api/custom_input.h"
 #include "api/responses.h"
 #include "api/responses_store.h"
 #include "api/seal.h"
@@ -27,6 +28,7 @@ typedef struct {
     bytes         text;             /* of the open item: text, reasoning or arguments            */
     bytes         logprobs;         /* of the open text: entries joined with commas              */
     bytes         call_id, call_name;
+    custom_input  input;            /* of the open custom tool call                              */
     bytes         items;            /* done items, joined with commas                            */
     answer_finish finish;
     /* The event being written. */
@@ -228,19 +230,6 @@ static void put_tool_name(const encoder *e, json_writer *w)
     if (tool.space.len) json_slice_key(w, "namespace", tool.space);
 }
 
-/* What a custom tool gets: the one parameter of the function that stood for it in the prompt. Whatever else
- * the model wrote goes there as it is, so that the client's own complaint reaches the model. */
-static void put_custom_input(const encoder *e, json_writer *w, const char *key)
-{
-    json_tree t;
-    slice input = held_in(&e->text);
-    const bool good = json_tree_parse(&t, input, NULL) == DS4_OK;
-    const uint32_t at = good && t.nodes[1].kind == JSON_TREE_OBJECT ? json_tree_find(&t, 1, "input") : 0;
-    if (at && t.nodes[at].kind == JSON_TREE_STRING) input = t.nodes[at].text;
-    json_slice_key(w, key, input);
-    if (good) json_tree_free(&t);
-}
-
 /* The command of local_shell: an array of strings; anything else becomes the one word of a command. */
 static void put_command(const encoder *e, json_writer *w)
 {
@@ -342,9 +331,9 @@ static void write_call(encoder *e, json_writer *w, const char *status, item_stag
         return;
     }
     put_tool_name(e, w);
-    if (e->open == ITEM_FUNCTION) json_slice_key(w, "arguments", stage == ANNOUNCED ? slice_of("") : held_in(&e->text));
-    else if (whole)               put_custom_input(e, w, "input");
-    else                          put_text(w, "input", "");
+    if (e->open == ITEM_FUNCTION)      json_slice_key(w, "arguments", stage == ANNOUNCED ? slice_of("") : held_in(&e->text));
+    else if (whole || stage == SO_FAR) json_slice_key(w, "input", held_in(&e->input.text));
+    else put_text(w, "input", "");      /* half a script would run: clients act on done items of any status */
 }
 
 /* The open item. */
@@ -403,10 +392,11 @@ static void send_part(encoder *e, bool done, bytes *out)
 static void send_delta(encoder *e, slice text, const bytes *logprobs, bytes *out)
 {
     json_writer *w;
-    if (e->open == ITEM_TEXT)      w = begin_part_event(e, "response.output_text.delta");
+    if (e->open == ITEM_TEXT)          w = begin_part_event(e, "response.output_text.delta");
     else if (e->open == ITEM_FUNCTION) w = begin_item_event(e, "response.function_call_arguments.delta");
-    else if (summarises(e))        w = begin_part_event(e, "response.reasoning_summary_text.delta");
-    else                           w = begin_part_event(e, "response.reasoning_text.delta");
+    else if (e->open == ITEM_CUSTOM)   w = begin_item_event(e, "response.custom_tool_call_input.delta");
+    else if (summarises(e))            w = begin_part_event(e, "response.reasoning_summary_text.delta");
+    else                               w = begin_part_event(e, "response.reasoning_text.delta");
     json_slice_key(w, "delta", text);
     if (e->open == ITEM_TEXT) put_array(w, "logprobs", logprobs);
     end_event(e, out);
@@ -436,12 +426,9 @@ static void send_arguments_done(encoder *e, bytes *out)
     end_event(e, out);
 }
 
-/* A custom tool's input is known when its arguments are complete. */
-static void send_custom_input(encoder *e, bytes *out)
+static void send_input_done(encoder *e, bytes *out)
 {
-    put_custom_input(e, begin_item_event(e, "response.custom_tool_call_input.delta"), "delta");
-    end_event(e, out);
-    put_custom_input(e, begin_item_event(e, "response.custom_tool_call_input.done"), "input");
+    json_slice_key(begin_item_event(e, "response.custom_tool_call_input.done"), "input", held_in(&e->input.text));
     end_event(e, out);
 }
 
@@ -460,7 +447,7 @@ static void send_parts_done(encoder *e, const char *status, bytes *out)
         send_arguments_done(e, out);
         break;
     case ITEM_CUSTOM:
-        if (strcmp(status, "completed") == 0) send_custom_input(e, out);
+        if (strcmp(status, "completed") == 0) send_input_done(e, out);
         break;
     case ITEM_LOCAL_SHELL:
     case ITEM_NONE:
@@ -495,6 +482,7 @@ static void open_item(encoder *e, item_kind kind, bytes *out)
     snprintf(e->item_id, sizeof e->item_id, "%s%s_%d", prefixes[kind], strchr(e->id, '_'), e->index);
     bytes_clear(&e->text);
     bytes_clear(&e->logprobs);
+    custom_input_clear(&e->input);
     if (!streams(e)) return;
     announce_item(e, out);
     if (kind == ITEM_REASONING || kind == ITEM_TEXT) send_part(e, false, out);
@@ -580,6 +568,23 @@ static void take_text(encoder *e, const answer_event *event, bytes *out)
     bytes_free(&logprobs);
 }
 
+/* What the arguments so far add to a custom tool's input. */
+static void take_input(encoder *e, slice more, bytes *out)
+{
+    if (streams(e) && more.len) send_delta(e, more, NULL, out);
+    if (e->input.json.failed || e->input.text.failed) e->base.status = DS4_EMEMORY;
+}
+
+static void take_arguments(encoder *e, slice json, bytes *out)
+{
+    if (e->open == ITEM_CUSTOM) {
+        take_input(e, custom_input_push(&e->input, json), out);
+        return;
+    }
+    if (streams(e) && e->open == ITEM_FUNCTION && json.len) send_delta(e, json, NULL, out);
+    api_keep(&e->base, &e->text, json);
+}
+
 static void take_finish(encoder *e, const answer_event *event, bytes *out)
 {
     e->finish = event->finish;
@@ -606,10 +611,10 @@ static void take(api_encoder *base, const answer_event *event, bytes *out)
         open_item(e, kind_of_call(e), out);
         break;
     case ANSWER_CALL_ARGS:
-        if (streams(e) && e->open == ITEM_FUNCTION && event->bytes.len) send_delta(e, event->bytes, NULL, out);
-        api_keep(&e->base, &e->text, event->bytes);
+        take_arguments(e, event->bytes, out);
         break;
     case ANSWER_CALL_END:
+        if (e->open == ITEM_CUSTOM) take_input(e, custom_input_end(&e->input), out);
         close_item(e, "completed", out);
         break;
     case ANSWER_FINISH:
@@ -663,6 +668,7 @@ static void free_encoder(api_encoder *base)
     bytes_free(&e->logprobs);
     bytes_free(&e->call_id);
     bytes_free(&e->call_name);
+    custom_input_free(&e->input);
     bytes_free(&e->items);
     bytes_free(&e->event);
     free(e);
@@ -682,6 +688,7 @@ api_encoder *responses_encoder(const api_request *r, const api_config *c)
     bytes_init(&e->logprobs, API_TEXT_MAX);
     bytes_init(&e->call_id, API_TEXT_MAX);
     bytes_init(&e->call_name, API_TEXT_MAX);
+    custom_input_init(&e->input, API_TEXT_MAX);
     bytes_init(&e->items, SIZE_MAX);
     bytes_init(&e->event, SIZE_MAX);
     return &e->base;
