@@ -212,8 +212,6 @@ static dsml_result value_end(answer *a, slice s, size_t *skip)
     if (t.len == 0) return DSML_PARTIAL;
     if (t.data[0] != '<') return DSML_NONE;
     if (a->tentative) {
-        const prefix_match think = answer_prefix(t, "</think>");
-        if (think != PREFIX_NO) return think == PREFIX_WHOLE ? DSML_BROKEN : DSML_PARTIAL;
         const dsml_result again = newline ? tools_begin_in(a, t) : DSML_NONE;
         if (again != DSML_NONE) return again == DSML_TAG ? DSML_BROKEN : again;
     }

@@ -165,6 +165,30 @@ TEST(compact_style_has_no_blanks)
     bytes_free(&out);
 }
 
+static bool equal(const char *a, const char *b)
+{
+    json_tree x, y;
+    ds4_error err = { .message = "" };
+    EXPECT_OK(json_tree_parse(&x, slice_of(a), &err), err);
+    EXPECT_OK(json_tree_parse(&y, slice_of(b), &err), err);
+    const bool same = json_tree_equal(&x, 1, &y, 1);
+    EXPECT_INT(json_tree_equal(&y, 1, &x, 1), same);
+    json_tree_free(&x);
+    json_tree_free(&y);
+    return same;
+}
+
+TEST(values_that_mean_the_same)
+{
+    EXPECT(equal("{\"a\":1,\"b\":[1,2]}", " { \"b\" : [1.0, 2e0], \"a\" : 1 } "));
+    EXPECT(equal("\"\\u00e9\"", "\"é\""));
+    EXPECT(equal("12345678901234567890", "12345678901234567000"));      /* what a double makes of it */
+    EXPECT(equal("{}", "{}") && equal("[]", "[]") && equal("null", "null") && equal("-0", "0"));
+    EXPECT(!equal("[1,2]", "[2,1]") && !equal("[1]", "[1,1]") && !equal("{}", "[]"));
+    EXPECT(!equal("{\"a\":1}", "{\"b\":1}") && !equal("{\"a\":1}", "{\"a\":2}") && !equal("{\"a\":1}", "{\"a\":1,\"b\":1}"));
+    EXPECT(!equal("1", "\"1\"") && !equal("true", "false") && !equal("\"a\"", "\"A\""));
+}
+
 /* A quadratic search for repeated keys would take hours. */
 TEST(many_members_are_no_burden)
 {
