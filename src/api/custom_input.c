@@ -56,7 +56,7 @@ static void take(custom_input *c, size_t end)
 
 static slice from(const custom_input *c, size_t begin)
 {
-    return (slice){ c->text.data + (c->text.data ? begin : 0), c->text.len - begin };
+    return (slice){ c->text.data ? c->text.data + begin : "", c->text.len - begin };
 }
 
 slice custom_input_push(custom_input *c, slice json)
