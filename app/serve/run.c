@@ -43,6 +43,7 @@ typedef struct {
     uv_work_t           load;
     bool                loading;
     atomic_bool         stop;           /* cancels the load */
+    atomic_bool         abandon;        /* nobody wants the step at work */
     model_path          path;
     ds4_engine_options  engine_options;
     ds4_engine         *engine;
@@ -212,6 +213,7 @@ static sched_options scheduler_options(process *p)
     s.batch_invariant = o->batch_invariant;
     s.strict_drop_reasoning = o->strict_drop_reasoning;
     s.finish_orphans = o->finish_orphans;
+    s.abandon = &p->abandon;
     s.exact_replay = !o->no_exact_replay;
     s.save = o->save;
     s.log = (log_sink){ on_log, p };
@@ -393,12 +395,19 @@ static int find_model(process *p)
     return CLI_OK;
 }
 
+/* Between the layers of a step; engine thread. */
+static bool on_layer(void *ctx)
+{
+    return atomic_load_explicit(&((process *)ctx)->abandon, memory_order_relaxed);
+}
+
 static void begin_loading(process *p)
 {
     model_set_numa(&p->o->flags, p->console);
     p->engine_options.progress = on_progress;
     p->engine_options.progress_ctx = p;
-    p->engine_options.interrupted = NULL;
+    p->engine_options.interrupted = on_layer;
+    p->engine_options.interrupted_ctx = p;
     p->engine_options.log = on_log;
     p->engine_options.log_ctx = p;
     p->load.data = p;

@@ -12,6 +12,8 @@
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
 
+#include <stdatomic.h>
+
 #include "base/log.h"
 #include "ds4.h"
 #include "engine/kvstore.h"
@@ -38,6 +40,8 @@ typedef struct {
     void          (*trace)(void *ctx, const char *id, const char *what, slice text);   /* NULL: none       */
     void           *trace_ctx;
     uint64_t      (*now_ns)(void);          /* NULL: clock_ns; another one in tests                        */
+    /* Set while nobody wants the step at work; the engine's `interrupted` looks at it. NULL: steps run to their end. */
+    _Atomic bool   *abandon;
 } sched_options;
 sched_options sched_defaults(void);
 

@@ -153,6 +153,7 @@ struct scheduler {
     pthread_cond_t        work;
     sched_ticket         *first, *last; /* the queue                                         */
     int                   waiting;
+    sched_ticket         *alone;        /* whose step is at work, if it is one request's     */
     bool                  draining;
     uint64_t              deadline_ns;
     double                mean_seconds; /* of finished requests                              */

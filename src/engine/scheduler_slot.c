@@ -121,12 +121,21 @@ static bool recall_loaded(slot *sl, scheduler *s, sched_ticket *t)
         && ((size_t)t->match.from < t->prompt.key.data.len || ds4_session_has_logits(sl->session, n));
 }
 
+/* A checkpoint that is being written may be the one: a long prompt waits for it while nobody else has to. */
+static void wait_for_checkpoints(const scheduler *s, const sched_ticket *t)
+{
+    for (int i = 0; i < s->n_slots; i++)
+        if (s->slots[i].phase != PHASE_IDLE) return;
+    if ((int)t->prompt.tokens.n - t->match.keep > SCHED_EVICT_TOKENS) kvstore_wait(s->o.store, NULL);
+}
+
 /* Loads a checkpoint when it saves enough over what is live. True: t->match is of it. False: t->match is what
  * is left, cold when a load failed. */
 static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
 {
     if (!s->o.store || sl->side || t->retried || prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
     const slice text = slice_of_bytes(&t->text);
+    wait_for_checkpoints(s, t);
     for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, sl->capacity - 1, skip, &t->hit); skip = t->hit.text_bytes) {
         const int gain = t->hit.tokens - t->match.keep;
         if (gain < SCHED_DISK_GAIN) return false;

@@ -1,8 +1,8 @@
 /* scheduler_step: the rows of one step.
  *
  * First one row per decoding slot (more where tokens are forced), then rows of prompts. With decoders beside it a
- * prompt gets as many rows as keep the step within twice a decoder's own, or 150 ms; alone it gets whole chunks,
- * as long as one takes less than two seconds, so that whoever leaves or comes is noticed [kvcache.md 9]. */
+ * prompt gets as many rows as keep the step within twice a decoder's own, or 150 ms; alone it gets a chunk, or
+ * what takes two seconds, so that whoever comes is noticed [kvcache.md 9]. */
 #include "engine/scheduler_internal.h"
 
 #include "base/checked.h"
@@ -12,23 +12,22 @@
 #define CHUNK_NS            UINT64_C(2000000000)
 #define FIRST_QUANTUM       128         /* until something was measured           */
 #define LEAST_QUANTUM       16
-#define LEAST_CHUNK         32
+#define LEAST_CHUNK         128         /* fewer rows waste weights that were read */
 #define MOST_QUANTUM        2048
 #define MEASURED_ROWS       4096        /* half of the weight lies in the latest  */
 #define ECHO_ROWS           32          /* with logits for each of them           */
 
 static int rows_in(uint64_t ns, uint64_t row_ns, int least, int most)
 {
-    if (row_ns == 0) return most;
     const uint64_t rows = ns / row_ns;
     return rows > (uint64_t)most ? most : max_int(least, (int)rows);
 }
 
 static int quantum_of(const scheduler *s, int decoders)
 {
-    if (decoders == 0) return rows_in(CHUNK_NS, s->row_ns, min_int(LEAST_CHUNK, s->chunk), s->chunk);
-    if (s->o.prefill_quantum > 0) return min_int(s->o.prefill_quantum, s->chunk);
+    if (decoders > 0 && s->o.prefill_quantum > 0) return min_int(s->o.prefill_quantum, s->chunk);
     if (s->row_ns == 0) return min_int(FIRST_QUANTUM, s->chunk);
+    if (decoders == 0) return rows_in(CHUNK_NS, s->row_ns, min_int(LEAST_CHUNK, s->chunk), s->chunk);
     uint64_t room = s->decode_ns;
     if (room + s->decode_ns < DECODER_WAIT_NS) room = DECODER_WAIT_NS - s->decode_ns;
     return rows_in(room, s->row_ns, min_int(LEAST_QUANTUM, s->chunk), min_int(MOST_QUANTUM, s->chunk));
@@ -177,6 +176,30 @@ static void run_alone(scheduler *s, const ds4_error *why)
     }
 }
 
+/* A step of one request is broken off when that request is cancelled. */
+static void begin_step(scheduler *s)
+{
+    sched_ticket *only = NULL;
+    int n = 0;
+    for (int i = 0; i < s->n_slots; i++) {
+        if (s->slots[i].rows == 0) continue;
+        only = s->slots[i].phase != PHASE_TAIL ? s->slots[i].job : NULL;    /* a finished turn is completed */
+        n++;
+    }
+    pthread_mutex_lock(&s->lock);
+    s->alone = n == 1 && !s->o.finish_orphans ? only : NULL;
+    if (s->alone && s->alone->cancelled && s->o.abandon) atomic_store(s->o.abandon, true);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void end_step(scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->alone = NULL;
+    if (s->o.abandon) atomic_store(s->o.abandon, false);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void step_run(scheduler *s)
 {
     int decode_rows, prompt_rows;
@@ -184,7 +207,9 @@ void step_run(scheduler *s)
     if (ds4_batch_rows(s->batch) > 0) {
         ds4_error err = { 0 };
         const uint64_t start = sched_now(s);
+        begin_step(s);
         err.status = ds4_engine_step(s->engine, s->batch, &err);
+        end_step(s);
         if (err.status) {
             run_alone(s, &err);
         } else {

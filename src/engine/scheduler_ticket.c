@@ -406,11 +406,18 @@ static bool cancel_waiting(sched_ticket *t)
     return true;
 }
 
+/* Nobody else waits for the step at work. The lock is held. */
+static void abandon_step(const sched_ticket *t)
+{
+    if (t->s->alone == t && t->s->o.abandon) atomic_store(t->s->o.abandon, true);
+}
+
 void sched_cancel(sched_ticket *t)
 {
     scheduler *s = t->s;
     pthread_mutex_lock(&s->lock);
     t->cancelled = true;
+    abandon_step(t);
     const bool waited = cancel_waiting(t);
     pthread_mutex_unlock(&s->lock);
     if (waited) log_line(&s->o.log, LOG_INFO, "id=%s cancelled phase=queue", t->id);
@@ -424,6 +431,7 @@ void sched_release(sched_ticket *t)
     pthread_mutex_lock(&s->lock);
     t->wake = NULL;
     t->released = t->cancelled = true;
+    abandon_step(t);
     if (cancel_waiting(t)) log_line(&s->o.log, LOG_INFO, "id=%s cancelled phase=queue", t->id);
     const bool over = t->ended;
     pthread_mutex_unlock(&s->lock);
