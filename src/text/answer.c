@@ -30,6 +30,12 @@ bool answer_is_half_tag(slice s)
     return s.len && memmem(s.data, s.len, "DSML", 4);
 }
 
+void answer_forget(answer *a, bytes *b)
+{
+    a->no_memory |= b->failed;
+    bytes_clear(b);
+}
+
 /* ---- events ------------------------------------------------------------------ */
 
 static bytes *record_of(answer *a, answer_kind kind)
@@ -55,7 +61,7 @@ void answer_flush(answer *a, bool all)
     const size_t tail = all || !p->len ? 0 : (size_t)utf8_pending(p->data, p->len);
     const size_t n = p->len - tail;
     if (n == 0) return;
-    bytes_clear(&a->clean);
+    answer_forget(a, &a->clean);
     utf8_append_repaired((slice){ p->data, n }, &a->clean);
     memmove(p->data, p->data + n, tail);
     p->len = tail;
@@ -101,7 +107,7 @@ void answer_put_prose(answer *a, slice text)
 void answer_put_blanks(answer *a)
 {
     answer_put_prose(a, (slice){ a->blanks.data, a->blanks.len });
-    bytes_clear(&a->blanks);
+    answer_forget(a, &a->blanks);
 }
 
 static void take_prose(answer *a, size_t n)
@@ -118,7 +124,7 @@ static void release_prose(answer *a)
     const slice s = answer_rest(a);
     if (a->state == STATE_TEXT && a->markup && answer_is_half_tag(s)) {
         a->counts.repairs[REPAIR_STRAY]++;
-        bytes_clear(&a->blanks);
+        answer_forget(a, &a->blanks);
     } else {
         take_prose(a, s.len);
     }
@@ -306,7 +312,7 @@ static void cut(answer *a)
 {
     if (a->state == STATE_TOOLS && a->tentative) tools_roll_back(a);
     if (a->state != STATE_TOOLS) release_prose(a);
-    else if (a->call_open) bytes_clear(&a->block);      /* half a call is nothing to replay */
+    else if (a->call_open) answer_forget(a, &a->block);      /* half a call is nothing to replay */
     answer_flush(a, true);
 }
 

@@ -30,7 +30,6 @@ typedef struct {
     const slice     *stops;             /* copied; in TEXT only                                  */
     int              n_stops;
     bool             include_stop;      /* the stop string itself is given out too               */
-    bool             one_call;          /* no parallel calls: the block is over after the first  */
     unclosed_think   unclosed;
     call_id_form     ids;
     int              choice;            /* for the events                                        */
@@ -73,7 +72,8 @@ bool answer_wants_greedy(const answer *a);
  * Good until answer_close. */
 typedef struct {
     slice        reasoning, text;       /* as sampled; text as sent (cut at a stop string)       */
-    slice        block;                 /* separator and tool block exactly as sampled           */
+    slice        block;                 /* separator and tool block exactly as sampled; empty when it was cut
+                                           off inside of a call                                  */
     bool         reasoning_closed;      /* </think> was there before the block                   */
     const chat_call *calls;             /* complete calls with ids and final arguments           */
     int          n_calls;

@@ -71,6 +71,7 @@ bool         answer_is_half_tag(slice s);       /* held bytes in which the marke
 
 /* ---- answer.c --------------------------------------------------------------- */
 
+void answer_forget(answer *a, bytes *b);        /* clears it, but not that memory failed       */
 void answer_give(answer *a, answer_kind kind, slice data);      /* an event without held bytes */
 void answer_flush(answer *a, bool all);                         /* all: a cut character, too   */
 bytes *answer_pending(answer *a, answer_kind kind);             /* to append to                */

@@ -71,7 +71,7 @@ static slice make_id(answer *a)
 /* The name between the quotes, as valid UTF-8; good until the next one. */
 static slice plain_name(answer *a, slice written)
 {
-    bytes_clear(&a->name);
+    answer_forget(a, &a->name);
     dsml_unescape(written, &a->name);
     utf8_repair(&a->name);
     return (slice){ a->name.data, a->name.len };
@@ -95,7 +95,7 @@ static void begin_call(answer *a, slice written_name)
     a->open = (chat_call){ .name = keep(a, plain_name(a, written_name)), .id = make_id(a) };
     a->call_open = true;
     a->place = IN_CALL;
-    bytes_clear(&a->arguments);
+    answer_forget(a, &a->arguments);
     call_args_begin(&a->args, schema_of(a, a->open.name));
     if (!a->tentative) answer_give(a, ANSWER_CALL_BEGIN, (slice){ NULL, 0 });
 }
@@ -123,7 +123,7 @@ static bool add_call(answer *a)
     return true;
 }
 
-static void finish_call(answer *a)
+static void end_call(answer *a)
 {
     call_args_end(&a->args, answer_pending(a, ANSWER_CALL_ARGS));
     answer_flush(a, true);
@@ -281,10 +281,10 @@ void tools_enter(answer *a, bool tentative)
     a->counts_before = a->counts;
     a->junk = 0;
     a->in_junk = false;
-    bytes_clear(&a->block);
+    answer_forget(a, &a->block);
     bytes_append(&a->block, a->blanks.data, a->blanks.len);
     a->separator = a->blanks.len;
-    bytes_clear(&a->blanks);
+    answer_forget(a, &a->blanks);
 }
 
 void tools_roll_back(answer *a)
@@ -292,13 +292,13 @@ void tools_roll_back(answer *a)
     size_t n = a->block.len;
     while (n && answer_is_blank(a->block.data[n - 1])) n--;
     drop_call(a);
-    bytes_clear(&a->pending);
+    answer_forget(a, &a->pending);
     a->counts = a->counts_before;
     a->tentative = false;
     a->state = STATE_REASONING;
     answer_put_prose(a, (slice){ a->block.data, n });
     bytes_append(&a->blanks, a->block.data + n, a->block.len - n);
-    bytes_clear(&a->block);
+    answer_forget(a, &a->block);
 }
 
 static void end_block(answer *a)
@@ -306,7 +306,7 @@ static void end_block(answer *a)
     if (a->place == IN_VALUE) end_value(a);
     if (a->call_open) {
         repaired(a, REPAIR_CLOSER);
-        finish_call(a);
+        end_call(a);
     }
     if (a->tentative) {
         tools_roll_back(a);
@@ -321,12 +321,6 @@ static void end_block(answer *a)
     if (a->text.len) bytes_append(answer_pending(a, ANSWER_TEXT), a->block.data, a->separator);
     bytes_text(answer_pending(a, ANSWER_TEXT), unparsable);
     answer_end(a, FINISH_STOP);
-}
-
-static void end_call(answer *a)
-{
-    finish_call(a);
-    if (a->o.one_call) end_block(a);
 }
 
 /* The tag's effect; its bytes are in the block already. False: it has no place here. */
@@ -347,7 +341,7 @@ static bool apply(answer *a, const dsml_tag *tag)
             repaired(a, REPAIR_CLOSER);
             end_call(a);
         }
-        if (a->state == STATE_TOOLS) begin_call(a, tag->name);
+        begin_call(a, tag->name);
         return true;
     }
     if (tag->kind != DSML_PARAMETER || tag->closing || !tag->has_name || !a->call_open) return false;
@@ -435,7 +429,7 @@ void tools_end_of_turn(answer *a)
         tools_roll_back(a);
         return;
     }
-    /* Half a tag at the end is dropped, and the newline in front of it. */
+    /* Half a tag at the end is no part of the value, nor is the newline in front of it. */
     if (a->place == IN_VALUE && !answer_is_half_tag(s)) value_part(a, s);
     end_block(a);
 }

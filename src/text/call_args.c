@@ -21,7 +21,14 @@ void call_args_free(call_args *a)
 
 bool call_args_failed(const call_args *a)
 {
-    return a->keys.failed || a->value.failed || a->wrapped.failed;
+    return a->no_memory || a->keys.failed || a->value.failed || a->wrapped.failed;
+}
+
+/* Clears it, but not that memory failed. */
+static void forget(call_args *a, bytes *b)
+{
+    a->no_memory |= b->failed;
+    bytes_clear(b);
 }
 
 void call_args_begin(call_args *a, const call_schema *schema)
@@ -29,7 +36,7 @@ void call_args_begin(call_args *a, const call_schema *schema)
     a->schema = schema;
     a->n_parameters = a->n_members = 0;
     a->has_wrapper = false;
-    bytes_clear(&a->keys);
+    forget(a, &a->keys);
 }
 
 /* ---- keys ------------------------------------------------------------------- */
@@ -51,12 +58,13 @@ static bool has_key(const call_args *a, slice key)
     return false;
 }
 
-static void add_key(call_args *a, slice key)
+/* False: no memory, and no record. */
+static bool add_key(call_args *a, slice key)
 {
     const uint32_t len = (uint32_t)key.len;
     a->key = a->keys.len;
-    bytes_append(&a->keys, &len, sizeof len);
-    bytes_append(&a->keys, key.data, key.len);
+    return bytes_reserve(&a->keys, sizeof len + key.len) && bytes_append(&a->keys, &len, sizeof len) &&
+           bytes_append(&a->keys, key.data, key.len);
 }
 
 bool call_args_awaits(const call_args *a, slice key)
@@ -101,13 +109,13 @@ void call_args_parameter(call_args *a, slice key, dsml_string string, bytes *out
     settle_wrapper(a, out);
     a->string = string;
     a->in_string = a->escaped = false;
-    bytes_clear(&a->value);
+    forget(a, &a->value);
+    a->mode = VALUE_DROPPED;
     if (has_key(a, key)) {
         a->repairs[REPAIR_DUPLICATE]++;
-        a->mode = VALUE_DROPPED;
         return;
     }
-    add_key(a, key);
+    if (!add_key(a, key)) return;
     a->kinds = a->schema ? call_schema_kinds(a->schema, key) : KIND_ANY;
     a->may_wrap = a->n_parameters++ == 0 && is_wrapper_name(a, key);
     a->mode = mode_of(a);
@@ -156,6 +164,14 @@ static const char *python_literal(slice text)
     return slice_is(word, "True") ? "true" : slice_is(word, "False") ? "false" : slice_is(word, "None") ? "null" : NULL;
 }
 
+/* False: it is no JSON. */
+static bool read_json(call_args *a, json_tree *tree, slice text)
+{
+    const ds4_status st = json_tree_parse(tree, text, NULL);
+    a->no_memory |= st == DS4_EMEMORY;
+    return st == DS4_OK;
+}
+
 /* The value as JSON where it is to be JSON; false: it is a string. */
 static bool write_as_json(call_args *a, slice text, bytes *out)
 {
@@ -166,7 +182,7 @@ static bool write_as_json(call_args *a, slice text, bytes *out)
         bytes_text(out, literal);
         return true;
     }
-    if (json_tree_parse(&tree, text, NULL)) return false;
+    if (!read_json(a, &tree, text)) return false;
     const bool good = a->string != DSML_STRING_TRUE || call_schema_allows(a->kinds, &tree.nodes[1]);
     if (good) json_tree_write_compact(&tree, 1, out);
     json_tree_free(&tree);
@@ -189,7 +205,7 @@ void call_args_value_end(call_args *a, bytes *out)
     if (a->mode != VALUE_HELD) return;
     utf8_repair(&a->value);             /* JSON is read strictly */
     if (a->may_wrap) {
-        bytes_clear(&a->wrapped);
+        forget(a, &a->wrapped);
         write_held(a, &a->wrapped);
         a->has_wrapper = true;
         return;
@@ -204,7 +220,7 @@ void call_args_value_end(call_args *a, bytes *out)
 static bool unwrap(call_args *a, bytes *out)
 {
     json_tree tree;
-    if (!a->has_wrapper || json_tree_parse(&tree, (slice){ a->value.data, a->value.len }, NULL)) return false;
+    if (!a->has_wrapper || !read_json(a, &tree, (slice){ a->value.data, a->value.len })) return false;
     bool good = tree.nodes[1].kind == JSON_TREE_OBJECT;
     for (uint32_t m = tree.nodes[1].first; m && good; m = tree.nodes[m].next) {
         good = call_schema_declares(a->schema, tree.nodes[m].key);

@@ -28,6 +28,7 @@ typedef struct {
     value_mode   mode;
     bool         may_wrap, has_wrapper;
     bool         in_string, escaped;    /* of a JSON value                                       */
+    bool         no_memory;
 } call_args;
 
 void call_args_init(call_args *a, int *repairs, size_t max_bytes);

@@ -185,6 +185,7 @@ static void insert(replay_memory *m, record *r)
 ds4_status replay_add(replay_memory *m, const replay_record *r, ds4_error *err)
 {
     if (r->n_calls <= 0) return ds4_fail(err, DS4_EARG, "a turn without call ids can not be found again");
+    if (r->block.len == 0) return ds4_fail(err, DS4_EARG, "a turn that was cut off inside of a call is not kept");
     record *copy = copy_record(r);
     if (!copy) return ds4_fail(err, DS4_EMEMORY, "no memory for tool calls");
     if ((size_t)r->n_calls > m->max_ids || copy->size > m->max_bytes) {

@@ -31,8 +31,8 @@ typedef struct {
 ds4_status replay_open(replay_memory **out, int max_ids, size_t max_bytes, ds4_error *err);
 void       replay_close(replay_memory *m);
 
-/* Copies; the ids of one record share it. A known id is replaced. DS4_EARG: no ids;
- * DS4_EFULL: larger than the whole memory. */
+/* Copies; the ids of one record share it. A known id is replaced. DS4_EARG: no ids
+ * or no block; DS4_EFULL: larger than the whole memory. */
 ds4_status replay_add(replay_memory *m, const replay_record *r, ds4_error *err);
 
 /* NULL: unknown. Release with replay_release. */

@@ -1,6 +1,8 @@
 #include "fault/alloc.h"
+#include "text/answer.h"
 #include "text/chat.h"
 #include "text/json_tree.h"
+#include "text/replay.h"
 #include "text/stream.h"
 #include "text/tokenizer.h"
 #include "text_vocab.h"
@@ -118,4 +120,87 @@ TEST(a_prompt_without_memory)
     REQUIRE(v);
     fault_each(render, v);
     vocab_close(v);
+}
+
+/* ---- answers -------------------------------------------------------------- */
+
+static void some_bytes(void *ctx, uint8_t out[16])
+{
+    (void)ctx;
+    memset(out, 1, 16);
+}
+
+static void count_event(void *ctx, const answer_event *e)
+{
+    int *finishes = ctx;
+    *finishes += e->kind == ANSWER_FINISH;
+}
+
+static const char sampled[] =
+    "hm\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">x\xFFy</｜DSML｜parameter>\n"
+    "<｜DSML｜parameter name=\"n\" string=\"true\">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"f\">\n"
+    "<｜DSML｜parameter name=\"input\" string=\"false\">{\"a\": \"b\"}</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
+
+static ds4_status run_answer(void *ctx, ds4_error *err)
+{
+    static const char schema[] = "{\"properties\":{\"a\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"}}}";
+    const chat_tool tool = { .name = { "f", 1 }, .parameters = { schema, sizeof schema - 1 } };
+    const slice stop = slice_of("stop");
+    const vocab *v = ctx;
+    int finishes = 0;
+    const answer_options o = {
+        .start = CHAT_STARTS_REASONING, .tools = &tool, .n_tools = 1, .stops = &stop, .n_stops = 1,
+        .random = some_bytes, .event = count_event, .event_ctx = &finishes,
+    };
+    answer *a;
+    ds4_status st = answer_open(&a, v, &o, err);
+    if (st) return st;
+    for (const char *c = sampled; *c; c++) answer_push(a, vocab_find(v, c, 1));
+    answer_finish_with(a, FINISH_STOP);
+    EXPECT_INT(finishes, 1);
+    st = answer_status(a, err);
+    const answer_turn turn = answer_turn_of(a);
+    if (!st) {
+        EXPECT_INT(turn.n_calls, 2);
+        EXPECT(turn.n_calls == 2 && slice_is(turn.calls[0].arguments, "{\"a\":\"x\xEF\xBF\xBDy\",\"n\":2}"));
+        EXPECT(turn.n_calls == 2 && slice_is(turn.calls[1].arguments, "{\"a\":\"b\"}"));
+    }
+    answer_close(a);
+    return st;
+}
+
+TEST(an_answer_without_memory)
+{
+    vocab *v = text_tiny_vocab();
+    REQUIRE(v);
+    fault_each(run_answer, v);
+    vocab_close(v);
+}
+
+static ds4_status run_replay(void *ctx, ds4_error *err)
+{
+    const char *block = strchr(sampled, '\n');
+    const slice ids[] = { slice_of("1"), slice_of("2") }, names[] = { slice_of("f"), slice_of("f") };
+    const slice arguments[] = { slice_of("{}"), slice_of("{}") };
+    const replay_record r = { .block = slice_of(block), .ids = ids, .names = names, .arguments = arguments, .n_calls = 2 };
+    replay_memory *m, *again = NULL;
+    bytes out;
+    (void)ctx;
+    bytes_init(&out, 1u << 20);
+    ds4_status st = replay_open(&m, 100, 1u << 20, err);
+    if (st) return st;
+    if (!st) st = replay_add(m, &r, err);
+    if (!st) st = replay_section_write(m, slice_of(sampled), &out, err);
+    if (!st) st = replay_open(&again, 100, 1u << 20, err);
+    if (!st) st = replay_section_read(again, (slice){ out.data, out.len }, err);
+    if (!st) EXPECT_INT(replay_ids(again), 2);
+    replay_close(again);
+    replay_close(m);
+    bytes_free(&out);
+    return st;
+}
+
+TEST(sampled_calls_without_memory)
+{
+    fault_each(run_replay, NULL);
 }

@@ -131,7 +131,7 @@ static seen run(const vocab *v, const uint8_t *options, const int32_t *tokens, s
     const answer_options o = {
         .start = options[0] & 1 ? CHAT_STARTS_REASONING : CHAT_STARTS_TEXT, .tools = &tool, .n_tools = !(options[0] & 2),
         .raw = (options[0] & 28) == 28, .stops = &stop, .n_stops = options[0] >> 5 & 1, .include_stop = options[0] >> 6 & 1,
-        .one_call = options[0] >> 7, .unclosed = (unclosed_think)(options[1] % 3), .ids = (call_id_form)(options[1] >> 2 & 1),
+        .unclosed = (unclosed_think)(options[1] % 3), .ids = (call_id_form)(options[1] >> 2 & 1),
         .random = same_bytes, .event = take_event, .event_ctx = &s,
     };
     answer *a;

@@ -89,7 +89,7 @@ static void take_event(void *ctx, const answer_event *e)
 
 typedef struct {
     chat_start     start;
-    bool           tools, raw, include_stop, one_call;
+    bool           tools, raw, include_stop;
     unclosed_think unclosed;
     const char    *stop;
     answer_finish  finish;              /* as the caller says at the end */
@@ -165,7 +165,7 @@ static run run_answer(const vocab *v, const how *h, const char *input, random_st
     const slice stop = h->stop ? slice_of(h->stop) : (slice){ NULL, 0 };
     const answer_options o = {
         .start = h->start, .tools = tools, .n_tools = h->tools ? 2 : 0, .raw = h->raw, .stops = &stop, .n_stops = h->stop != NULL,
-        .include_stop = h->include_stop, .one_call = h->one_call, .unclosed = h->unclosed, .ids = h->ids, .choice = 3,
+        .include_stop = h->include_stop, .unclosed = h->unclosed, .ids = h->ids, .choice = 3,
         .random = count_up, .random_ctx = &r, .event = take_event, .event_ctx = &r,
     };
     answer *a = NULL;
@@ -410,9 +410,6 @@ TEST(several_calls_in_one_block)
     EXPECT_TEXT(r.arguments.data, "{\"city\":\"Rome\"}\n{}\n");
     run_free(&r);
     how h = talking_tools;
-    h.one_call = true;
-    expect(&h, OPEN CALL("get_weather") "\n" ENDCALL CALL("get_weather") "\n" ENDCALL CLOSE,
-           "B(0,get_weather) A(0,{}) E(0) F(tool_calls)");
     h.ids = CALL_ID_ANTHROPIC;
     r = expect_events(&h, OPEN CALL("write") "\n" ENDCALL CLOSE, NULL, "B(0,write) A(0,{}) E(0) F(tool_calls)");
     EXPECT(r.ids.len == 31 && strncmp(r.ids.data, "toolu_", 6) == 0);

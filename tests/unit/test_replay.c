@@ -97,6 +97,7 @@ TEST(bytes_are_bounded_too)
     EXPECT_INT(add(m, "a", block, true), DS4_EFULL);
     const replay_record none = { .n_calls = 0 };
     EXPECT_INT(replay_add(m, &none, NULL), DS4_EARG);
+    EXPECT_INT(add(m, "a", "", true), DS4_EARG);        /* cut off inside of a call */
     replay_close(m);
 }
 
