@@ -331,7 +331,7 @@ static void write_call(encoder *e, json_writer *w, const char *status, item_stag
         return;
     }
     put_tool_name(e, w);
-    if (e->open == ITEM_FUNCTION)      json_slice_key(w, "arguments", stage == ANNOUNCED ? slice_of("") : held_in(&e->text));
+    if (e->open == ITEM_FUNCTION)      json_slice_key(w, "arguments", held_in(&e->text));
     else if (whole || stage == SO_FAR) json_slice_key(w, "input", held_in(&e->input.text));
     else put_text(w, "input", "");      /* half a script would run: clients act on done items of any status */
 }
@@ -591,7 +591,8 @@ static void take_finish(encoder *e, const answer_event *event, bytes *out)
     const bool call = e->open == ITEM_FUNCTION || e->open == ITEM_CUSTOM || e->open == ITEM_LOCAL_SHELL;
     /* A call that was cut: a stream has announced it, a whole answer leaves it out. */
     if (call && !streams(e)) e->open = ITEM_NONE;
-    close_item(e, event->finish == FINISH_STOP || event->finish == FINISH_STOP_STRING ? "completed" : "incomplete", out);
+    const bool stopped = event->finish == FINISH_STOP || event->finish == FINISH_STOP_STRING;
+    close_item(e, stopped ? "completed" : "incomplete", out);
 }
 
 static void take(api_encoder *base, const answer_event *event, bytes *out)

@@ -95,8 +95,8 @@ static bool add_local_shell(reader *p, const api_value *tool)
                                  "{\"type\":\"string\"}}},\"required\":[\"command\"]}";
     const slice name = slice_of("local_shell");
     remember_tool(p, RESPONSES_LOCAL_SHELL, nothing, name, name);
-    return api_add_tool(p->rd, tool, name, slice_of("Runs a command, given as a list of its words, and returns its output."),
-                        true, slice_of(schema));
+    const slice description = slice_of("Runs a command, given as a list of its words, and returns its output.");
+    return api_add_tool(p->rd, tool, name, description, true, slice_of(schema));
 }
 
 static bool read_tools(reader *p)
@@ -188,7 +188,8 @@ static void remember_id(reader *p, slice **ids, int *n, int *cap, slice id)
 static bool read_message(reader *p, const api_value *item)
 {
     static const struct { const char *name; chat_role role; } roles[] = {
-        { "user", CHAT_USER }, { "assistant", CHAT_ASSISTANT }, { "system", CHAT_SYSTEM }, { "developer", CHAT_DEVELOPER },
+        { "user", CHAT_USER }, { "assistant", CHAT_ASSISTANT },
+        { "system", CHAT_SYSTEM }, { "developer", CHAT_DEVELOPER },
     };
     api_reader *rd = p->rd;
     const api_value role_at = api_field(rd, item, "role"), content = api_field(rd, item, "content");
@@ -363,9 +364,9 @@ static bool read_previous(reader *p)
     bytes_init(&items, SIZE_MAX);
     if (!rd->config->responses || !responses_store_get(rd->config->responses, id, STORED_CONVERSATION, &items)) {
         bytes_free(&items);
-        return api_refuse(rd->error, 400, "invalid_request_error", "previous_response_not_found", "previous_response_id",
-                          "Previous response with id '%.*s' not found. This server %s; send the whole conversation as input.",
-                          api_shown(id, 64), id.data,
+        return api_refuse(rd->error, 400, "invalid_request_error", "previous_response_not_found",
+                          "previous_response_id", "Previous response with id '%.*s' not found. This server %s; "
+                          "send the whole conversation as input.", api_shown(id, 64), id.data,
                           rd->config->responses ? "keeps only the latest responses" : "does not keep responses");
     }
     p->q->context_json = api_copy(rd->memory, (slice){ items.data, items.len });
@@ -430,7 +431,8 @@ static bool refuse_unsupported(api_reader *rd)
     bool background = false;
     slice truncation = slice_of("disabled");
     if (api_given(rd, &conversation)) {
-        return api_wrong(rd, &conversation, "conversations are not kept by this server; send the whole conversation as input");
+        return api_wrong(rd, &conversation,
+                         "conversations are not kept by this server; send the whole conversation as input");
     }
     if (api_given(rd, &prompt)) return api_wrong(rd, &prompt, "prompt templates are not kept by this server");
     if (!api_get_bool(rd, &body, "background", &background)) return false;
@@ -538,7 +540,8 @@ static bool read_settings(reader *p)
     bool parallel = true, store = true;
     slice hint = nothing;
     if (!refuse_unsupported(rd) || !api_get_bool(rd, &body, "stream", &rd->r->stream)) return false;
-    if (!api_get_bool(rd, &body, "parallel_tool_calls", &parallel) || !api_get_bool(rd, &body, "store", &store)) return false;
+    if (!api_get_bool(rd, &body, "parallel_tool_calls", &parallel)) return false;
+    if (!api_get_bool(rd, &body, "store", &store)) return false;
     if (!api_get_string(rd, &body, "prompt_cache_key", &hint)) return false;
     rd->r->one_call = !parallel;
     p->q->store = store && rd->config->responses;

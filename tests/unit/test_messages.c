@@ -1,104 +1,62 @@
-#include "api/api.h"
-
 #include <stdio.h>
 #include <string.h>
 
 #include "api/seal.h"
-#include "runner.h"
-
-static void count(void *ctx, uint8_t *out, size_t n)
-{
-    uint8_t *next = ctx;
-    for (size_t i = 0; i < n; i++) out[i] = (*next)++;
-}
-
-static uint8_t counter;
-
-static api_config config(void)
-{
-    counter = 0;
-    return (api_config){ .model = "deepseek-v4-flash", .ctx = 100000, .vocab_size = 1536, .default_tokens = 393216,
-                         .temperature = 1, .top_p = 1, .random = count, .random_ctx = &counter };
-}
+#include "unit/api_case.h"
 
 static slice text_of(const char *text)
 {
     return text ? slice_of(text) : (slice){ "", 0 };
 }
 
-/* The conversation as lines: role|text|reasoning|call id|calls. */
-static void describe(const api_request *r, bytes *out)
-{
-    static const char *const roles[] = { "system", "developer", "user", "assistant", "tool", "reminder" };
-    for (int i = 0; i < r->chat.n_messages; i++) {
-        const chat_message *m = &r->chat.messages[i];
-        bytes_printf(out, "%s|%.*s", roles[m->role], (int)m->text.len, m->text.data);
-        if (m->reasoning.len) bytes_printf(out, "|think %.*s", (int)m->reasoning.len, m->reasoning.data);
-        if (m->call_id.len) bytes_printf(out, "|of %.*s", (int)m->call_id.len, m->call_id.data);
-        for (int k = 0; k < m->n_calls; k++) {
-            const chat_call *c = &m->calls[k];
-            bytes_printf(out, "|%.*s %.*s%.*s", (int)c->id.len, c->id.data, (int)c->name.len, c->name.data,
-                         (int)c->arguments.len, c->arguments.data);
-        }
-        bytes_char(out, '\n');
-    }
-}
-
 static void expect_messages(const char *fields, const char *want)
 {
     const api_config c = config();
-    api_request *r = NULL;
-    api_error e = { .message = "" };
-    bytes body, got;
+    bytes body;
     bytes_init(&body, 1u << 16);
-    bytes_init(&got, 1u << 16);
-    bytes_printf(&body, "{\"model\":\"m\",\"max_tokens\":10,%s}", fields);
-    if (api_parse(&r, API_MESSAGES, (slice){ body.data, body.len }, &c, &e)) describe(r, &got);
-    else bytes_printf(&got, "%d %s: %s", e.status, e.param, e.message);
-    EXPECT_TEXT(got.data, want);
-    api_request_free(r);
+    bytes_printf(&body, "{'model':'m','max_tokens':10,%s}", fields);
+    expect_parsed(API_MESSAGES, &c, &body, want);
     bytes_free(&body);
-    bytes_free(&got);
 }
 
 TEST(blocks_and_strings_make_the_same_conversation)
 {
-    expect_messages("\"system\":\"S\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]", "system|S\nuser|hi\n");
-    expect_messages("\"system\":[{\"type\":\"text\",\"text\":\"S\",\"cache_control\":{\"type\":\"ephemeral\"}}],"
-                    "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]}]",
+    expect_messages("'system':'S','messages':[{'role':'user','content':'hi'}]", "system|S\nuser|hi\n");
+    expect_messages("'system':[{'type':'text','text':'S','cache_control':{'type':'ephemeral'}}],"
+                    "'messages':[{'role':'user','content':[{'type':'text','text':'hi'}]}]",
                     "system|S\nuser|hi\n");
-    expect_messages("\"system\":[{\"type\":\"text\",\"text\":\"A\"},{\"type\":\"text\",\"text\":\"B\"}],"
-                    "\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},"
-                    "{\"type\":\"image\",\"source\":{}}]},{\"role\":\"user\",\"content\":[]}]",
+    expect_messages("'system':[{'type':'text','text':'A'},{'type':'text','text':'B'}],"
+                    "'messages':[{'role':'user','content':[{'type':'text','text':'one'},"
+                    "{'type':'image','source':{}}]},{'role':'user','content':[]}]",
                     "system|A\n\nB\nuser|one\nuser|[Unsupported image]\nuser|\n");
 }
 
 TEST(a_billing_line_is_dropped_and_only_in_front)
 {
-    expect_messages("\"system\":[{\"type\":\"text\",\"text\":\"x-anthropic-billing-header: cc_version=2.1.197.d55\"},"
-                    "{\"type\":\"text\",\"text\":\"I am\"},{\"type\":\"text\",\"text\":\"x-anthropic-billing-header: 2\"}],"
-                    "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]",
+    expect_messages("'system':[{'type':'text','text':'x-anthropic-billing-header: cc_version=2.1.197.d55'},"
+                    "{'type':'text','text':'I am'},{'type':'text','text':'x-anthropic-billing-header: 2'}],"
+                    "'messages':[{'role':'user','content':'hi'}]",
                     "system|I am\n\nx-anthropic-billing-header: 2\nuser|hi\n");
 }
 
 TEST(a_system_message_stays_in_its_place)
 {
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"system\",\"content\":\"Agents: x\"},"
-                    "{\"role\":\"assistant\",\"content\":\"ok\"},{\"role\":\"system\",\"content\":[{\"type\":\"text\","
-                    "\"text\":\"Agents: y\"}]}]",
+    expect_messages("'messages':[{'role':'user','content':'hi'},{'role':'system','content':'Agents: x'},"
+                    "{'role':'assistant','content':'ok'},{'role':'system','content':[{'type':'text',"
+                    "'text':'Agents: y'}]}]",
                     "user|hi\nsystem|Agents: x\nassistant|ok\nsystem|Agents: y\n");
 }
 
 TEST(tool_results_become_tool_messages_in_their_order)
 {
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"go\"},{\"role\":\"assistant\",\"content\":["
-                    "{\"type\":\"thinking\",\"thinking\":\"two\",\"signature\":\"\"},{\"type\":\"text\",\"text\":\"Checking.\"},"
-                    "{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"w\",\"input\":{ \"b\" : 1.50, \"a\":\"x\"}},"
-                    "{\"type\":\"tool_use\",\"id\":\"t2\",\"name\":\"w\",\"input\":{}}]},"
-                    "{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"t2\",\"content\":\"5C\"},"
-                    "{\"type\":\"tool_result\",\"tool_use_id\":\"t1\",\"is_error\":true,\"content\":[{\"type\":\"text\","
-                    "\"text\":\"22C\"}]},{\"type\":\"tool_result\",\"tool_use_id\":\"t3\"},{\"type\":\"text\",\"text\":\"be brief\"}]}]",
-                    "user|go\nassistant|Checking.|think two|t1 w{\"b\":1.50,\"a\":\"x\"}|t2 w{}\n"
+    expect_messages("'messages':[{'role':'user','content':'go'},{'role':'assistant','content':["
+                    "{'type':'thinking','thinking':'two','signature':''},{'type':'text','text':'Checking.'},"
+                    "{'type':'tool_use','id':'t1','name':'w','input':{ 'b' : 1.50, 'a':'x'}},"
+                    "{'type':'tool_use','id':'t2','name':'w','input':{}}]},"
+                    "{'role':'user','content':[{'type':'tool_result','tool_use_id':'t2','content':'5C'},"
+                    "{'type':'tool_result','tool_use_id':'t1','is_error':true,'content':[{'type':'text',"
+                    "'text':'22C'}]},{'type':'tool_result','tool_use_id':'t3'},{'type':'text','text':'be brief'}]}]",
+                    "user|go\nassistant|Checking.|think two|t1 w{'b':1.50,'a':'x'}|t2 w{}\n"
                     "tool|5C|of t2\ntool|22C|of t1\ntool||of t3\nuser|be brief\n");
 }
 
@@ -107,10 +65,10 @@ TEST(the_results_of_the_last_turn_are_told)
     const api_config c = config();
     api_request *r = NULL;
     api_error e = { .message = "" };
-    REQUIRE(api_parse(&r, API_MESSAGES, slice_of(
-        "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"t0\"}]},"
-        "{\"role\":\"assistant\",\"content\":[{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"w\",\"input\":{}}]},"
-        "{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"}]}]}"), &c, &e));
+    REQUIRE(api_parse(&r, API_MESSAGES, quoted(
+        "{'max_tokens':1,'messages':[{'role':'user','content':[{'type':'tool_result','tool_use_id':'t0'}]},"
+        "{'role':'assistant','content':[{'type':'tool_use','id':'t1','name':'w','input':{}}]},"
+        "{'role':'user','content':[{'type':'tool_result','tool_use_id':'t1'}]}]}"), &c, &e));
     REQUIRE(r->n_results == 1);
     EXPECT(slice_is(r->result_ids[0], "t1"));
     api_request_free(r);
@@ -118,11 +76,11 @@ TEST(the_results_of_the_last_turn_are_told)
 
 TEST(neighbouring_assistant_messages_are_one_turn)
 {
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"go\"},"
-                    "{\"role\":\"assistant\",\"content\":[{\"type\":\"thinking\",\"thinking\":\"a\"},{\"type\":\"redacted_thinking\","
-                    "\"data\":\"x\"},{\"type\":\"text\",\"text\":\"b\"}]},{\"role\":\"assistant\",\"content\":[{\"type\":\"thinking\","
-                    "\"thinking\":\"c\"},{\"type\":\"text\",\"text\":\"d\"},{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"n\","
-                    "\"input\":{}}]},{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"\"}]",
+    expect_messages("'messages':[{'role':'user','content':'go'},"
+                    "{'role':'assistant','content':[{'type':'thinking','thinking':'a'},{'type':'redacted_thinking',"
+                    "'data':'x'},{'type':'text','text':'b'}]},{'role':'assistant','content':[{'type':'thinking',"
+                    "'thinking':'c'},{'type':'text','text':'d'},{'type':'tool_use','id':'t','name':'n',"
+                    "'input':{}}]},{'role':'user','content':'x'},{'role':'assistant','content':''}]",
                     "user|go\nassistant|b\n\nd|think a\nc|t n{}\nuser|x\nassistant|\n");
 }
 
@@ -134,13 +92,13 @@ TEST(sealed_reasoning_comes_back_from_the_signature)
     bytes_init(&sealed, 1000);
     bytes_init(&fields, 4000);
     REQUIRE(seal_text(c.state_key, nonce, slice_of("secret thought"), &sealed));
-    bytes_printf(&fields, "\"messages\":[{\"role\":\"user\",\"content\":\"go\"},{\"role\":\"assistant\",\"content\":[{\"type\":"
-                 "\"thinking\",\"thinking\":\"\",\"signature\":\"%s\"},{\"type\":\"text\",\"text\":\"b\"}]}]", sealed.data);
+    bytes_printf(&fields, "'messages':[{'role':'user','content':'go'},{'role':'assistant','content':[{'type':"
+                 "'thinking','thinking':'','signature':'%s'},{'type':'text','text':'b'}]}]", sealed.data);
     expect_messages(fields.data, "user|go\nassistant|b|think secret thought\n");
     sealed.data[30] ^= 1;
     bytes_clear(&fields);
-    bytes_printf(&fields, "\"messages\":[{\"role\":\"user\",\"content\":\"go\"},{\"role\":\"assistant\",\"content\":[{\"type\":"
-                 "\"thinking\",\"thinking\":\"\",\"signature\":\"%s\"},{\"type\":\"text\",\"text\":\"b\"}]}]", sealed.data);
+    bytes_printf(&fields, "'messages':[{'role':'user','content':'go'},{'role':'assistant','content':[{'type':"
+                 "'thinking','thinking':'','signature':'%s'},{'type':'text','text':'b'}]}]", sealed.data);
     expect_messages(fields.data, "user|go\nassistant|b\n");
     bytes_free(&sealed);
     bytes_free(&fields);
@@ -148,28 +106,30 @@ TEST(sealed_reasoning_comes_back_from_the_signature)
 
 TEST(a_field_that_is_wrong_is_named)
 {
-    expect_messages("\"messages\":\"hi\"", "400 messages: messages: an array is expected");
-    expect_messages("\"messages\":[]", "400 messages: messages: at least one message is required");
-    expect_messages("\"system\":\"S\",\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]",
+    expect_messages("'messages':'hi'", "400 messages: messages: an array is expected");
+    expect_messages("'messages':[]", "400 messages: messages: at least one message is required");
+    expect_messages("'system':'S','messages':[{'role':'system','content':'x'}]",
                     "400 messages: messages: at least one message is required");
-    expect_messages("\"messages\":[1]", "400 messages[0]: messages[0]: an object is expected");
-    expect_messages("\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]",
+    expect_messages("'messages':[1]", "400 messages[0]: messages[0]: an object is expected");
+    expect_messages("'messages':[{'role':'tool','content':'x'}]",
                     "400 messages[0].role: messages[0].role: user, assistant or system is expected");
-    expect_messages("\"messages\":[{\"role\":\"user\"}]", "400 messages[0].content: messages[0].content: this field is required");
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"content\":\"x\"}]}]",
-                    "400 messages[0].content[0].tool_use_id: messages[0].content[0].tool_use_id: this field is required");
-    expect_messages("\"messages\":[{\"role\":\"assistant\",\"content\":[{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"n\","
-                    "\"input\":\"x\"}]}]",
+    expect_messages("'messages':[{'role':'user'}]", "400 messages[0].content: messages[0].content: this field is "
+        "required");
+    expect_messages("'messages':[{'role':'user','content':[{'type':'tool_result','content':'x'}]}]",
+                    "400 messages[0].content[0].tool_use_id: messages[0].content[0].tool_use_id: this field is "
+                    "required");
+    expect_messages("'messages':[{'role':'assistant','content':[{'type':'tool_use','id':'t','name':'n',"
+                    "'input':'x'}]}]",
                     "400 messages[0].content[0].input: messages[0].content[0].input: an object is expected");
-    expect_messages("\"system\":5,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]",
+    expect_messages("'system':5,'messages':[{'role':'user','content':'x'}]",
                     "400 system: system: a string or an array of parts is expected");
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"n\"}",
-                    "400 tool_choice.name: tool_choice.name: no tool is named \"n\"");
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tool_choice\":{\"type\":\"some\"}",
+    expect_messages("'messages':[{'role':'user','content':'x'}],'tool_choice':{'type':'tool','name':'n'}",
+                    "400 tool_choice.name: tool_choice.name: no tool is named 'n'");
+    expect_messages("'messages':[{'role':'user','content':'x'}],'tool_choice':{'type':'some'}",
                     "400 tool_choice.type: tool_choice.type: auto, any, tool or none is expected");
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":3",
+    expect_messages("'messages':[{'role':'user','content':'x'}],'temperature':3",
                     "400 temperature: temperature: a number from 0 to 2 is expected");
-    expect_messages("\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"mcp_servers\":[{}]",
+    expect_messages("'messages':[{'role':'user','content':'x'}],'mcp_servers':[{}]",
                     "400 mcp_servers: mcp_servers: this server does not call MCP servers");
 }
 
@@ -178,23 +138,25 @@ TEST(a_limit_is_required)
     const api_config c = config();
     api_request *r = NULL;
     api_error e = { .message = "" };
-    EXPECT(!api_parse(&r, API_MESSAGES, slice_of("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"), &c, &e));
+    EXPECT(!api_parse(&r, API_MESSAGES, quoted("{'messages':[{'role':'user','content':'x'}]}"), &c, &e));
     EXPECT(!r);
     EXPECT_TEXT(e.message, "max_tokens: this field is required");
-    EXPECT(!api_parse(&r, API_MESSAGES, slice_of("{\"max_tokens\":0,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"), &c, &e));
+    EXPECT(!api_parse(&r, API_MESSAGES, quoted("{'max_tokens':0,'messages':[{'role':'user','content':'x'}]}"), &c, &e));
     EXPECT_TEXT(e.param, "max_tokens");
 }
 
 TEST(structured_output_is_refused_in_both_spellings)
 {
-    static const char schema[] = "{\"type\":\"json_schema\",\"schema\":{\"type\":\"object\"}}";
+    static const char schema[] = "{'type':'json_schema','schema':{'type':'object'}}";
     char fields[400];
-    snprintf(fields, sizeof fields, "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"output_config\":{\"effort\":\"high\","
-             "\"format\":%s}", schema);
-    expect_messages(fields, "400 output_config.format.schema: output_config.format.schema: answers can not be held to a "
+    snprintf(fields, sizeof fields, "'messages':[{'role':'user','content':'x'}],'output_config':{'effort':'high',"
+             "'format':%s}", schema);
+    expect_messages(fields, "400 output_config.format.schema: output_config.format.schema: answers can not be held "
+        "to a "
                             "schema by this version; ask for plain text and check the answer");
-    snprintf(fields, sizeof fields, "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"output_format\":%s", schema);
-    expect_messages(fields, "400 output_format.schema: output_format.schema: answers can not be held to a schema by this "
+    snprintf(fields, sizeof fields, "'messages':[{'role':'user','content':'x'}],'output_format':%s", schema);
+    expect_messages(fields, "400 output_format.schema: output_format.schema: answers can not be held to a schema by "
+        "this "
                             "version; ask for plain text and check the answer");
 }
 
@@ -206,7 +168,8 @@ static api_request *parsed(const char *fields)
     bytes body;
     c = config();
     bytes_init(&body, 1u << 16);
-    bytes_printf(&body, "{\"max_tokens\":10,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]%s%s}", *fields ? "," : "", fields);
+    bytes_printf(&body, "{'max_tokens':10,'messages':[{'role':'user','content':'x'}]%s%s}", *fields ? "," : "", fields);
+    replace(body.data, '\'', '"');
     EXPECT(api_parse(&r, API_MESSAGES, (slice){ body.data, body.len }, &c, &e));
     EXPECT_TEXT(e.message, "");
     bytes_free(&body);
@@ -215,10 +178,10 @@ static api_request *parsed(const char *fields)
 
 TEST(tools_of_the_client_are_offered_and_those_of_a_vendor_are_not)
 {
-    api_request *r = parsed("\"tools\":[{\"name\":\"a\",\"description\":\"d\",\"input_schema\":{\"type\":\"object\"},"
-                            "\"cache_control\":{}},{\"type\":\"custom\",\"name\":\"b\",\"input_schema\":{}},"
-                            "{\"type\":\"web_search_20250305\",\"name\":\"web_search\"}],"
-                            "\"tool_choice\":{\"type\":\"tool\",\"name\":\"b\",\"disable_parallel_tool_use\":true}");
+    api_request *r = parsed("'tools':[{'name':'a','description':'d','input_schema':{'type':'object'},"
+                            "'cache_control':{}},{'type':'custom','name':'b','input_schema':{}},"
+                            "{'type':'web_search_20250305','name':'web_search'}],"
+                            "'tool_choice':{'type':'tool','name':'b','disable_parallel_tool_use':true}");
     REQUIRE(r && r->chat.n_tools == 2);
     EXPECT(slice_is(r->chat.tools[0].name, "a") && slice_is(r->chat.tools[0].parameters, "{\"type\":\"object\"}"));
     EXPECT(slice_is(r->chat.tools[1].name, "b") && !r->chat.tools[1].has_description);
@@ -231,11 +194,11 @@ TEST(thinking_and_effort_are_read_from_their_own_fields)
 {
     static const struct { const char *fields; bool no_thinking; chat_effort effort; int budget; } cases[] = {
         { "", false, EFFORT_UNSET, 0 },
-        { "\"thinking\":{\"type\":\"disabled\"}", true, EFFORT_UNSET, 0 },
-        { "\"thinking\":{\"type\":\"adaptive\"},\"output_config\":{\"effort\":\"high\"}", false, EFFORT_HIGH, 0 },
-        { "\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":2048,\"display\":\"omitted\"}", false, EFFORT_UNSET, 2048 },
-        { "\"output_config\":{\"effort\":\"none\"}", true, EFFORT_UNSET, 0 },
-        { "\"model\":\"deepseek-chat\"", true, EFFORT_UNSET, 0 },
+        { "'thinking':{'type':'disabled'}", true, EFFORT_UNSET, 0 },
+        { "'thinking':{'type':'adaptive'},'output_config':{'effort':'high'}", false, EFFORT_HIGH, 0 },
+        { "'thinking':{'type':'enabled','budget_tokens':2048,'display':'omitted'}", false, EFFORT_UNSET, 2048 },
+        { "'output_config':{'effort':'none'}", true, EFFORT_UNSET, 0 },
+        { "'model':'deepseek-chat'", true, EFFORT_UNSET, 0 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         api_request *r = parsed(cases[i].fields);
@@ -259,7 +222,7 @@ TEST(the_session_in_a_user_id_is_a_hint)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char fields[200];
-        snprintf(fields, sizeof fields, "\"metadata\":{\"user_id\":\"%s\"}", cases[i].user);
+        snprintf(fields, sizeof fields, "'metadata':{'user_id':'%s'}", cases[i].user);
         api_request *r = parsed(fields);
         REQUIRE(r);
         EXPECT_INT(r->n_hints, cases[i].hint != NULL);
@@ -274,18 +237,18 @@ TEST(counting_takes_what_generating_would_refuse)
     api_request *r = NULL;
     api_error e = { .message = "" };
     bytes out;
-    EXPECT(api_parse_count_tokens(&r, slice_of("{\"system\":\"S\",\"messages\":[]}"), &c, &e));
+    EXPECT(api_parse_count_tokens(&r, quoted("{'system':'S','messages':[]}"), &c, &e));
     REQUIRE(r && r->chat.n_messages == 2);      /* renders only with a turn */
     api_request_free(r);
-    EXPECT(api_parse_count_tokens(&r, slice_of(
-        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":9,\"max_tokens\":0,"
-        "\"output_config\":{\"format\":{\"type\":\"json_schema\",\"schema\":{\"type\":\"object\"}}}}"), &c, &e));
+    EXPECT(api_parse_count_tokens(&r, quoted(
+        "{'model':'m','messages':[{'role':'user','content':'x'}],'temperature':9,'max_tokens':0,"
+        "'output_config':{'format':{'type':'json_schema','schema':{'type':'object'}}}}"), &c, &e));
     EXPECT_TEXT(e.message, "");
     REQUIRE(r);
     EXPECT(slice_is(r->chat.format_schema, "{\"type\":\"object\"}"));
     EXPECT(r->chat.no_thinking);
     api_request_free(r);
-    EXPECT(!api_parse_count_tokens(&r, slice_of("{\"model\":\"m\"}"), &c, &e));
+    EXPECT(!api_parse_count_tokens(&r, quoted("{'model':'m'}"), &c, &e));
     EXPECT_TEXT(e.param, "messages");
 
     bytes_init(&out, 100);
@@ -330,12 +293,14 @@ static void expect_round_trip(bool redact)
     REQUIRE(first && last);
     EXPECT((strstr(out.data, "Need") == NULL) == redact);
     first += sizeof begin - 1;
-    bytes_printf(&next, "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":"
+    bytes_printf(&next, "{'max_tokens':9,'messages':[{'role':'user','content':'x'},{'role':'assistant','content':"
                  "%.*s}]}", (int)(last - first), first);
+    replace(next.data, '\'', '"');
     api_error e = { .message = "" };
     REQUIRE(api_parse(&r, API_MESSAGES, (slice){ next.data, next.len }, &c, &e));
     describe(r, &got);
-    EXPECT_TEXT(got.data, "user|x\nassistant|Let me look.|think Need \"it\".\n\xC3\xA9|toolu_1 w{\"b\":1.50,\"a\":\"x\"}\n");
+    EXPECT_TEXT(got.data, "user|x\nassistant|Let me look.|think Need \"it\".\n\xC3\xA9|toolu_1 w{\"b\":1.50,"
+        "\"a\":\"x\"}\n");
     EXPECT_INT(r->n_warnings, 0);       /* the signature is ours */
     api_request_free(r);
     bytes_free(&out);
