@@ -12,7 +12,7 @@
 #include "base/clock.h"
 
 #define MS 1000000ull
-enum { COALESCE_MS = 20, NONSTREAM_FIRST_MS = 20000, PIECE_BYTES = 128 << 10, HEADER_BYTES = 80 * 1024 };
+enum { COALESCE_MS = 20, PIECE_BYTES = 128 << 10, HEADER_BYTES = 80 * 1024 };
 #define OUT_BYTES ((size_t)512 << 20)           /* a whole answer, or one long event */
 
 struct request {
@@ -378,7 +378,7 @@ void request_drained(request *r)
 /* Blanks in front of a JSON answer are legal, and keep a client's patience. */
 static void keep_waiting(request *r, uint64_t now)
 {
-    if (!r->s->o.nonstream_keepalive || now - r->submitted_ns < NONSTREAM_FIRST_MS * MS) return;
+    if (!r->s->o.nonstream_keepalive || now - r->submitted_ns < (uint64_t)r->s->o.nonstream_first_ms * MS) return;
     if (!r->begun) begin_stream(r, "application/json");
     else if (now - r->last_output_ns < (uint64_t)r->s->o.keepalive_ms * MS) return;
     bytes_char(&r->out, ' ');

@@ -28,6 +28,7 @@ typedef struct {
     bool               loopback;        /* reachable from this machine only: other sites' pages are refused */
     bool               metrics_public, no_debug_endpoints, nonstream_keepalive;
     int                keepalive_ms, stream_defer_ms;
+    int                nonstream_first_ms;  /* with nonstream_keepalive: headers go out after so long */
     bool               log_json;        /* form of the request lines                             */
     void             (*request_line)(void *ctx, const char *line);  /* one per request; NULL: none */
     void              *request_line_ctx;

@@ -10,7 +10,7 @@ enum { TICK_MS = 20, PAGE_BYTES = 4 << 20, GRACE_MS = 5000, MAX_SLOTS = 256 };
 serve_options serve_defaults(void)
 {
     return (serve_options){ .limits = http_limits_defaults(), .loopback = true, .keepalive_ms = 5000, .stream_defer_ms = 300,
-                            .version = "" };
+                            .nonstream_first_ms = 20000, .version = "" };
 }
 
 /* ---- refusals that need no body --------------------------------------------------------------- */

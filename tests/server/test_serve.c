@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/random.h"
 #include "fake_engine.h"
 #include "runner.h"
 #include "serve/serve.h"
@@ -460,6 +461,46 @@ TEST(a_stream_is_never_silent_while_the_engine_is_busy)
     down();
 }
 
+TEST(an_answer_that_is_not_streamed_can_begin_with_blanks)
+{
+    setup s = defaults();
+    s.serve.nonstream_keepalive = true;
+    s.serve.nonstream_first_ms = 50;
+    s.serve.keepalive_ms = 50;
+    up(&s);
+    fake_allow_steps(t.engine, 0);
+    client c = post("/v1/chat/completions", CHAT("hello"));
+    WAIT_FOR(&c, "\r\n1\r\n \r\n1\r\n \r\n");
+    EXPECT(strstr(text_of(&c), "Content-Type: application/json") != NULL);
+    fake_allow_steps(t.engine, -1);
+    WAIT_FOR(&c, "Hello there.");
+    WAIT_FOR(&c, "\r\n0\r\n\r\n");
+    hang_up(&c);
+    down();
+}
+
+TEST(progress_is_told_to_who_asks)
+{
+    setup s = defaults();
+    s.serve.stream_defer_ms = 0;
+    s.ctx = 32768;
+    up(&s);
+    bytes body;
+    bytes_init(&body, 1 << 20);
+    bytes_text(&body, "{\"stream\":true,\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":\"");
+    for (int i = 0; i < 9000; i++) bytes_text(&body, " hello");
+    bytes_text(&body, "\"}]}");
+    fake_allow_steps(t.engine, 0);
+    client c = ask_with("POST", "/v1/chat/completions", "X-DS4-Progress: 1\r\n", body.data);
+    WAIT_FOR(&c, "HTTP/1.1 200");
+    fake_allow_steps(t.engine, -1);
+    WAIT_FOR(&c, ": prefill ");
+    WAIT_FOR(&c, "[DONE]");
+    hang_up(&c);
+    bytes_free(&body);
+    down();
+}
+
 TEST(counting_tokens_does_not_wait_for_the_engine)
 {
     const setup s = defaults();
@@ -611,6 +652,55 @@ TEST(what_fails_early_has_a_status_and_what_fails_late_an_event)
     EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"count\",\"stream\":true,\"temperature\":0}"), 200, "response.failed");
     fake_fail_on(t.engine, -1);
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("count")), 200, "nine ten");
+    down();
+}
+
+/* ---- many ------------------------------------------------------------------------------------- */
+
+/* A request of some kind, whole or broken off; some clients leave before their answer. */
+static client some_request(random_stream *r)
+{
+    static const char *const paths[] = {
+        "/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions", "/v1/messages/count_tokens", "/tokenize", "/detokenize",
+        "/apply-template", "/v1/models", "/health", "/metrics", "/slots", "/props", "/nope", "/v1/embeddings", "/v1/responses/resp_1"
+    };
+    static const char *const bodies[] = {
+        CHAT("hello"), CHAT_STREAM("hello"), CHAT_STREAM("count"), MESSAGE("count"), MESSAGE_STREAM("hello"), "{\"input\":\"hello\",\"stream\":true}",
+        "{\"prompt\":[\"a\",\"b\"],\"n\":2,\"max_tokens\":3}", "{\"prompt\":[1,2,3],\"stream\":true,\"max_tokens\":3}", "{", "[]", "null", "",
+        "{\"messages\":[]}", "{\"messages\":\"x\",\"max_tokens\":-1}", "{\"content\":\"hello\"}", "{\"tokens\":[1,2,-3]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\",\"output\":\"y\"}]}",
+        "{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":\"x\",\"content\":\"hello\"}],\"max_tokens\":4,\"n\":3,\"logprobs\":true,\"top_logprobs\":2}"
+    };
+    const char *path = paths[random_below(r, sizeof paths / sizeof *paths)];
+    const char *body = bodies[random_below(r, sizeof bodies / sizeof *bodies)];
+    const char *method = random_below(r, 8) ? *body && random_below(r, 8) ? "POST" : "GET" : "PUT";
+    return ask_with(method, path, random_below(r, 10) ? "" : "anthropic-version: 2023-06-01\r\nX-DS4-Session: a\r\n", body);
+}
+
+TEST(any_mixture_of_requests_leaves_the_server_as_it_was)
+{
+    enum { ROUNDS = 120, AT_ONCE = 16 };
+    setup s = defaults();
+    s.slots = 2;
+    s.max_queue = 6;
+    s.serve.stream_defer_ms = 1;
+    up(&s);
+    random_stream r;
+    random_seed(&r, test_seed());
+    for (int i = 0; i < ROUNDS; i++) {
+        client clients[AT_ONCE];
+        for (int k = 0; k < AT_ONCE; k++) clients[k] = some_request(&r);
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (random_below(&r, 5) == 0) continue;         /* left without a word */
+            WAIT_FOR(&clients[k], NULL);
+            EXPECT(status_of(&clients[k]) >= 200 && status_of(&clients[k]) < 600 && status_of(&clients[k]) != 500);
+        }
+        for (int k = 0; k < AT_ONCE; k++) hang_up(&clients[k]);
+    }
+    WAIT_UNTIL(!slot_is("decode") && !slot_is("prefill"));
+    EXPECT_ANSWER(GET("/metrics"), 200, "vllm:num_requests_running{model_name=\"deepseek-v4-flash\"} 0",
+                  "vllm:num_requests_waiting{model_name=\"deepseek-v4-flash\"} 0");
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
     down();
 }
 
