@@ -100,6 +100,11 @@ ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out
         s->waiting++;
         if (s->o.metrics) counter_set(&s->o.metrics->waiting, (uint64_t)s->waiting);
         *out = t;
+        if (s->gives_way && t->prompt.tokens.n <= SCHED_SHORT_TOKENS && s->o.abandon) {
+            s->gives_way = false;
+            s->gave_way = true;
+            atomic_store(s->o.abandon, true);
+        }
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);

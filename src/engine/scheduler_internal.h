@@ -154,6 +154,8 @@ struct scheduler {
     sched_ticket         *first, *last; /* the queue                                         */
     int                   waiting;
     sched_ticket         *alone;        /* whose step is at work, if it is one request's     */
+    bool                  gives_way;    /* that step is long, and a short request finds a slot */
+    bool                  gave_way;     /* and no step was finished since                    */
     bool                  draining;
     uint64_t              deadline_ns;
     double                mean_seconds; /* of finished requests                              */

@@ -9,6 +9,7 @@
 #include "base/status.h"
 
 #define DECODER_WAIT_NS     UINT64_C(150000000)
+#define LONG_STEP_NS        UINT64_C(300000000)
 #define CHUNK_NS            UINT64_C(2000000000)
 #define FIRST_QUANTUM       128         /* until something was measured           */
 #define LEAST_QUANTUM       16
@@ -71,16 +72,26 @@ static ds4_status add(scheduler *s, slot *sl, int n, ds4_error *err)
 
 static bool decodes(const slot *sl) { return sl->phase == PHASE_ANSWER || sl->phase == PHASE_TAIL; }
 
-/* The prompt that goes first: the shortest rest, so that a short request does not wait for a long one; every fourth
- * time the oldest, so that a long one is not passed for ever. */
-static slot *next_prompt(scheduler *s, bool oldest)
+static bool is_short(const slot *sl) { return tokens_left(sl) <= SCHED_SHORT_TOKENS; }
+
+static bool goes_before(const slot *a, const slot *b, bool by_age)
+{
+    if (!by_age && is_short(a) != is_short(b)) return is_short(a);
+    if (!by_age && is_short(a)) return tokens_left(a) < tokens_left(b);
+    return a->job->started_ns < b->job->started_ns;
+}
+
+/* The prompt whose turn it is: the shortest rest of the short ones, so that a small request does not wait for a long one,
+ * else the oldest; by_age: the oldest anyway. *n: how many there are. */
+static slot *next_prompt(scheduler *s, bool by_age, int *n)
 {
     slot *best = NULL;
+    *n = 0;
     for (int i = 0; i < s->n_slots; i++) {
         slot *sl = &s->slots[i];
         if (sl->phase != PHASE_PROMPT || sl->rows || sl->passed) continue;
-        const bool better = !best || (oldest ? sl->job->started_ns < best->job->started_ns : tokens_left(sl) < tokens_left(best));
-        if (better) best = sl;
+        (*n)++;
+        if (!best || goes_before(sl, best, by_age)) best = sl;
     }
     return best;
 }
@@ -106,13 +117,16 @@ static void collect(scheduler *s, int *decode_rows, int *prompt_rows)
     }
     *decode_rows = ds4_batch_rows(s->batch);
 
-    int room = min_int(quantum_of(s, decoders), s->chunk - *decode_rows);
-    bool oldest = ++s->turns % 4 == 0;
-    for (slot *sl; room > 0 && (sl = next_prompt(s, oldest)); oldest = false) {
-        const int before = ds4_batch_rows(s->batch);
-        add_or_fail(s, sl, room);
+    int waiting, room = min_int(quantum_of(s, decoders), s->chunk - *decode_rows);
+    bool by_age = ++s->turns % 4 == 0;              /* so that a long one is not passed for ever */
+    for (slot *sl; room > 0 && (sl = next_prompt(s, by_age, &waiting)); by_age = false) {
+        const bool shares = by_age && waiting > 1;
+        add_or_fail(s, sl, shares ? min_int(room, quantum_of(s, 1)) : room);
         sl->passed = true;
-        room -= ds4_batch_rows(s->batch) - before;
+        room -= sl->rows;
+        /* Who gets its first token in this step waits like a decoder for the prompts behind it. */
+        const bool speaks = sl->rows > 0 && sl->rows == tokens_left(sl);
+        if (shares || speaks) room = min_int(room, quantum_of(s, 1) - (speaks ? sl->rows : 0));
     }
     *prompt_rows = ds4_batch_rows(s->batch) - *decode_rows;
 }
@@ -176,26 +190,31 @@ static void run_alone(scheduler *s, const ds4_error *why)
     }
 }
 
-/* A step of one request is broken off when that request is cancelled. */
-static void begin_step(scheduler *s)
+/* A step of one request is broken off when that request is cancelled; a long one of prompts alone also for a short
+ * request that has come, but not twice in a row. */
+static void begin_step(scheduler *s, int decode_rows, int prompt_rows)
 {
     sched_ticket *only = NULL;
-    int n = 0;
+    int n = 0, idle = 0;
     for (int i = 0; i < s->n_slots; i++) {
+        idle += s->slots[i].phase == PHASE_IDLE && !s->slots[i].side;
         if (s->slots[i].rows == 0) continue;
         only = s->slots[i].phase != PHASE_TAIL ? s->slots[i].job : NULL;    /* a finished turn is completed */
         n++;
     }
     pthread_mutex_lock(&s->lock);
     s->alone = n == 1 && !s->o.finish_orphans ? only : NULL;
+    s->gives_way = decode_rows == 0 && idle > 0 && !s->gave_way && (uint64_t)prompt_rows * s->row_ns > LONG_STEP_NS;
     if (s->alone && s->alone->cancelled && s->o.abandon) atomic_store(s->o.abandon, true);
     pthread_mutex_unlock(&s->lock);
 }
 
-static void end_step(scheduler *s)
+static void end_step(scheduler *s, ds4_status st)
 {
     pthread_mutex_lock(&s->lock);
     s->alone = NULL;
+    s->gives_way = false;
+    if (!st) s->gave_way = false;
     if (s->o.abandon) atomic_store(s->o.abandon, false);
     pthread_mutex_unlock(&s->lock);
 }
@@ -207,9 +226,9 @@ void step_run(scheduler *s)
     if (ds4_batch_rows(s->batch) > 0) {
         ds4_error err = { 0 };
         const uint64_t start = sched_now(s);
-        begin_step(s);
+        begin_step(s, decode_rows, prompt_rows);
         err.status = ds4_engine_step(s->engine, s->batch, &err);
-        end_step(s);
+        end_step(s, err.status);
         if (err.status) {
             run_alone(s, &err);
         } else {

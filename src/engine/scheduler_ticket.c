@@ -165,7 +165,7 @@ static int complete_tokens(sched_ticket *t, answer_section in, size_t n_bytes)
     }
     t->given += n_bytes;
     int n = 0;
-    while (n < t->n_pending && t->pending[n].in == in && t->pending[n].bytes <= t->given) t->given -= t->pending[n++].bytes;
+    while (n < SCHED_EVENT_TOKENS && n < t->n_pending && t->pending[n].in == in && t->pending[n].bytes <= t->given) t->given -= t->pending[n++].bytes;
     return n;
 }
 
@@ -185,7 +185,6 @@ static void on_answer(void *ctx, const answer_event *e)
     int n = 0;
     if (t->logprobs && (e->kind == ANSWER_TEXT || e->kind == ANSWER_REASONING)) {
         n = complete_tokens(t, e->kind == ANSWER_TEXT ? SECTION_TEXT : SECTION_REASONING, e->bytes.len);
-        n = min_int(n, SCHED_EVENT_TOKENS);
         for (int i = 0; i < n; i++)
             tokens[i] = (answer_token){ .self = t->pending[i].self, .top = t->pending[i].top, .n_top = t->pending[i].n_top };
         out.answer.tokens = tokens;

@@ -615,6 +615,43 @@ TEST(a_short_request_speaks_within_three_steps_while_a_long_prompt_is_computed)
     rig_close(&r);
 }
 
+TEST(a_long_chunk_gives_way_to_a_short_request_but_not_twice_in_a_row)
+{
+    rig r;
+    client big, small[2];
+    if (!rig_open(&r, &(rig_options){ .slots = 3, .ctx = 32768 })) return;
+    char *text = long_text(20000);
+    const line lines[] = { USER(text) }, brief[] = { USER("hi") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r.at, &big, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    for (int i = 0; i < 6; i++) {
+        fake_allow_steps(r.e, 1);
+        EXPECT(fake_wait_at_gate(r.e, 20000));
+    }
+    const uint64_t steps = fake_steps(r.e), now = fake_now_ns();
+    submit_lines(&r.at, &small[0], brief, 1, &plain, NULL);
+    fake_allow_steps(r.e, 1);                   /* the chunk at the gate is broken off */
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    EXPECT_INT(fake_steps(r.e), steps);
+    submit_lines(&r.at, &small[1], brief, 1, &plain, NULL);
+    fake_allow_steps(r.e, 1);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    EXPECT_INT(fake_steps(r.e), steps + 1);
+    client_poll(&small[0]);
+    EXPECT(small[0].begun);
+    EXPECT(fake_now_ns() - now < 3 * FAKE_STEP_NS + 150000000);
+    fake_allow_steps(r.e, -1);
+    for (int i = 0; i < 2; i++) {
+        client_wait(&small[i]);
+        client_close(&small[i]);
+    }
+    client_wait(&big);
+    client_close(&big);
+    free(text);
+    rig_close(&r);
+}
+
 TEST(three_short_requests_may_pass_a_long_one_and_no_more)
 {
     rig r;
