@@ -371,7 +371,6 @@ static http_parse step_lf(http_chunked *c, char b, http_fault *f)
     switch (c->state) {
     case SIZE_LF:
         c->state = c->left ? DATA : TRAILER;
-        c->extra = 0;
         return HTTP_MORE;
     case DATA_LF:
         *c = (http_chunked){ .state = SIZE };

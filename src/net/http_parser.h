@@ -64,7 +64,7 @@ http_parse http_head_parse(http_head *h, http_header *headers, int max_headers, 
 /* Zero it for a new body. */
 typedef struct {
     uint64_t left;              /* of the chunk              */
-    uint32_t extra;             /* bytes of this extension or of the trailers */
+    uint32_t extra;             /* bytes of its extension; behind the last chunk, of the trailers too */
     uint8_t  state, digits;
 } http_chunked;
 

