@@ -106,8 +106,6 @@ void       reuse_slot_cut(reuse_slot *s, int n);
  * client did not get (a stop string): the turn is then not expected back as it stands. */
 ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_turn *turn, bool unsent, const vocab *v,
                              ds4_error *err);
-/* A second memory of src's first n tokens, for a side request that borrows its session. dst is initialised. */
-ds4_status reuse_slot_fork(reuse_slot *dst, const reuse_slot *src, int n, ds4_error *err);
 
 /* ---- matching ---------------------------------------------------------------------------- */
 
@@ -146,8 +144,8 @@ reuse_miss  reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reus
 typedef struct {
     int         slot;
     reuse_match match;
-    bool        side;           /* a side request on a slot that holds another conversation: what the slot holds is to be
-                                   put back afterwards [kvcache.md 7.3]                          */
+    bool        side;           /* a side request would take a slot that holds another conversation: better
+                                   run elsewhere [kvcache.md 7.3]                                */
     bool        foreign;        /* the slot's conversation is given up: save it first            */
 } reuse_choice;
 typedef struct {
@@ -159,9 +157,10 @@ reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const r
 
 /* ---- disk -------------------------------------------------------------------------------- */
 
-/* The text under which a finished turn is expected back [kvcache.md 1.3]: for the text of a checkpoint. Appends base and turn
- * as this client replayed its last turn, or, for a first one, as most do (keeps_reasoning: the template keeps
- * reasoning of old turns); false, and nothing: the session's own text is what comes back. */
+/* The text under which the session is expected back [kvcache.md 1.3]: for the text of a checkpoint. Appends the client's
+ * spelling; a finished turn as this client replayed its last one, or, for a first one, as most do
+ * (keeps_reasoning: the template keeps reasoning of old turns). False, and nothing: the session's own text is what
+ * comes back. */
 bool        reuse_visible_text(const reuse_slot *s, bool keeps_reasoning, const vocab *v, bytes *out);
 
 #endif

@@ -266,31 +266,6 @@ ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_
     return DS4_OK;
 }
 
-ds4_status reuse_slot_fork(reuse_slot *dst, const reuse_slot *src, int n, ds4_error *err)
-{
-    const int count = min_int(n, src->key.n);
-    const size_t gaps = (size_t)src->n_gaps * sizeof *src->gaps;
-    reuse_slot_clear(dst);
-    free(dst->gaps);
-    free(dst->key.end);
-    dst->key.cap = 0;
-    dst->key.end = malloc(((size_t)count + 1) * sizeof *dst->key.end);
-    dst->gaps = malloc(gaps + sizeof *src->gaps);
-    if (!dst->key.end || !dst->gaps || !set(&dst->base_key, slot_base(src))
-        || !bytes_append(&dst->key.data, src->key.data.data, prefix_key_end(&src->key, count))) {
-        reuse_slot_free(dst);
-        return ds4_fail(err, DS4_EMEMORY, "no memory for what a slot remembers");
-    }
-    if (count) memcpy(dst->key.end, src->key.end, (size_t)count * sizeof *dst->key.end);
-    if (gaps) memcpy(dst->gaps, src->gaps, gaps);
-    dst->key.n = dst->key.cap = count;
-    dst->n_gaps = src->n_gaps;
-    dst->stands = src->stands;
-    dst->ambiguous = src->ambiguous;
-    cut_view(dst, count);
-    return DS4_OK;
-}
-
 /* ---- disk -------------------------------------------------------------------------------- */
 
 /* How this client replays reasoning of older turns. */
@@ -311,30 +286,32 @@ static replay_style style_of_client(const reuse_slot *s, bool keeps_reasoning, c
     return !differs ? unknown : t.think ? REPLAYS_EMPTY : REPLAYS_NONE;
 }
 
+/* The last turn without its reasoning. */
+static void spell_turn(const reuse_slot *s, replay_style style, const vocab *v, bytes *out)
+{
+    size_t n;
+    const special_tokens *special = vocab_special(v);
+    const char *think = vocab_bytes(v, special->think, &n);
+    if (style == REPLAYS_EMPTY) bytes_append(out, think, n);
+    const char *end_think = vocab_bytes(v, special->end_think, &n);
+    bytes_append(out, end_think, n);
+    bytes_append(out, s->text.data, s->text.len);
+    bytes_append(out, s->calls.data, s->calls.len);
+}
+
 bool reuse_visible_text(const reuse_slot *s, bool keeps_reasoning, const vocab *v, bytes *out)
 {
-    if (s->base < 0) return false;
     const slice key = prefix_key_bytes(&s->key);
-    const size_t begin = prefix_key_end(&s->key, s->base), before = out->len;
+    const size_t begin = prefix_key_end(&s->key, s->stands), before = out->len;
     const slice own = { key.data + begin, key.len - begin };
-    const turn_parts turn = turn_parse(own, v);
-    const bool silent = !turn.think || turn_trimmed(turn_bytes(&s->reasoning)).len == 0;
-    const replay_style style = silent ? REPLAYS_ALL : style_of_client(s, keeps_reasoning, v);
+    replay_style style = REPLAYS_ALL;
+    if (s->base >= 0 && turn_parse(own, v).think && turn_trimmed(turn_bytes(&s->reasoning)).len > 0)
+        style = style_of_client(s, keeps_reasoning, v);
     if (style == REPLAYS_ALL && s->n_gaps == 0) return false;
 
     ds4_status st = prefix_key_text(slot_base(s), v, out, NULL);
-    if (style == REPLAYS_ALL) {
-        if (!st) st = prefix_key_text(own, v, out, NULL);
-    } else {
-        size_t n;
-        const special_tokens *special = vocab_special(v);
-        const char *think = vocab_bytes(v, special->think, &n);
-        if (style == REPLAYS_EMPTY) bytes_append(out, think, n);
-        const char *end_think = vocab_bytes(v, special->end_think, &n);
-        bytes_append(out, end_think, n);
-        bytes_append(out, s->text.data, s->text.len);
-        bytes_append(out, s->calls.data, s->calls.len);
-    }
+    if (style != REPLAYS_ALL) spell_turn(s, style, v, out);
+    else if (!st) st = prefix_key_text(own, v, out, NULL);
     if (!st && !out->failed) return true;
     out->len = before;
     return false;

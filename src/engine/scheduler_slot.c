@@ -84,13 +84,21 @@ static bool save(slot *sl, scheduler *s, kv_save_reason reason, const bytes *tex
     return !st;
 }
 
-/* The session as it stands within a turn: its own text. */
+/* The text under which the session comes back, none when there is no memory for it; true: it is not the session's own. */
+static bool text_of(const slot *sl, const scheduler *s, bytes *text)
+{
+    const bool visible = reuse_visible_text(&sl->memory, sl->memory.tools_hash != 0, s->v, text);
+    if (!visible && prefix_key_text(prefix_key_bytes(&sl->memory.key), s->v, text, NULL)) bytes_clear(text);
+    return visible;
+}
+
+/* The session as it stands within a turn. */
 static void save_here(slot *sl, scheduler *s, kv_save_reason reason)
 {
     bytes text;
     bytes_init(&text, TEXT_BYTES);
-    const slice key = prefix_key_bytes(&sl->memory.key);
-    if (!prefix_key_text(key, s->v, &text, NULL) && save(sl, s, reason, &text, false, false) && sl->job) {
+    const bool visible = text_of(sl, s, &text);
+    if (text.len > 0 && save(sl, s, reason, &text, visible, false) && sl->job) {
         answer_usage *u = &sl->job->usage;
         const int stored = min_int(ds4_session_length(sl->session), u->prompt_tokens) - u->cached_tokens;
         u->stored_tokens = max_int(u->stored_tokens, stored);
@@ -104,9 +112,7 @@ void slot_save_whole(slot *sl, scheduler *s, kv_save_reason reason, int worth, b
     if (!s->o.store || sl->side || length < s->o.save.min_tokens) return;
     bytes text;
     bytes_init(&text, TEXT_BYTES);
-    const bool visible = reuse_visible_text(&sl->memory, sl->memory.tools_hash != 0, s->v, &text);
-    const slice key = prefix_key_bytes(&sl->memory.key);
-    if (!visible && prefix_key_text(key, s->v, &text, NULL)) bytes_clear(&text);
+    const bool visible = text_of(sl, s, &text);
     if (text.len > 0 && length - kvstore_covered(s->o.store, slice_of_bytes(&text)) > worth)
         save(sl, s, reason, &text, visible, wait);
     bytes_free(&text);

@@ -131,18 +131,22 @@ static void sample_turn(machine *m, const reuse_prompt *p)
     bytes_free(&text);
 }
 
-/* The session of a fork, cut anywhere, as if it came from disk under the text of the prompt's first bytes. */
-static void fork_and_load(machine *m, const reuse_prompt *p)
+/* The session's first tokens, as if they came from disk under the text of the prompt's first bytes. */
+static void load(machine *m, const reuse_prompt *p)
 {
     reuse_slot other;
     reuse_match match;
+    token_list l;
+    token_list_init(&l, 1 << 20);
     reuse_slot_init(&other);
-    require(!reuse_slot_fork(&other, &m->slot, next(m), NULL));
-    check_slot(&other);
-    if (reuse_match_loaded(p, &other, next(m), m->v, &match) && other.stands == 0) {
+    require(!prefix_key_tokens(prefix_key_bytes(&m->slot.key), 0, m->v, &l, NULL));
+    const size_t n = next(m);
+    require(!reuse_slot_push(&other, m->v, l.ids, (int)(n < l.n ? n : l.n), NULL));
+    if (reuse_match_loaded(p, &other, next(m), m->v, &match)) {
         require(!reuse_slot_take(&other, p, &match, m->v, NULL));
         check_slot(&other);
     }
+    token_list_free(&l);
     reuse_slot_free(&other);
 }
 
@@ -169,7 +173,7 @@ static void serve(machine *m)
     require(match.keep >= 0 && match.keep <= m->slot.key.n && match.from <= p.key.data.len);
     require(rewind_point(m, match.keep) == match.keep);
     explain(m, &p, &match);
-    fork_and_load(m, &p);
+    load(m, &p);
     apply(m, &p, &match);
     if (next(m) % 4) sample_turn(m, &p);
     reuse_prompt_close(&p);

@@ -593,36 +593,6 @@ TEST(a_side_request_takes_a_spare_slot_or_borrows_one)
 
 /* ---- memory of slots ------------------------------------------------------------------------------ */
 
-TEST(a_fork_answers_a_side_request_and_leaves_its_origin_alone)
-{
-    pair p = pair_open(drops, 2000);
-    for (int i = 0; i < 5; i++) round_of(&p, 1);
-    ds4_error err;
-    reuse_prompt main, side;
-    const reuse_match m = match_now(&p, &main);
-    sim guest;
-    sim_open(&guest);
-
-    talk_request(p.t, NULL, &side);
-    const int n = p.s.points[p.s.n_points - 2];
-    EXPECT_OK(reuse_slot_fork(&guest.slot, &p.s.slot, n, &err), err);
-    EXPECT_INT(guest.slot.key.n, n);
-    guest.points[guest.n_points++] = n;
-    bytes_append(&guest.heard, p.s.slot.key.data.data, p.s.slot.key.data.len);
-    const sim_served served = sim_serve(&guest, &side);
-    EXPECT(served.match.keep > 0);
-    sim_expect_timeline(&guest, &side);
-    sim_close(&guest);
-
-    const reuse_session session = sim_session(&p.s);
-    const reuse_match again = reuse_match_slot(&main, &p.s.slot, &session, p.s.v);
-    EXPECT_INT(again.keep, m.keep);
-    EXPECT_INT(again.from, m.from);
-    reuse_prompt_close(&main);
-    reuse_prompt_close(&side);
-    pair_close(&p);
-}
-
 TEST(a_slot_that_was_cut_anywhere_still_serves)
 {
     for (int cut = 0;; cut += 37) {
@@ -695,6 +665,32 @@ TEST(a_stored_session_is_found_by_what_its_client_will_say)
             talk_say(p.t, CHAT_USER, slice_of("more"));
         }
         reload(&p, !client);
+        pair_close(&p);
+    }
+}
+
+TEST(a_session_in_the_middle_of_a_turn_is_stored_as_its_client_spells_it)
+{
+    for (int client = 0; client < 2; client++) {
+        pair p = pair_open(client ? keeps : drops, 500);
+        reuse_prompt prompt;
+        bytes text, spelled;
+        ds4_error err;
+        for (int i = 0; i < 3; i++) {
+            answer_with(&p, "think about it", "the answer", true);
+            talk_say(p.t, CHAT_USER, slice_of("more"));
+        }
+        talk_request(p.t, NULL, &prompt);
+        sim_serve(&p.s, &prompt);
+        bytes_init(&text, SIZE_MAX);
+        bytes_init(&spelled, SIZE_MAX);
+        EXPECT_OK(prefix_key_text(prefix_key_bytes(&prompt.key), p.s.v, &spelled, &err), err);
+        EXPECT_INT(reuse_visible_text(&p.s.slot, true, p.s.v, &text), !client);
+        if (!client) EXPECT(slice_equal(bytes_slice(&text), bytes_slice(&spelled)));
+        else EXPECT_INT(text.len, 0);
+        bytes_free(&text);
+        bytes_free(&spelled);
+        reuse_prompt_close(&prompt);
         pair_close(&p);
     }
 }
