@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -25,6 +26,7 @@
 #include "../version.h"
 
 #define RESPONSES_BYTES ((size_t)256 << 20)
+enum { MAX_DESCRIPTORS = 16384 };
 #define SIDE_TOKENS     8192            /* titles and the like, beside the conversations */
 
 typedef struct {
@@ -49,6 +51,7 @@ typedef struct {
     ds4_engine         *engine;
     serve_model        *model;
     ds4_shape           shape;
+    uint8_t             state_key[32];
     scrub_list         *scrubs;
     responses_store    *responses;
     ds4_status          load_status;
@@ -176,12 +179,12 @@ static unclosed_think unclosed_of(const char *name)
     return strcmp(name, "text") == 0 ? UNCLOSED_TEXT : UNCLOSED_FORCE;
 }
 
-static ds4_status api_options(process *p, api_config *a, ds4_error *err)
+static api_config api_options(const process *p)
 {
     const server_flags *o = p->o;
     const model_flags *f = &o->flags;
     static const char *const fields[] = { "reasoning_content", "reasoning", "both", "none" };
-    *a = (api_config){
+    api_config a = {
         .model = "deepseek-v4-flash", .aliases = o->aliases.items, .n_aliases = o->aliases.n, .strict_model = o->strict_model,
         .quant = quant_name(&p->shape), .started = (int64_t)clock_unix_seconds(), .default_tokens = o->tokens, .mode = f->mode,
         .profile = model_profile(f, (effort_profile)p->shape.effort_profile), .think_max_min_ctx = f->think_max_min_ctx,
@@ -192,14 +195,12 @@ static ds4_status api_options(process *p, api_config *a, ds4_error *err)
         .responses_summary = o->responses_summary, .anthropic_redact = o->anthropic_redact, .strict_official = o->strict_official,
     };
     for (int i = 0; i < (int)countof(fields); i++) {
-        if (strcmp(o->reasoning_field, fields[i]) == 0) a->reasoning_field = i;
+        if (strcmp(o->reasoning_field, fields[i]) == 0) a.reasoning_field = i;
     }
-    ds4_status st = secrets_state_key(o->state_key, a->state_key, err);
-    if (!st && o->scrubs.n) st = scrub_open(&p->scrubs, o->scrubs.items, o->scrubs.n, err);
-    if (!st && o->responses_store) st = responses_store_open(&p->responses, o->responses_store, RESPONSES_BYTES, err);
-    a->scrubs = p->scrubs;
-    a->responses = p->responses;
-    return st;
+    memcpy(a.state_key, p->state_key, sizeof a.state_key);
+    a.scrubs = p->scrubs;
+    a.responses = p->responses;
+    return a;
 }
 
 static sched_options scheduler_options(process *p)
@@ -225,14 +226,13 @@ static sched_options scheduler_options(process *p)
 static ds4_status open_model(process *p, ds4_error *err)
 {
     const server_flags *o = p->o;
-    serve_model_options m = {
-        .sched = scheduler_options(p),
+    const serve_model_options m = {
+        .api = api_options(p), .sched = scheduler_options(p),
         .disk = { .dir = o->kv_dir, .budget_bytes = (uint64_t)o->kv_space_mb << 20,
                   .reject_different_quant = o->reject_different_quant, .log = { on_log, p } },
         .replay_max_ids = o->tool_memory_max_ids, .unclosed = unclosed_of(o->unclosed), .load_seconds = p->load_seconds,
     };
-    const ds4_status st = api_options(p, &m.api, err);
-    return st ? st : serve_model_open(&p->model, p->server, p->engine, &m, err);
+    return serve_model_open(&p->model, p->server, p->engine, &m, err);
 }
 
 /* Prints the plan before the memory is taken. */
@@ -446,7 +446,21 @@ static ds4_status open_files(process *p, ds4_error *err)
 {
     ds4_status st = journal_open(&p->log, p->o->log_file, err);
     if (!st) st = journal_open(&p->trace, p->o->trace, err);
+    if (!st) st = secrets_state_key(p->o->state_key, p->state_key, err);
+    if (!st && p->o->scrubs.n) st = scrub_open(&p->scrubs, p->o->scrubs.items, p->o->scrubs.n, err);
+    if (!st && p->o->responses_store) st = responses_store_open(&p->responses, p->o->responses_store, RESPONSES_BYTES, err);
     return st ? st : read_keys(p, err);
+}
+
+/* Each connection is a descriptor; the usual soft limit of 1,024 is meant for select(). */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return;
+    const rlim_t wanted = limit.rlim_max < MAX_DESCRIPTORS ? limit.rlim_max : MAX_DESCRIPTORS;
+    if (limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = wanted;
+    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int server_run(const server_flags *o, console *c)
@@ -457,7 +471,9 @@ int server_run(const server_flags *o, console *c)
         console_error(c, "the system gives no event loop");
         return CLI_FAILED;
     }
-    const int code = open_files(&p, &err) ? failed(&p, &err, CLI_FAILED) : serve(&p);
+    raise_descriptors();
+    const ds4_status st = open_files(&p, &err);
+    const int code = st ? failed(&p, &err, st == DS4_EARG ? CLI_USAGE : CLI_FAILED) : serve(&p);
     serve_model_close(p.model);
     ds4_engine_close(p.engine);
     scrub_close(p.scrubs);
