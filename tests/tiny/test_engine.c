@@ -295,6 +295,53 @@ TEST(old_points_are_given_up_one_by_one)
     ds4_engine_close(e);
 }
 
+TEST(a_pinned_point_stays_and_points_tell_whether_they_hold_logits)
+{
+    ds4_engine_options o = options_for("f32");
+    o.rewind_points = 5;
+    ds4_engine *e = engine_with(&o);
+    if (!e) return;
+    ds4_error err;
+    ds4_token t[N_PROMPT];
+    prompt(t, N_PROMPT, vocabulary(e), 3);
+    ds4_session *s = session(e);
+    for (int i = 0; i < 20; i++) {
+        feed(s, t + 10 * i, 10);
+        EXPECT_OK(ds4_session_mark(s, &err), err);
+        if (i == 2) ds4_session_pin(s, 30);
+    }
+    EXPECT_INT(ds4_session_rewind_point(s, 39), 30);
+    EXPECT(ds4_session_has_logits(s, 30) && ds4_session_has_logits(s, 200));
+    EXPECT(!ds4_session_has_logits(s, 35));
+    EXPECT_INT(ds4_session_rewind(s, 31), 30);
+    EXPECT(ds4_session_has_logits(s, 30) && !ds4_session_has_logits(s, 200));
+    ds4_session_close(s);
+    ds4_engine_close(e);
+}
+
+TEST(a_side_session_has_room_beside_full_ones)
+{
+    ds4_engine_options o = options_for("f32");
+    o.max_sessions = 1;
+    o.side_tokens = 200;
+    ds4_engine *e = engine_with(&o);
+    if (!e) return;
+    ds4_error err;
+    ds4_token t[CONTEXT];
+    prompt(t, CONTEXT, vocabulary(e), 4);
+    ds4_session *s = session(e), *side = NULL, *third = NULL;
+    EXPECT_OK(ds4_session_open(&side, e, 200, &err), err);
+    EXPECT_INT(ds4_session_open(&third, e, 10, &err), DS4_EFULL);
+    feed(s, t, CONTEXT);
+    feed(side, t, 200);
+    ds4_session_close(side);
+    ds4_session_close(s);
+    ds4_engine_close(e);
+
+    o.side_tokens = CONTEXT + 1;
+    EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EARG);
+}
+
 TEST(a_failed_step_changes_nothing)
 {
     ds4_engine *e = engine("q8_0");

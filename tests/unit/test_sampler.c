@@ -218,3 +218,45 @@ TEST(bad_parameters_are_refused)
     bad[7].n_bias = 1;
     for (int i = 0; i < 8; i++) EXPECT_INT(ds4_sampler_new(&s, &bad[i], 10, &err), DS4_EARG);
 }
+
+TEST(logprobs_are_of_the_distribution_before_temperature)
+{
+    const float logits[] = { 1.0f, 3.0f, 2.0f, NAN, 2.0f };
+    const ds4_logit_bias bias[] = { { 0, -INFINITY } };
+    ds4_sampling p = ds4_sampling_defaults();
+    p.temperature = 5;
+    p.top_p = 0.1f;
+    p.bias = bias;
+    p.n_bias = 1;
+    ds4_sampler *s = sampler(&p, 5);
+    ds4_logprob top[4];
+    float self;
+    const double norm = log(exp(3) + 2 * exp(2));
+    EXPECT_INT(ds4_sampler_logprobs(s, logits, 2, &self, top, 4), 3);      /* what is impossible is not listed */
+    EXPECT(fabs(self - (2 - norm)) < 1e-5);
+    EXPECT_INT(top[0].token, 1);
+    EXPECT_INT(top[1].token, 2);                                            /* of equals the lower id first */
+    EXPECT_INT(top[2].token, 4);
+    EXPECT(fabs(top[0].logprob - (3 - norm)) < 1e-5);
+    EXPECT_INT(ds4_sampler_logprobs(s, logits, 0, &self, top, 1), 1);
+    EXPECT(self == -INFINITY);
+    EXPECT_INT(ds4_sampler_logprobs(s, logits, 1, &self, NULL, 0), 0);
+    ds4_sampler_free(s);
+}
+
+TEST(markup_is_chosen_without_penalties_and_without_a_draw)
+{
+    const float logits[] = { 1.0f, 1.5f, 0.5f };
+    ds4_sampling p = ds4_sampling_defaults();
+    p.presence_penalty = 2;
+    p.seed = 9;
+    ds4_sampler *a = sampler(&p, 3), *b = sampler(&p, 3);
+    ds4_sampler_accept(a, 1);
+    ds4_sampler_accept(b, 1);
+    for (int i = 0; i < 20; i++) {
+        EXPECT_INT(ds4_sample_best(a, logits), 1);
+        EXPECT_INT(ds4_sample(a, logits), ds4_sample(b, logits));           /* the stream has not moved */
+    }
+    ds4_sampler_free(a);
+    ds4_sampler_free(b);
+}
