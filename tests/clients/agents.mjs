@@ -1,0 +1,145 @@
+// Claude Code, Codex, opencode and Pi, each with a home of its own, against ds4-server.
+//
+//   node agents.mjs real        one prompt to the bundled model: it answers as well as it can
+//   node agents.mjs scripted    twenty tool turns and a resumed conversation; the engine behind the server
+//                               plays a script, the clients and their tools are real
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startServer } from './server.mjs';
+import { assert, runTests, test } from './tests.mjs';
+
+const bin = new URL('./node_modules/.bin/', import.meta.url).pathname;
+const model = 'deepseek-v4-flash';
+const context = 120000;
+const turns = 20;                       // tool turns before the server is started again, and as many after
+
+// What each client is told about the server, how it is asked, and the tool it reads a file with.
+const agents = {
+  'Claude Code': {
+    command: 'claude',
+    ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '-p', prompt, '--allowedTools', 'Read'],
+    environment: (url) => ({ ANTHROPIC_BASE_URL: url, ANTHROPIC_AUTH_TOKEN: 'ds4', ANTHROPIC_MODEL: model, ANTHROPIC_SMALL_FAST_MODEL: model,
+      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1', DISABLE_TELEMETRY: '1', DISABLE_AUTOUPDATER: '1' }),
+    read: (path) => ['Read', { file_path: path }],
+  },
+  Codex: {
+    command: 'codex',
+    ask: (prompt, resume, url) => ['exec', ...(resume ? ['resume', '--last'] : []), '--skip-git-repo-check', '-m', model,
+      ...(resume ? [] : ['-s', 'danger-full-access']), '-c', 'model_provider="ds4"', '-c', `model_context_window=${context}`, '-c',
+      `model_providers.ds4={name="ds4",base_url="${url}/v1",wire_api="responses"}`, prompt],
+    environment: () => ({}),
+    read: (path) => ['exec_command', { cmd: `cat ${path}` }],
+  },
+  opencode: {
+    command: 'opencode',
+    ask: (prompt, resume) => ['run', ...(resume ? ['--continue'] : []), '-m', `ds4/${model}`, prompt],
+    environment: () => ({ OPENCODE_DISABLE_AUTOUPDATE: '1' }),
+    files: (url) => ({ '.config/opencode/opencode.json': { provider: { ds4: { npm: '@ai-sdk/openai-compatible', name: 'ds4',
+      options: { baseURL: `${url}/v1`, apiKey: 'ds4' },
+      models: { [model]: { name: 'DeepSeek V4 Flash', reasoning: true, tool_call: true, interleaved: { field: 'reasoning_content' },
+        limit: { context, output: 32000 } } } } } } }),
+    read: (path) => ['read', { filePath: path }],
+  },
+  Pi: {
+    command: 'pi',
+    ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '-p', '--provider', 'ds4', '--model', model, prompt],
+    environment: () => ({}),
+    files: (url) => ({ '.pi/agent/models.json': { providers: { ds4: { baseUrl: `${url}/v1`, api: 'openai-completions', apiKey: 'ds4',
+      models: [{ id: model, name: 'DeepSeek V4 Flash', reasoning: true, input: ['text'], contextWindow: context, maxTokens: 32000,
+        cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
+        compat: { thinkingFormat: 'deepseek', supportsDeveloperRole: false, maxTokensField: 'max_tokens' } }] } } } }),
+    read: (path) => ['read', { path }],
+  },
+};
+
+const home = mkdtempSync(join(process.env.DS4_CLIENT_HOME ?? tmpdir(), 'ds4-agents-'));
+process.on('exit', () => rmSync(home, { recursive: true, force: true }));
+
+/** Runs a client to its end; gives what it printed. */
+function run(agent, url, folder, prompt, resume) {
+  mkdirSync(join(folder, 'work'), { recursive: true });
+  for (const [path, content] of Object.entries(agent.files?.(url) ?? {})) {
+    mkdirSync(join(folder, path, '..'), { recursive: true });
+    writeFileSync(join(folder, path), JSON.stringify(content));
+  }
+  const env = { PATH: process.env.PATH, LANG: 'C.UTF-8', TERM: 'dumb', HOME: folder, ...agent.environment(url) };
+  const child = spawn(bin + agent.command, agent.ask(prompt, resume, url), { cwd: join(folder, 'work'), env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let out = '';
+  child.stdout.on('data', (d) => { out += d; });
+  child.stderr.on('data', (d) => { out += d; });
+  const timer = setTimeout(() => child.kill('SIGKILL'), 180000);
+  return new Promise((resolve) => child.on('close', (code) => { clearTimeout(timer); resolve({ code, out }); }));
+}
+
+/** What the model says in a turn that reads a note, and when all are read. */
+function script(agent, folder) {
+  const dsml = '\uFF5CDSML\uFF5C';
+  const answers = [];
+  for (let i = 0; i < 2 * turns + 2; i++) {
+    const last = i % (turns + 1) === turns;
+    const [tool, input] = agent.read(join(folder, 'work', `note-${i}.txt`));
+    const values = Object.entries(input).map(([k, v]) => `<${dsml}parameter name="${k}" string="true">${v}</${dsml}parameter>\n`).join('');
+    answers.push(last ? 'The notes are read.</think>All notes are read.'
+      : `Note ${i} comes next.</think>Reading note ${i}.\n\n<${dsml}tool_calls>\n<${dsml}invoke name="${tool}">\n${values}</${dsml}invoke>\n</${dsml}tool_calls>`);
+  }
+  return answers;
+}
+
+/** The cache decisions of the main conversation, from the server's log. */
+function decisions(log) {
+  return [...log.matchAll(/reuse=(\S+) tokens=(\d+) prompt=(\d+) suffix=(\d+)/g)]
+    .map(([, method, tokens, prompt, suffix]) => ({ method, tokens: +tokens, prompt: +prompt, suffix: +suffix }))
+    .filter((d) => d.prompt > 1500);
+}
+
+function checkReuse(name, all, first) {
+  const steady = all.slice(first);
+  const reused = steady.reduce((n, d) => n + d.tokens, 0), prompt = steady.reduce((n, d) => n + d.prompt, 0);
+  console.log(`${name}: ${steady.length} turns, ${(100 * reused / prompt).toFixed(2)} % of ${prompt} prompt tokens reused; ` +
+    `methods ${[...new Set(steady.map((d) => d.method))].join(' ')}`);
+  assert.ok(reused >= 0.98 * prompt, `${name}: ${reused} of ${prompt} tokens were reused`);
+  for (let i = 0; i < steady.length; i++) {
+    const before = all[first + i - 1]?.prompt ?? 0;
+    assert.ok(steady[i].suffix <= steady[i].prompt - before + 300, `${name}: turn ${first + i} computed ${steady[i].suffix} tokens`);
+  }
+}
+
+async function realPrompt(name, agent) {
+  const server = await startServer({ program: 'ds4-server', args: ['--ctx', String(context), '--slots', '2', '--tokens', '64', '--nothink'] });
+  try {
+    const { code, out } = await run(agent, server.url, join(home, 'real-' + agent.command), 'What is ds4?', false);
+    assert.equal(code, 0, out.slice(-400));
+    assert.ok(out.trim().length > 0);
+    assert.match(server.log(), /finish=/);
+  } finally { await server.stop(); }
+}
+
+async function scriptedTurns(name, agent) {
+  const folder = join(home, 'scripted-' + agent.command), disk = join(home, 'kv-' + agent.command);
+  mkdirSync(join(folder, 'work'), { recursive: true });
+  for (let i = 0; i < 2 * turns + 2; i++) writeFileSync(join(folder, 'work', `note-${i}.txt`), `This is note ${i}.\n`.repeat(1 + i % 3));
+  const model_file = join(folder, 'script.json');
+  writeFileSync(model_file, JSON.stringify({ answers: script(agent, folder), otherwise: 'A title</think>A title' }));
+  const options = { program: 'ds4-server-scripted', args: ['-m', model_file, '--ctx', String(context), '--slots', '2', '--kv-disk-dir', disk] };
+
+  let before = 0;
+  for (const resume of [false, true]) {
+    const server = await startServer(options);
+    try {
+      const { code, out } = await run(agent, server.url, folder, resume ? 'Read the rest.' : 'Read the notes in this folder.', resume);
+      assert.equal(code, 0, out.slice(-400));
+      assert.match(out, /All notes are read/);
+      const all = decisions(server.log());
+      assert.ok(all.length > turns, `${all.length} requests`);
+      checkReuse(name + (resume ? ' after a restart' : ''), all, resume ? 0 : 1);
+      before = all.at(-1).prompt;
+    } finally { await server.stop(); }
+  }
+  assert.ok(before > 0);
+}
+
+const each = process.argv[2] === 'real' ? realPrompt : scriptedTurns;
+for (const [name, agent] of Object.entries(agents)) test(`${name}, ${process.argv[2]}`, () => each(name, agent));
+await runTests('agents');
