@@ -73,18 +73,18 @@ function run(agent, url, folder, prompt, resume) {
   return new Promise((resolve) => child.on('close', (code) => { clearTimeout(timer); resolve({ code, out }); }));
 }
 
-/** What the model says in a turn that reads a note, and when all are read. */
+/** The script of tests/server/fake_engine.h: what the model says in each turn. */
 function script(agent, folder) {
   const dsml = '\uFF5CDSML\uFF5C';
-  const answers = [];
+  const rules = [{ prompt: 'title generator', answer: 'Short.</think>Notes' }];
   for (let i = 0; i < 2 * turns + 2; i++) {
     const last = i % (turns + 1) === turns;
     const [tool, input] = agent.read(join(folder, 'work', `note-${i}.txt`));
     const values = Object.entries(input).map(([k, v]) => `<${dsml}parameter name="${k}" string="true">${v}</${dsml}parameter>\n`).join('');
-    answers.push(last ? 'The notes are read.</think>All notes are read.'
-      : `Note ${i} comes next.</think>Reading note ${i}.\n\n<${dsml}tool_calls>\n<${dsml}invoke name="${tool}">\n${values}</${dsml}invoke>\n</${dsml}tool_calls>`);
+    rules.push({ turn: i + 1, answer: last ? 'The notes are read.</think>All notes are read.'
+      : `Note ${i} comes next.</think>Reading note ${i}.\n\n<${dsml}tool_calls>\n<${dsml}invoke name="${tool}">\n${values}</${dsml}invoke>\n</${dsml}tool_calls>` });
   }
-  return answers;
+  return { vocabulary: process.env.DS4_TINY, context: 131072, rules };
 }
 
 /** The cache decisions of the main conversation, from the server's log. */
@@ -121,7 +121,7 @@ async function scriptedTurns(name, agent) {
   mkdirSync(join(folder, 'work'), { recursive: true });
   for (let i = 0; i < 2 * turns + 2; i++) writeFileSync(join(folder, 'work', `note-${i}.txt`), `This is note ${i}.\n`.repeat(1 + i % 3));
   const model_file = join(folder, 'script.json');
-  writeFileSync(model_file, JSON.stringify({ answers: script(agent, folder), otherwise: 'A title</think>A title' }));
+  writeFileSync(model_file, JSON.stringify(script(agent, folder)));
   const options = { program: 'ds4-server-scripted', args: ['-m', model_file, '--ctx', String(context), '--slots', '2', '--kv-disk-dir', disk] };
 
   let before = 0;

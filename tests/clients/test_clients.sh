@@ -4,6 +4,7 @@
 cd "$(dirname "$0")" || exit 1
 export DS4_BIN=${DS4_BIN:-$(cd ../.. && pwd)/build/release/bin}
 case $DS4_BIN in *asan*|*tsan*) echo "SKIP clients: run with the release build only"; exit 77 ;; esac
+export DS4_TINY=$PWD/../../models/tiny/ds4-tiny.gguf
 [ -e node_modules/.installed ] || { echo "SKIP clients: not installed; tests/clients/install.sh installs them from npm"; exit 77; }
 
 if [ "${1-}" != inside ]; then
