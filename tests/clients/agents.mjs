@@ -1,8 +1,9 @@
 // Claude Code, Codex, opencode and Pi, each with a home of its own, against ds4-server.
 //
-//   node agents.mjs real        one prompt to the bundled model: it answers as well as it can
-//   node agents.mjs scripted    twenty tool turns and a resumed conversation; the engine behind the server
-//                               plays a script, the clients and their tools are real
+//   node agents.mjs real        one question to the bundled model, which is made for short prompts: with a short system
+//                               text and without tools, as far as the client can be told so
+//   node agents.mjs scripted    twenty tool turns, a restart of the server, and the same conversation resumed for twenty more;
+//                               the engine behind the server plays a script, the clients, prompts and tools are real
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,14 +15,17 @@ const bin = new URL('./node_modules/.bin/', import.meta.url).pathname;
 const model = 'deepseek-v4-flash';
 const context = 120000;
 const turns = 20;                       // tool turns before the server is started again, and as many after
+const short = 'You are a helpful assistant';
 
 // What each client is told about the server, how it is asked, and the tool it reads a file with.
 const agents = {
   'Claude Code': {
     command: 'claude',
-    ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '-p', prompt, '--allowedTools', 'Read'],
+    ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '--allowedTools', 'Read', '-p', prompt],
     environment: (url) => ({ ANTHROPIC_BASE_URL: url, ANTHROPIC_AUTH_TOKEN: 'ds4', ANTHROPIC_MODEL: model, ANTHROPIC_SMALL_FAST_MODEL: model,
       CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1', DISABLE_TELEMETRY: '1', DISABLE_AUTOUPDATER: '1' }),
+    plain: ['--system-prompt', short, '--tools='],
+    says: /\S/,                         // it puts the date in front of the question, which the model answers to
     read: (path) => ['Read', { file_path: path }],
   },
   Codex: {
@@ -30,6 +34,11 @@ const agents = {
       ...(resume ? [] : ['-s', 'danger-full-access']), '-c', 'model_provider="ds4"', '-c', `model_context_window=${context}`, '-c',
       `model_providers.ds4={name="ds4",base_url="${url}/v1",wire_api="responses"}`, prompt],
     environment: () => ({}),
+    files: () => ({ 'short.md': short }),
+    plain: [...['goals', 'multi_agent', 'shell_tool', 'plugins'].flatMap((f) => ['--disable', f]),
+      ...['web_search="disabled"', 'include_environment_context=false', 'include_permissions_instructions=false',
+        'skills.include_instructions=false', 'model_instructions_file="../short.md"'].flatMap((o) => ['-c', o])],
+    says: /inference engine/,
     read: (path) => ['exec_command', { cmd: `cat ${path}` }],
   },
   opencode: {
@@ -39,7 +48,10 @@ const agents = {
     files: (url) => ({ '.config/opencode/opencode.json': { provider: { ds4: { npm: '@ai-sdk/openai-compatible', name: 'ds4',
       options: { baseURL: `${url}/v1`, apiKey: 'ds4' },
       models: { [model]: { name: 'DeepSeek V4 Flash', reasoning: true, tool_call: true, interleaved: { field: 'reasoning_content' },
-        limit: { context, output: 32000 } } } } } } }),
+        limit: { context, output: 32000 } } } } },
+      agent: { plain: { mode: 'primary', prompt: short, tools: { '*': false } } } } }),
+    plain: ['--agent', 'plain'],
+    says: /inference engine/,
     read: (path) => ['read', { filePath: path }],
   },
   Pi: {
@@ -50,6 +62,8 @@ const agents = {
       models: [{ id: model, name: 'DeepSeek V4 Flash', reasoning: true, input: ['text'], contextWindow: context, maxTokens: 32000,
         cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
         compat: { thinkingFormat: 'deepseek', supportsDeveloperRole: false, maxTokensField: 'max_tokens' } }] } } } }),
+    plain: ['--no-tools', '--system-prompt', short],
+    says: /inference engine/,
     read: (path) => ['read', { path }],
   },
 };
@@ -58,14 +72,14 @@ const home = mkdtempSync(join(process.env.DS4_CLIENT_HOME ?? tmpdir(), 'ds4-agen
 process.on('exit', () => rmSync(home, { recursive: true, force: true }));
 
 /** Runs a client to its end; gives what it printed. */
-function run(agent, url, folder, prompt, resume) {
+function run(agent, url, folder, args) {
   mkdirSync(join(folder, 'work'), { recursive: true });
   for (const [path, content] of Object.entries(agent.files?.(url) ?? {})) {
     mkdirSync(join(folder, path, '..'), { recursive: true });
-    writeFileSync(join(folder, path), JSON.stringify(content));
+    writeFileSync(join(folder, path), typeof content === 'string' ? content : JSON.stringify(content));
   }
   const env = { PATH: process.env.PATH, LANG: 'C.UTF-8', TERM: 'dumb', HOME: folder, ...agent.environment(url) };
-  const child = spawn(bin + agent.command, agent.ask(prompt, resume, url), { cwd: join(folder, 'work'), env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(bin + agent.command, args, { cwd: join(folder, 'work'), env, stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
   child.stdout.on('data', (d) => { out += d; });
   child.stderr.on('data', (d) => { out += d; });
@@ -107,12 +121,13 @@ function checkReuse(name, all, first) {
 }
 
 async function realPrompt(name, agent) {
-  const server = await startServer({ program: 'ds4-server', args: ['--ctx', String(context), '--slots', '2', '--tokens', '64', '--nothink'] });
+  const server = await startServer({ program: 'ds4-server', args: ['--ctx', String(context), '--slots', '2', '--temp', '0', '--nothink'] });
   try {
-    const { code, out } = await run(agent, server.url, join(home, 'real-' + agent.command), 'What is ds4?', false);
+    const args = agent.ask('What is ds4?', false, server.url);
+    const { code, out } = await run(agent, server.url, join(home, 'real-' + agent.command), [...args.slice(0, -1), ...agent.plain, args.at(-1)]);
     assert.equal(code, 0, out.slice(-400));
-    assert.ok(out.trim().length > 0);
-    assert.match(server.log(), /finish=/);
+    assert.match(out, agent.says);
+    assert.match(server.log(), /status=200 .*finish=stop/);
   } finally { await server.stop(); }
 }
 
@@ -128,7 +143,8 @@ async function scriptedTurns(name, agent) {
   for (const resume of [false, true]) {
     const server = await startServer(options);
     try {
-      const { code, out } = await run(agent, server.url, folder, resume ? 'Read the rest.' : 'Read the notes in this folder.', resume);
+      const { code, out } = await run(agent, server.url, folder,
+        agent.ask(resume ? 'Read the rest.' : 'Read the notes in this folder.', resume, server.url));
       assert.equal(code, 0, out.slice(-400));
       assert.match(out, /All notes are read/);
       const all = decisions(server.log());

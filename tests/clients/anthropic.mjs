@@ -81,10 +81,10 @@ test('refusals are the exceptions of the package', async () => {
 });
 
 test('a stream that is dropped frees its slot', async () => {
-  const stream = client.messages.stream({ model, max_tokens: 100000, temperature: 1, messages: [{ role: 'user', content: 'Repeat: a b c' }] });
-  await new Promise((resolve) => stream.once('streamEvent', resolve));
-  stream.abort();
-  await stream.done().catch(() => {});
+  const stream = await client.messages.create({ model, max_tokens: 100000, temperature: 1, stream: true,
+    messages: [{ role: 'user', content: 'Repeat: a b c' }] });
+  for await (const event of stream) if (event.type === 'content_block_delta') break;
+  stream.controller.abort();
   assert.ok(await idle());
 });
 

@@ -12,7 +12,7 @@ for (const file of ['openai.mjs', 'anthropic.mjs']) {
   await new Promise((resolve) => child.on('close', resolve));
   const counts = out.match(/(\d+) passed, (\d+) failed, (\d+) skipped\s*$/);
   if (counts) counts.slice(1).forEach((n, i) => { sum[i] += +n; });
-  else { console.log(`FAIL ${file} printed no sum`); sum[1]++; }
+  else { console.log(`FAIL ${file} printed no sum: ${out.slice(-400)}`); sum[1]++; }
 }
 const code = await server.stop();
 if (code !== 0) { console.log(`FAIL the server ended with ${code}: ${server.log().slice(-600)}`); sum[1]++; }

@@ -7,8 +7,11 @@ export const test = (name, run) => queue.push({ name, run });
 
 /** Runs all tests one after the other and prints `N passed, N failed, N skipped`. */
 export async function runTests(group) {
-  let passed = 0, failed = 0;
+  let passed = 0, failed = 0, running = '';
+  // A promise that nothing will settle ends the program without a word of its own.
+  process.on('exit', () => { if (running) console.log(`FAIL ${group}: ${running}: waits for something that never comes`); });
   for (const { name, run } of queue) {
+    running = name;
     try {
       await run();
       passed++;
@@ -17,6 +20,7 @@ export async function runTests(group) {
       console.log(`FAIL ${group}: ${name}: ${String(error.stack ?? error).split('\n').slice(0, 4).join(' | ')}`);
     }
   }
+  running = '';
   console.log(`${passed} passed, ${failed} failed, 0 skipped`);
   process.exitCode = failed ? 1 : 0;
 }
