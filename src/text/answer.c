@@ -114,7 +114,7 @@ static void take_prose(answer *a, size_t n)
 {
     answer_put_blanks(a);
     if (a->state == STATE_DONE) return;
-    answer_put_prose(a, (slice){ a->in.data + a->pos, n });
+    answer_put_prose(a, (slice){ answer_rest(a).data, n });
     a->pos += n;
 }
 
@@ -265,7 +265,7 @@ static void end_turn(answer *a, bool repeat_reasoning)
     if (a->state == STATE_DONE) return;
     release_prose(a);
     if (a->state == STATE_DONE) return;         /* a stop string came out of what was held */
-    if (a->state == STATE_REASONING && repeat_reasoning) {
+    if (a->state == STATE_REASONING && repeat_reasoning && a->reasoning.len > a->pass) {
         bytes_append(answer_pending(a, ANSWER_TEXT), a->reasoning.data + a->pass, a->reasoning.len - a->pass);
     }
     answer_end(a, FINISH_STOP);
@@ -459,9 +459,9 @@ static void no_event(void *ctx, const answer_event *e)
     (void)e;
 }
 
-ds4_status answer_read_block(answer **out, slice block, ds4_error *err)
+ds4_status answer_read_block(answer **out, slice block, const chat_tool *tools, int n_tools, ds4_error *err)
 {
-    const answer_options o = { .start = CHAT_STARTS_TEXT, .random = no_random, .event = no_event };
+    const answer_options o = { .start = CHAT_STARTS_TEXT, .tools = tools, .n_tools = n_tools, .random = no_random, .event = no_event };
     ds4_status st = answer_open(out, NULL, &o, err);
     if (st) return st;
     (*out)->markup = true;

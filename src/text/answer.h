@@ -80,9 +80,9 @@ typedef struct {
 } answer_turn;
 answer_turn answer_turn_of(const answer *a);
 
-/* Reads a block as it was sampled, without tools: names and arguments of its calls (no ids) in the turn.
- * answer_close frees it. */
-ds4_status answer_read_block(answer **out, slice block, ds4_error *err);
+/* Reads a block that was sampled once more: names and arguments of its calls (no ids) are in the turn. The
+ * tools tell the types; there may be none. answer_close frees it. */
+ds4_status answer_read_block(answer **out, slice block, const chat_tool *tools, int n_tools, ds4_error *err);
 
 typedef enum {
     REPAIR_STRING_ATTRIBUTE, REPAIR_JSON_LITERAL, REPAIR_TYPE, REPAIR_DUPLICATE, REPAIR_WRAPPER,

@@ -61,7 +61,7 @@ struct answer {
 
 static inline slice answer_rest(const answer *a)
 {
-    return (slice){ a->in.data + a->pos, a->in.len - a->pos };
+    return a->in.data ? (slice){ a->in.data + a->pos, a->in.len - a->pos } : (slice){ NULL, 0 };
 }
 
 typedef enum { PREFIX_NO, PREFIX_CUT, PREFIX_WHOLE } prefix_match;

@@ -5,6 +5,7 @@
 
 #include "base/checked.h"
 #include "base/status.h"
+#include "text/answer.h"
 
 chat_request chat_request_defaults(void)
 {
@@ -335,14 +336,26 @@ static ds4_status render_calls(renderer *w, int begin, int end)
     return DS4_OK;
 }
 
-/* The call of messages [begin, end) is one of the record's, with its name and arguments. */
-static bool is_call_of(const replay_record *known, const chat_call *call)
+/* A record that comes from disk was read without schemas; with those of the request a value may have
+ * another type. */
+static bool are_arguments_by_schema(const chat_request *r, const replay_record *known, int i, slice arguments)
 {
-    for (int i = 0; i < known->n_calls; i++) {
-        if (!slice_equal(known->ids[i], call->id)) continue;
-        return slice_equal(known->names[i], call->name) && calls_arguments_equal(known->arguments[i], call->arguments);
-    }
-    return false;
+    answer *a;
+    if (r->n_tools == 0 || answer_read_block(&a, known->block, r->tools, r->n_tools, NULL)) return false;
+    const answer_turn turn = answer_turn_of(a);
+    const bool equal = turn.n_calls == known->n_calls && calls_arguments_equal(turn.calls[i].arguments, arguments);
+    answer_close(a);
+    return equal;
+}
+
+/* The call is one of the record's, with its name and arguments. */
+static bool is_call_of(const chat_request *r, const replay_record *known, const chat_call *call)
+{
+    int i = 0;
+    while (i < known->n_calls && !slice_equal(known->ids[i], call->id)) i++;
+    if (i == known->n_calls || !slice_equal(known->names[i], call->name)) return false;
+    return calls_arguments_equal(known->arguments[i], call->arguments) ||
+           are_arguments_by_schema(r, known, i, call->arguments);
 }
 
 /* The turn as it was sampled, if its calls are those of one record and no other; NULL: it is not known, or
@@ -357,7 +370,7 @@ static const replay_record *find_sampled(const renderer *w, int begin, int end)
         const chat_message *m = &w->r->messages[i];
         for (int k = 0; k < m->n_calls && same; k++, n++) {
             const replay_record *r = replay_find(w->r->replay, m->calls[k].id);
-            same = r && (!known || r == known) && is_call_of(r, &m->calls[k]);
+            same = r && (!known || r == known) && is_call_of(w->r, r, &m->calls[k]);
             if (known || !same) replay_release(w->r->replay, r);
             else known = r;
         }

@@ -254,7 +254,7 @@ typedef struct {
 static bool find_markup(markup_places *p)
 {
     static const char open[] = "<" DSML_MARKER;
-    const char *at = p->text.data, *end = at + p->text.len;
+    const char *at = p->text.len ? p->text.data : NULL, *end = at ? at + p->text.len : NULL;
     while (at && (at = memmem(at, (size_t)(end - at), open, strlen(open)))) {
         if (p->n == p->cap) {
             p->cap = p->cap ? p->cap * 2 : 256;
@@ -349,7 +349,7 @@ static size_t add_turn(replay_memory *m, const section_entry *entries, size_t n,
 {
     answer *a;
     if (is_known(m, entries[0].id)) return 1;
-    if ((*st = answer_read_block(&a, entries[0].block, err))) return n;
+    if ((*st = answer_read_block(&a, entries[0].block, NULL, 0, err))) return n;
     const answer_turn turn = answer_turn_of(a);
     const size_t n_calls = (size_t)turn.n_calls;
     size_t same = 0;

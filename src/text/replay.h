@@ -48,7 +48,7 @@ size_t               replay_ids(replay_memory *m);
  *     id length u32 | block length u32 | flags u8 (bit 0: reasoning closed; not in version 1) | id | block */
 ds4_status replay_section_write(replay_memory *m, slice text, bytes *out, ds4_error *err);
 /* Adds the section's records that are not known (versions 1 and 2). Names and arguments are read from the
- * block again, without the schemas that were offered. Hostile bytes are DS4_EFORMAT and add nothing. */
+ * block again, without the schemas that were offered then. Hostile bytes are DS4_EFORMAT and add nothing. */
 ds4_status replay_section_read(replay_memory *m, slice section, ds4_error *err);
 
 #endif

@@ -252,6 +252,7 @@ void calls_replay(chat_prompt *p, slice block)
 {
     bool in_value = false;
     size_t done = 0;
+    if (block.len == 0) return;
     for (size_t i = 0; i < block.len;) {
         dsml_tag tag;
         const slice rest = { block.data + i, block.len - i };

@@ -115,7 +115,7 @@ static void check_replay(const vocab *v, slice block)
     calls_replay(&p, block);
     check(slice_equal(block, (slice){ p.text.data, p.text.len }));
     chat_prompt_free(&p);
-    check(answer_read_block(&again, block, NULL) == DS4_OK);
+    check(answer_read_block(&again, block, NULL, 0, NULL) == DS4_OK);
     answer_close(again);
 }
 

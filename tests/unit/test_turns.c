@@ -70,9 +70,10 @@ static void say_call(random_stream *r, bool offered, bytes *out)
     const int n = (int)random_below(r, 4);
     bytes_printf(out, "<" M "invoke name=\"%s\">\n", offered || chance(r, 50) ? "write" : "other");
     for (int i = 0; i < n; i++) {
-        const bool string = chance(r, 60);
+        const bool string = chance(r, 60), mistyped = string && i == 2 && chance(r, 50);
         bytes_printf(out, "<" M "parameter name=\"%s\" string=\"%s\">", keys[i], string ? "true" : "false");
-        if (string) say_value(r, out);
+        if (mistyped) bytes_text(out, " 17");
+        else if (string) say_value(r, out);
         else say_json(r, out, 3);
         bytes_text(out, "</" M "parameter>");
         if (chance(r, 80)) bytes_text(out, "\n");
@@ -180,7 +181,8 @@ static chat_message message_of(told *t)
 
 /* ---- one turn --------------------------------------------------------------------- */
 
-static const chat_tool tool = { .name = { "write", 5 } };
+static const char schema[] = "{\"properties\":{\"path\":{},\"text\":{},\"more\":{\"type\":[\"integer\",\"object\",\"boolean\"]}}}";
+static const chat_tool tool = { .name = { "write", 5 }, .parameters = { schema, sizeof schema - 1 } };
 
 static void remember(replay_memory *m, const answer_turn *turn)
 {
@@ -199,9 +201,7 @@ static void remember(replay_memory *m, const answer_turn *turn)
 /* Samples `said`, byte by byte where it is no control token; the client is told. */
 static void sample(const vocab *v, const bytes *said, replay_memory *m, told *t)
 {
-    chat_tool offered = tool;
-    offered.parameters = slice_of("{\"properties\":{\"path\":{},\"text\":{}}}");
-    const answer_options o = { .start = CHAT_STARTS_REASONING, .tools = &offered, .n_tools = 1, .random = count_up, .random_ctx = t,
+    const answer_options o = { .start = CHAT_STARTS_REASONING, .tools = &tool, .n_tools = 1, .random = count_up, .random_ctx = t,
                                .event = take_event, .event_ctx = t };
     answer *a = NULL;
     ds4_error err;
