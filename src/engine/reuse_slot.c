@@ -252,17 +252,22 @@ ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_
     const slice key = prefix_key_bytes(&p->key);
     const size_t at = answer_begin(p, v);
     forget_turn(s);
-    if (at == SIZE_MAX || unsent) return DS4_OK;
+    if (at == SIZE_MAX) return DS4_OK;
     const int base = tokens_of_prompt(s, at);
     if (base < 0) return DS4_OK;
-    if (!bytes_reserve(&s->base_key, at) || !set_turn(s, (slice){ key.data + at, key.len - at }, turn, v)) {
+    if (!bytes_reserve(&s->base_key, at)) {
         s->base_key.failed = false;
-        forget_turn(s);
         return ds4_fail(err, DS4_EMEMORY, "no memory for what a slot remembers");
     }
     set(&s->base_key, (slice){ key.data, at });     /* there is room */
-    s->base = s->stands = base;
+    s->stands = base;
     drop_gaps(s, base, at);
+    if (unsent) return DS4_OK;
+    if (!set_turn(s, (slice){ key.data + at, key.len - at }, turn, v)) {
+        forget_turn(s);
+        return ds4_fail(err, DS4_EMEMORY, "no memory for what a slot remembers");
+    }
+    s->base = base;
     return DS4_OK;
 }
 

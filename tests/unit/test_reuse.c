@@ -326,6 +326,30 @@ TEST(reasoning_dropped_from_old_turns_later_does_not_lose_what_follows)
     pair_close(&p);
 }
 
+TEST(an_answer_that_was_not_sent_still_tells_how_the_client_spells_the_history)
+{
+    pair p = pair_open((habits){ .name = "drops old", .reasoning = DROPS_OLD_REASONING }, 2000);
+    reuse_prompt prompt;
+    ds4_error err;
+    for (int i = 0; i < 6; i++) round_of(&p, 1);
+    talk_request(p.t, NULL, &prompt);
+    sim_serve(&p.s, &prompt);
+    const answer_turn turn = { .reasoning = slice_of(""), .text = slice_of("cut"), .block = { "", 0 } };
+    sim_push(&p.s, vocab_find(p.s.v, "c", 1));
+    EXPECT_OK(reuse_slot_finish(&p.s.slot, &prompt, &turn, true, p.s.v, &err), err);
+    EXPECT_INT(p.s.slot.base, -1);
+    reuse_prompt_close(&prompt);
+
+    talk_say(p.t, CHAT_USER, slice_of("Stop. Something else."));
+    const reuse_match m = match_now(&p, &prompt);
+    EXPECT_TEXT(reuse_method_name(m.method), "rewind");
+    EXPECT(prompt.key.data.len - m.from < 400);
+    sim_apply(&p.s, &prompt, m);
+    sim_expect_timeline(&p.s, &prompt);
+    reuse_prompt_close(&prompt);
+    pair_close(&p);
+}
+
 TEST(a_summary_in_place_of_the_history_keeps_the_system_part)
 {
     pair p = pair_open(keeps, 3000);
