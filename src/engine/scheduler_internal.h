@@ -73,6 +73,7 @@ struct sched_ticket {
     bool             waits_for_side;    /* no other slot may be taken for it                 */
     int              uncached;          /* tokens, as far as known; -1: not looked at        */
     event_list       events;
+    bool             told_end;          /* the reader had the last event                     */
     event           *current;           /* what sched_next gave last; the reader's           */
 
     /* Engine thread. */

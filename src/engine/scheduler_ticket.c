@@ -362,7 +362,15 @@ sched_kind sched_next(sched_ticket *t, sched_event *out)
     *out = (sched_event){ .kind = SCHED_NOTHING };
     pthread_mutex_lock(&t->s->lock);
     event *e = list_pop(&t->events);
+    const bool lost = !e && t->ended && !t->told_end;
+    if (lost || (e && (e->e.kind == SCHED_DONE || e->e.kind == SCHED_FAILED))) t->told_end = true;
     pthread_mutex_unlock(&t->s->lock);
+    if (lost) {                                     /* there was no memory for the last event */
+        out->kind = SCHED_FAILED;
+        out->usage = t->usage;
+        ds4_fail(&out->error, DS4_EMEMORY, "no memory for the answer's events");
+        return SCHED_FAILED;
+    }
     if (!e) return SCHED_NOTHING;
     free(t->current);
     t->current = e;
