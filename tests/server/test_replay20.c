@@ -220,7 +220,7 @@ static bool submit(inside *in, const prepared *p, sched_ticket **t)
 
 static bool ask(inside *in, agent *a, reply *out)
 {
-    const prepare_context context = { .api = &in->api, .replay = in->replay, .capacity = sched_capacity(in->s) };
+    const prepare_context context = { .api = &in->api, .replay = in->replay, .store = in->store, .capacity = sched_capacity(in->s) };
     bytes body;
     prepared p;
     sched_ticket *t = NULL;
@@ -228,7 +228,6 @@ static bool ask(inside *in, agent *a, reply *out)
     bytes_init(&body, SIZE_MAX);
     bytes_init(&out->body, SIZE_MAX);
     agent_body(a, &body);
-    if (in->store) kvstore_read_tool_maps(in->store, in->replay);
 
     prepare_init(&p);
     p.context = &context;
@@ -330,6 +329,58 @@ TEST(a_restart_with_the_disk_cache_goes_on_where_the_conversation_stood)
         run_turns((agent_kind)kind, RESTARTS, &sum);
         expect_share((agent_kind)kind, &sum);
         EXPECT_INT(sum.from_disk, TURNS / 4);
+    }
+}
+
+/* Retries after a time-out, and "regenerate": whatever the session holds behind the prompt is put away again. */
+TEST(a_request_sent_twice_computes_nothing_twice)
+{
+    for (int kind = 0; kind < AGENT_KINDS; kind++) {
+        inside in;
+        agent a;
+        if (!inside_open(&in, NULL)) return;
+        agent_open(&a, (agent_kind)kind, 4000);
+        agent_user(&a, "Please go through all files.");
+        for (int turn = 1; turn <= 8; turn++) {
+            reply first = { 0 }, again = { 0 };
+            char text[2][2048];
+            if (!ask(&in, &a, &first) || !ask(&in, &a, &again)) break;
+            EXPECT_INT(again.usage.prompt_tokens, first.usage.prompt_tokens);
+            EXPECT_INT(again.usage.cached_tokens, again.usage.prompt_tokens);
+            note_text(&first, text[0]);
+            note_text(&again, text[1]);
+            EXPECT_TEXT(text[1], text[0]);
+            if (agent_take(&a, (slice){ again.body.data, again.body.len }) == 0) agent_user(&a, "Go on with the next part, please.");
+            bytes_free(&first.body);
+            bytes_free(&again.body);
+        }
+        agent_close(&a);
+        inside_close(&in);
+    }
+}
+
+TEST(a_summary_in_place_of_the_history_computes_only_itself)
+{
+    for (int kind = 0; kind < AGENT_KINDS; kind++) {
+        inside in;
+        agent a;
+        reply r = { 0 };
+        if (!inside_open(&in, NULL)) return;
+        agent_open(&a, (agent_kind)kind, SYSTEM_BYTES);
+        agent_user(&a, "Please go through all files.");
+        for (int turn = 1; turn <= TURNS && ask(&in, &a, &r); turn++) {
+            if (agent_take(&a, (slice){ r.body.data, r.body.len }) == 0) agent_user(&a, "Go on with the next part, please.");
+            bytes_free(&r.body);
+        }
+        bytes_clear(&a.history);
+        agent_user(&a, "So far all files were read; nothing was found.");
+        if (ask(&in, &a, &r)) {
+            const int computed = r.usage.prompt_tokens - r.usage.cached_tokens;
+            if (computed > 100) test_fail(__FILE__, __LINE__, "%s: %d tokens computed", agents[kind].name, computed);
+        }
+        bytes_free(&r.body);
+        agent_close(&a);
+        inside_close(&in);
     }
 }
 
