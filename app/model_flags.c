@@ -136,10 +136,12 @@ ds4_status model_flags_check(model_flags *f, ds4_error *err)
     if (!sampling_in_range("min-p", f->min_p))
         return ds4_fail(err, DS4_EARG, "--min-p: expected a number from 0 to 1, got %g", (double)f->min_p);
     if (!isa_mask_parse(f->isa, &f->isa_mask))
-        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"",
+        return ds4_fail(err, DS4_EARG,
+                        "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"",
                         f->isa);
     if (!backend_exists(f->backend))
-        return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu, time:cpu",
+        return ds4_fail(err, DS4_EARG,
+                        "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu, time:cpu",
                         f->backend);
     return parse_expert_cache(f->expert_cache_text, &f->expert_cache, err);
 }

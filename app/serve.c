@@ -43,7 +43,8 @@ static int print_help(const char *topic, console *c)
     if (!topic) bytes_text(&out, "Usage: ds4-server [options]        serves at http://127.0.0.1:8000\n\n");
     const int code = server_flags_help(topic, &out)
         ? print(&out)
-        : usage_error(c, "--help: topics are address, model, slots, cache, answers, thinking, sampling, limits, running");
+        : usage_error(c, "--help: topics are address, model, slots, cache, answers, thinking, sampling, limits, "
+                         "running");
     bytes_free(&out);
     return code;
 }

@@ -18,6 +18,7 @@ void notify(const char *state)
     const int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
     if (fd < 0) return;
     /* Nobody to hear it is no reason to stop. */
-    (void)!sendto(fd, state, strlen(state), 0, (struct sockaddr *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    (void)!sendto(fd, state, strlen(state), 0, (struct sockaddr *)&to,
+                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
     close(fd);
 }

@@ -32,7 +32,8 @@ static int address_rows(server_flags *o, option *table)
 static int limit_rows(server_flags *o, option *table)
 {
     int n = 0;
-    ROW(.topic = "limits", .long_name = "max-body-mb", .kind = OPTION_POSITIVE, .target = &o->max_body_mb, .value_name = "N",
+    ROW(.topic = "limits", .long_name = "max-body-mb", .kind = OPTION_POSITIVE, .target = &o->max_body_mb,
+        .value_name = "N",
         .help = "largest request (default 64)");
     ROW(.long_name = "max-queue", .kind = OPTION_COUNT, .target = &o->max_queue, .value_name = "N",
         .help = "requests that may wait; beyond it clients are told to come again (default 64)");
@@ -76,9 +77,11 @@ static int cache_rows(server_flags *o, option *table)
         .help = "room for them (default 4096)");
     ROW(.long_name = "kv-cache-min-tokens", .kind = OPTION_COUNT, .target = &o->save.min_tokens, .value_name = "N",
         .help = "shorter ones are not kept (default 512)");
-    ROW(.long_name = "kv-cache-cold-max-tokens", .kind = OPTION_COUNT, .target = &o->save.cold_max_tokens, .value_name = "N",
+    ROW(.long_name = "kv-cache-cold-max-tokens", .kind = OPTION_COUNT, .target = &o->save.cold_max_tokens,
+        .value_name = "N",
         .help = "longest first prompt of which an anchor is kept (default 30000; 0: none)");
-    ROW(.long_name = "kv-cache-continued-interval-tokens", .kind = OPTION_COUNT, .target = &o->save.continued_interval_tokens,
+    ROW(.long_name = "kv-cache-continued-interval-tokens", .kind = OPTION_COUNT,
+        .target = &o->save.continued_interval_tokens,
         .value_name = "N", .help = "keep a growing conversation every so many tokens (default 10000; 0: not)");
     ROW(.long_name = "kv-cache-boundary-trim-tokens", .kind = OPTION_COUNT, .target = &o->save.boundary_trim_tokens,
         .value_name = "N", .help = "tokens cut from the end of an anchor (default 32)");
@@ -88,7 +91,8 @@ static int cache_rows(server_flags *o, option *table)
         .help = "keep every turn that brings so many new tokens (default 0: not)");
     ROW(.long_name = "kv-cache-reject-different-quant", .kind = OPTION_FLAG, .target = &o->reject_different_quant,
         .help = "do not take up what another quantisation of the model has written");
-    ROW(.long_name = "tool-memory-max-ids", .kind = OPTION_POSITIVE, .target = &o->tool_memory_max_ids, .value_name = "N",
+    ROW(.long_name = "tool-memory-max-ids", .kind = OPTION_POSITIVE, .target = &o->tool_memory_max_ids,
+        .value_name = "N",
         .help = "tool calls remembered as they were sampled (default 100000)");
     ROW(.long_name = "disable-exact-dsml-tool-replay", .kind = OPTION_FLAG, .target = &o->no_exact_replay,
         .help = "write earlier tool calls in the template's form only");
@@ -107,9 +111,11 @@ static int answer_rows(server_flags *o, option *table)
     ROW(.long_name = "strict-model", .kind = OPTION_FLAG, .target = &o->strict_model,
         .help = "refuse requests that name another model");
     ROW(.long_name = "sampling-policy", .kind = OPTION_CHOICE, .target = &o->sampling_policy, .value_name = "WHO",
-        .choices = "client|official", .help = "client: its fields count; official: not while it reasons (default client)");
+        .choices = "client|official",
+        .help = "client: its fields count; official: not while it reasons (default client)");
     ROW(.long_name = "unclosed-think", .kind = OPTION_CHOICE, .target = &o->unclosed, .value_name = "HOW",
-        .choices = "force|stop|text", .help = "an answer that ends in its reasoning: force, stop or text (default force)");
+        .choices = "force|stop|text",
+        .help = "an answer that ends in its reasoning: force, stop or text (default force)");
     ROW(.long_name = "reasoning-field", .kind = OPTION_CHOICE, .target = &o->reasoning_field, .value_name = "NAME",
         .choices = "reasoning_content|reasoning|both|none",
         .help = "where chat completions carry reasoning (default reasoning_content)");
@@ -149,7 +155,8 @@ static int running_rows(server_flags *o, option *table)
         .help = "hide /props, /slots, /tokenize, /detokenize and /apply-template");
     ROW(.long_name = "color", .kind = OPTION_CHOICE, .target = &o->color, .value_name = "WHEN",
         .choices = "auto|always|never", .help = "auto, always or never (default auto)");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet, .help = "only errors on stderr");
+    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
+        .help = "only errors on stderr");
     ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
         .help = "details of every phase on stderr");
     ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help,
@@ -177,7 +184,8 @@ static server_flags defaults(void)
 {
     return (server_flags){
         .flags = model_flags_defaults(), .host = "127.0.0.1", .port = 8000,
-        .max_body_mb = 64, .max_queue = 64, .keepalive_secs = 5, .write_timeout = 30, .drain_secs = 30, .stream_defer_ms = 300,
+        .max_body_mb = 64, .max_queue = 64, .keepalive_secs = 5, .write_timeout = 30, .drain_secs = 30,
+        .stream_defer_ms = 300,
         .slots = 1, .rewind_points = 16, .kv_space_mb = 4096, .save = kv_save_policy_defaults(),
         .tool_memory_max_ids = 100000, .tokens = 393216, .unclosed = "force", .reasoning_field = "reasoning_content",
         .sampling_policy = "client", .log_format = "text", .color = "auto",

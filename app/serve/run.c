@@ -185,14 +185,17 @@ static api_config api_options(const process *p)
     const model_flags *f = &o->flags;
     static const char *const fields[] = { "reasoning_content", "reasoning", "both", "none" };
     api_config a = {
-        .model = "deepseek-v4-flash", .aliases = o->aliases.items, .n_aliases = o->aliases.n, .strict_model = o->strict_model,
-        .quant = quant_name(&p->shape), .started = (int64_t)clock_unix_seconds(), .default_tokens = o->tokens, .mode = f->mode,
+        .model = "deepseek-v4-flash", .aliases = o->aliases.items, .n_aliases = o->aliases.n,
+        .strict_model = o->strict_model,
+        .quant = quant_name(&p->shape), .started = (int64_t)clock_unix_seconds(), .default_tokens = o->tokens,
+        .mode = f->mode,
         .profile = model_profile(f, (effort_profile)p->shape.effort_profile), .think_max_min_ctx = f->think_max_min_ctx,
         .think_budget = f->think_budget, .min_p = f->min_p, .top_k = f->top_k,
         .temperature = f->temp_given || isnan(p->shape.default_temperature) ? f->temp : p->shape.default_temperature,
         .top_p = f->top_p_given || isnan(p->shape.default_top_p) ? f->top_p : p->shape.default_top_p,
         .official_sampling = strcmp(o->sampling_policy, "official") == 0, .reject_media = o->reject_media,
-        .responses_summary = o->responses_summary, .anthropic_redact = o->anthropic_redact, .strict_official = o->strict_official,
+        .responses_summary = o->responses_summary, .anthropic_redact = o->anthropic_redact,
+        .strict_official = o->strict_official,
     };
     for (int i = 0; i < (int)countof(fields); i++) {
         if (strcmp(o->reasoning_field, fields[i]) == 0) a.reasoning_field = i;
@@ -262,14 +265,16 @@ static void print_serving(const process *p)
     const server_flags *o = p->o;
     console *c = p->console;
     char origin[300];
-    console_note(c, "%s, %d layers, %s experts, on %s; context %d, %d slot%s", p->shape.name, p->shape.n_layer, quant_name(&p->shape),
+    console_note(c, "%s, %d layers, %s experts, on %s; context %d, %d slot%s", p->shape.name, p->shape.n_layer,
+                 quant_name(&p->shape),
                  p->shape.backend, p->shape.max_tokens, o->slots, o->slots == 1 ? "" : "s");
     if (o->kv_dir) {
         const kvstore_size disk = serve_model_disk(p->model);
         char used[24], budget[24];
         console_bytes(used, disk.bytes);
         console_bytes(budget, disk.budget_bytes);
-        console_note(c, "conversations in %s: %llu files, %s of %s", o->kv_dir, (unsigned long long)disk.files, used, budget);
+        console_note(c, "conversations in %s: %llu files, %s of %s", o->kv_dir, (unsigned long long)disk.files, used,
+                     budget);
     }
     if (p->port <= 0) return;
     const bool v6 = strchr(o->host, ':') != NULL;
@@ -290,7 +295,8 @@ static void on_loaded(uv_work_t *work, int status)
     }
     if (p->load_status) {
         console_error(p->console, "%s", p->load_error.message);
-        if (p->load_status == DS4_EMEMORY) console_note(p->console, "a smaller --ctx or fewer --slots need less memory");
+        if (p->load_status == DS4_EMEMORY)
+            console_note(p->console, "a smaller --ctx or fewer --slots need less memory");
         end(p, (int)model_exit_code(p->load_status), 0);
         return;
     }
@@ -320,7 +326,8 @@ static void on_signal(uv_signal_t *handle, int number)
         terminal_restore();
         _exit(128 + number);
     }
-    console_note(p->console, "shutting down; running requests have %d s, a second signal ends at once", p->o->drain_secs);
+    console_note(p->console, "shutting down; running requests have %d s, a second signal ends at once",
+                 p->o->drain_secs);
     end(p, CLI_OK, p->o->drain_secs);
 }
 
@@ -377,7 +384,8 @@ static ds4_status listen_all(process *p, ds4_error *err)
         const bool v6 = strchr(o->host, ':') != NULL;
         console_note(p->console, "listening on http://%s%s%s:%d", v6 ? "[" : "", o->host, v6 ? "]" : "", p->port);
         if (p->keys.n == 0 && !access_is_loopback(slice_of(o->host)))
-            console_warning(p->console, "%s can be reached from other machines and there is no --api-key: everybody may ask", o->host);
+            console_warning(p->console, "%s can be reached from other machines and there is no --api-key: "
+                            "everybody may ask", o->host);
     }
     if (o->unix_path) st = serve_listen_unix(p->server, o->unix_path, err);
     if (!st && o->unix_path) console_note(p->console, "listening on %s", o->unix_path);
@@ -448,7 +456,8 @@ static ds4_status open_files(process *p, ds4_error *err)
     if (!st) st = journal_open(&p->trace, p->o->trace, err);
     if (!st) st = secrets_state_key(p->o->state_key, p->state_key, err);
     if (!st && p->o->scrubs.n) st = scrub_open(&p->scrubs, p->o->scrubs.items, p->o->scrubs.n, err);
-    if (!st && p->o->responses_store) st = responses_store_open(&p->responses, p->o->responses_store, RESPONSES_BYTES, err);
+    if (!st && p->o->responses_store)
+        st = responses_store_open(&p->responses, p->o->responses_store, RESPONSES_BYTES, err);
     return st ? st : read_keys(p, err);
 }
 
@@ -505,7 +514,8 @@ int server_check(const server_flags *o, console *c)
     if (st) return failed(&p, &err, (int)model_exit_code(st));
     model_print_plan(&plan, p.engine_options.max_tokens, c);
     if (plan.available_bytes && plan.total_bytes > plan.available_bytes) {
-        console_error(c, "this needs more memory than there is; the largest --ctx that fits is %d", plan.max_tokens_that_fit);
+        console_error(c, "this needs more memory than there is; the largest --ctx that fits is %d",
+                      plan.max_tokens_that_fit);
         return CLI_NO_MEMORY;
     }
     console_note(c, "flags, model and memory are in order");

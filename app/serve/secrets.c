@@ -50,5 +50,6 @@ ds4_status secrets_state_key(const char *path, uint8_t key[STATE_KEY_BYTES], ds4
     const bool whole = n == STATE_KEY_BYTES;
     if (whole) memcpy(key, text, STATE_KEY_BYTES);
     free(text);
-    return whole ? DS4_OK : ds4_fail(err, DS4_EFORMAT, "%s: a state key has %d bytes, this file has %zu", path, STATE_KEY_BYTES, n);
+    return whole ? DS4_OK : ds4_fail(err, DS4_EFORMAT, "%s: a state key has %d bytes, this file has %zu", path,
+                                     STATE_KEY_BYTES, n);
 }

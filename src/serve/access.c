@@ -64,7 +64,8 @@ static slice bearer(slice value)
 bool access_key_ok(const access_rules *a, const access_credentials *c)
 {
     if (a->n_keys == 0) return true;
-    const slice forms[] = { c->authorization.data ? bearer(c->authorization) : c->authorization, c->x_api_key, c->api_key };
+    const slice forms[] = { c->authorization.data ? bearer(c->authorization) : c->authorization, c->x_api_key,
+                            c->api_key };
     bool ok = false;
     for (int i = 0; i < 3; i++) {
         if (forms[i].data) ok |= known_key(a, forms[i]);

@@ -22,7 +22,8 @@ api_dialect server_dialect(const route *r, const http_request *h)
     return http_header_of(h, "anthropic-version").data ? API_MESSAGES : API_CHAT;
 }
 
-void server_headers(const server *s, const http_request *h, api_dialect d, const char *id, const char *content_type, bytes *out)
+void server_headers(const server *s, const http_request *h, api_dialect d, const char *id, const char *content_type,
+                    bytes *out)
 {
     if (content_type) bytes_printf(out, "Content-Type: %s\r\n", content_type);
     bytes_printf(out, "X-Request-Id: %s\r\n", id);
@@ -37,7 +38,8 @@ static void respond(server *s, http_exchange *x, const route *r, int status, byt
     bytes_free(headers);
 }
 
-void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, const char *more,
+void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type,
+                    const char *more,
                     slice body)
 {
     const http_request *h = http_exchange_request(x);
@@ -62,7 +64,8 @@ void server_refuse(server *s, http_exchange *x, const route *r, const char *id, 
     api_error_body(d, e, id, &body);
     respond(s, x, r, e->status, &headers, (slice){ body.data, body.len });
     bytes_free(&body);
-    server_log(s, &(request_record){ .id = id, .route = r->label, .session = "", .status = e->status, .error = e->message });
+    server_log(s, &(request_record){ .id = id, .route = r->label, .session = "", .status = e->status,
+                                     .error = e->message });
 }
 
 void server_log(server *s, const request_record *r)

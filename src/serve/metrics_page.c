@@ -7,7 +7,8 @@
 #include "engine/kvstore.h"
 
 /* The last one stands for all others. */
-static const int codes[HTTP_CODES] = { 200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417, 429, 431, 500, 501, 503, 529, 0 };
+static const int codes[HTTP_CODES] = { 200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417, 429, 431, 500, 501, 503,
+                                       529, 0 };
 
 _Static_assert(HTTP_ROUTES >= 18, "every route has a row");
 
@@ -127,7 +128,8 @@ static const char *const save_names[METRIC_SAVE_REASONS] = {
     "unknown", "cold", "continued", "evict", "shutdown", "agent_system", "agent_session"
 };
 
-static void labelled(page *p, const char *name, const char *help, const char *key, const char *const *values, const counter *c, int n)
+static void labelled(page *p, const char *name, const char *help, const char *key, const char *const *values,
+                     const counter *c, int n)
 {
     head(p, name, "counter", help);
     for (int i = 0; i < n; i++) count_line(p, name, key, values[i], counter_get(&c[i]));
@@ -139,8 +141,10 @@ static void common(page *p, const server_metrics *m)
     const uint64_t rows = counter_get(&m->kv_rows);
     counter_of(p, "vllm:prompt_tokens_total", "Prompt tokens of all requests.", counter_get(&m->prompt_tokens));
     counter_of(p, "vllm:generation_tokens_total", "Tokens generated.", counter_get(&m->generation_tokens));
-    labelled(p, "vllm:request_success_total", "Finished requests by reason.", "finished_reason", ended_names, m->ended, ENDED_KINDS);
-    counter_of(p, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the KV.", counter_get(&m->prefix_queries));
+    labelled(p, "vllm:request_success_total", "Finished requests by reason.", "finished_reason", ended_names,
+             m->ended, ENDED_KINDS);
+    counter_of(p, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the KV.",
+               counter_get(&m->prefix_queries));
     counter_of(p, "vllm:prefix_cache_hits_total", "Prompt tokens found there.", counter_get(&m->prefix_hits));
     gauge_of(p, "vllm:num_requests_running", "Requests in a slot.", (double)counter_get(&m->running));
     gauge_of(p, "vllm:num_requests_waiting", "Requests in the queue.", (double)counter_get(&m->waiting));
@@ -148,7 +152,8 @@ static void common(page *p, const server_metrics *m)
              rows ? (double)counter_get(&m->kv_rows_used) / (double)rows : 0);
     histogram_of(p, "vllm:time_to_first_token_seconds", "Arrival to first token.", &m->ttft);
     histogram_of(p, "vllm:inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token);
-    histogram_of(p, "vllm:request_time_per_output_token_seconds", "Mean time of an answer's tokens.", &m->per_output_token);
+    histogram_of(p, "vllm:request_time_per_output_token_seconds", "Mean time of an answer's tokens.",
+                 &m->per_output_token);
     histogram_of(p, "vllm:e2e_request_latency_seconds", "Arrival to the end.", &m->e2e);
     histogram_of(p, "vllm:request_queue_time_seconds", "Waiting for a slot.", &m->queue);
     histogram_of(p, "vllm:request_prefill_time_seconds", "Slot to first token.", &m->prefill);
@@ -163,7 +168,8 @@ static void cache(page *p, const server_metrics *m, kvstore_size disk)
     for (int i = 0; i < METRIC_MISS_REASONS; i++) misses[i] = reuse_miss_name((reuse_miss)i);
 
     counter_of(p, "ds4_prefill_tokens_total", "Prompt tokens really computed.", counter_get(&m->prefill_tokens));
-    labelled(p, "ds4_cached_tokens_total", "Prompt tokens that were not computed, by where they were.", "source", source_names,
+    labelled(p, "ds4_cached_tokens_total", "Prompt tokens that were not computed, by where they were.", "source",
+             source_names,
              m->cached_tokens, SOURCE_KINDS);
     labelled(p, "ds4_cache_miss_total", "Why a longer prefix was not there.", "reason", misses + 1, m->misses + 1,
              METRIC_MISS_REASONS - 1);
@@ -186,10 +192,13 @@ static void answers(page *p, const server_metrics *m)
     for (int i = 0; i < REPAIR_KINDS; i++) repairs[i] = answer_repair_name((answer_repair)i);
 
     counter_of(p, "ds4_tool_calls_total", "Tool calls given to clients.", counter_get(&m->tool_calls));
-    labelled(p, "ds4_tool_repairs_total", "Mended markup of tool calls.", "kind", repairs, m->tool_repairs, REPAIR_KINDS);
-    counter_of(p, "ds4_tool_parse_failures_total", "Tool blocks of which nothing was usable.", counter_get(&m->tool_failures));
+    labelled(p, "ds4_tool_repairs_total", "Mended markup of tool calls.", "kind", repairs, m->tool_repairs,
+             REPAIR_KINDS);
+    counter_of(p, "ds4_tool_parse_failures_total", "Tool blocks of which nothing was usable.",
+               counter_get(&m->tool_failures));
     counter_of(p, "ds4_forced_tokens_total", "Tokens that were not sampled.", counter_get(&m->forced_tokens));
-    labelled(p, "ds4_cancelled_total", "Requests whose client went away, by phase.", "phase", phase_names, m->cancelled, PHASE_KINDS);
+    labelled(p, "ds4_cancelled_total", "Requests whose client went away, by phase.", "phase", phase_names,
+             m->cancelled, PHASE_KINDS);
     counter_of(p, "ds4_spec_draft_tokens_total", "Drafted tokens; 0: nothing drafts.", 0);
     counter_of(p, "ds4_spec_accepted_tokens_total", "Drafted tokens that stood.", 0);
 }
@@ -216,7 +225,8 @@ static void fleet(page *p, const metrics_view *v)
     counter_of(p, "ds4_preemptions_total", "Requests that had to give up their slot; 0: none ever does.", 0);
     histogram_created(p, "ds4_time_to_first_token_seconds", "Arrival to first token.", &m->ttft);
     histogram_created(p, "ds4_inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token);
-    histogram_created(p, "ds4_request_time_per_output_token_seconds", "Mean time of an answer's tokens.", &m->per_output_token);
+    histogram_created(p, "ds4_request_time_per_output_token_seconds", "Mean time of an answer's tokens.",
+                      &m->per_output_token);
     histogram_created(p, "ds4_queue_seconds", "Waiting for a slot.", &m->queue);
     histogram_created(p, "ds4_prefill_seconds", "Slot to first token.", &m->prefill);
     histogram_created(p, "ds4_decode_seconds", "First token to the end.", &m->decode);

@@ -57,7 +57,8 @@ ds4_status serve_model_open(serve_model **out, server *s, ds4_engine *e, const s
         return st;
     }
     m->prepare = (prepare_context){
-        .api = &m->api, .replay = o->sched.exact_replay ? m->replay : NULL, .store = m->store, .capacity = sched_capacity(m->sched),
+        .api = &m->api, .replay = o->sched.exact_replay ? m->replay : NULL, .store = m->store,
+        .capacity = sched_capacity(m->sched),
         .trace = o->sched.trace, .trace_ctx = o->sched.trace_ctx,
     };
     *out = m;

@@ -212,13 +212,15 @@ static bool raw_tokens(prepared *p, const api_prompt *in, token_list *tokens)
     } else {
         for (int i = 0; i < in->n_ids; i++) {
             if (in->ids[i] < 0 || in->ids[i] >= vocab_size(v))
-                return api_refuse(&p->error, 400, "invalid_request_error", NULL, "prompt", "prompt: there is no token %d",
+                return api_refuse(&p->error, 400, "invalid_request_error", NULL, "prompt",
+                                  "prompt: there is no token %d",
                                   (int)in->ids[i]);
             token_list_push(tokens, in->ids[i]);
         }
     }
     if (tokens->failed) return no_memory(p);
-    if (tokens->n > 1 && tokens->ids[1] == bos) memmove(tokens->ids, tokens->ids + 1, --tokens->n * sizeof *tokens->ids);
+    if (tokens->n > 1 && tokens->ids[1] == bos)
+        memmove(tokens->ids, tokens->ids + 1, --tokens->n * sizeof *tokens->ids);
     return fits(p, tokens->n);
 }
 

@@ -69,8 +69,9 @@ static void free_request(request *r)
 static void log_end(request *r, int status)
 {
     const request_record record = {
-        .id = r->id, .route = r->route->label, .session = r->session, .source = reuse_method_name(r->method), .status = status,
-        .usage = r->usage, .calls = r->calls, .finish = r->finish, .queue_s = r->times.queue_s, .prefill_s = r->times.prefill_s,
+        .id = r->id, .route = r->route->label, .session = r->session, .source = reuse_method_name(r->method),
+        .status = status, .usage = r->usage, .calls = r->calls, .finish = r->finish,
+        .queue_s = r->times.queue_s, .prefill_s = r->times.prefill_s,
         .decode_s = r->times.decode_s, .total_s = (double)(clock_ns() - r->arrived_ns) / 1e9, .error = r->error,
     };
     server_log(r->s, &record);
@@ -185,7 +186,8 @@ static bool finish(request *r)
     r->ending = true;
     if (r->begun) return flush(r);
     http_exchange *x = r->x;
-    server_respond(r->s, x, r->route, r->id, 200, "application/json", effort_header(r), (slice){ r->out.data, r->out.len });
+    server_respond(r->s, x, r->route, r->id, 200, "application/json", effort_header(r),
+                   (slice){ r->out.data, r->out.len });
     end(r, 200);
     return false;
 }
@@ -236,7 +238,8 @@ static ds4_status submit_with(request *r, const ds4_logit_bias *bias, int *retry
         .n = a->n > 0 ? a->n : 1, .first_choice = r->next_prompt * (a->n > 0 ? a->n : 1), .max_tokens = a->max_tokens,
         .think_budget = a->think_budget, .stops = a->stops, .n_stops = a->n_stops, .include_stop = a->include_stop,
         .unclosed = m->o.unclosed, .ids = r->dialect == API_MESSAGES ? CALL_ID_ANTHROPIC : CALL_ID_OPENAI,
-        .logprobs = a->logprobs, .prompt_logprobs = a->echo && a->logprobs, .top_logprobs = a->top_logprobs, .side = a->side,
+        .logprobs = a->logprobs, .prompt_logprobs = a->echo && a->logprobs, .top_logprobs = a->top_logprobs,
+        .side = a->side,
         .wake = wake, .wake_ctx = r->s,
     };
     r->usage.prompt_tokens = r->before.prompt_tokens + (int)q.prompt->tokens.n;
@@ -393,7 +396,8 @@ static void tick_stream(request *r, uint64_t now)
         flush(r);
         return;
     }
-    if (!r->out.len && now - r->last_output_ns >= (uint64_t)r->s->o.keepalive_ms * MS) api_encode_keepalive(r->encoder, &r->out);
+    if (!r->out.len && now - r->last_output_ns >= (uint64_t)r->s->o.keepalive_ms * MS)
+        api_encode_keepalive(r->encoder, &r->out);
     if (r->out.len && now - r->last_output_ns >= COALESCE_MS * MS) flush(r);
 }
 
@@ -448,7 +452,8 @@ static void tell_warnings(const request *r)
         log_line(&r->s->o.log, LOG_INFO, "id=%s %.*s", r->id, (int)a->warnings[i].len, a->warnings[i].data);
     if (r->p.lowered && !r->s->told_effort) {
         r->s->told_effort = true;
-        log_line(&r->s->o.log, LOG_WARNING, "id=%s effort max needs a longer context and becomes high (--think-max-min-ctx); told once",
+        log_line(&r->s->o.log, LOG_WARNING,
+                 "id=%s effort max needs a longer context and becomes high (--think-max-min-ctx); told once",
                  r->id);
     }
 }
@@ -469,7 +474,8 @@ static void on_worked(uv_work_t *work, int status)
         return;
     }
     if (r->route->kind != ROUTE_GENERATE) {
-        server_respond(r->s, r->x, r->route, r->id, 200, "application/json", "", (slice){ r->p.answer.data, r->p.answer.len });
+        server_respond(r->s, r->x, r->route, r->id, 200, "application/json", "",
+                       (slice){ r->p.answer.data, r->p.answer.len });
         end(r, 200);
         return;
     }
@@ -483,7 +489,8 @@ static void on_worked(uv_work_t *work, int status)
 /* Sessions as clients tell of them in headers; strongest first. */
 static void read_hints(request *r, const http_request *h)
 {
-    static const char *const names[] = { "x-ds4-session", "session-id", "session_id", "x-session-id", "x-session-affinity",
+    static const char *const names[] = { "x-ds4-session", "session-id", "session_id", "x-session-id",
+                                         "x-session-affinity",
                                          "x-claude-code-session-id" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const slice value = http_header_of(h, names[i]);

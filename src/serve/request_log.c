@@ -25,9 +25,11 @@ void request_log_text(const request_record *r, int64_t when, bytes *out)
     bytes_printf(out, "%s id=%s path=%s status=%d", time, r->id, r->route, r->status);
     if (r->session[0]) bytes_printf(out, " session=%s", r->session);
     if (r->finish) {
-        bytes_printf(out, " prompt=%d cached=%d(%s) generated=%d reasoning=%d calls=%d finish=%s", r->usage.prompt_tokens,
-                     r->usage.cached_tokens, r->source, r->usage.completion_tokens, r->usage.reasoning_tokens, r->calls, r->finish);
-        bytes_printf(out, " queue=%.3fs prefill=%.3fs decode=%.3fs speed=%.2ft/s", r->queue_s, r->prefill_s, r->decode_s, rate(r));
+        bytes_printf(out, " prompt=%d cached=%d(%s) generated=%d reasoning=%d calls=%d finish=%s",
+                     r->usage.prompt_tokens, r->usage.cached_tokens, r->source, r->usage.completion_tokens,
+                     r->usage.reasoning_tokens, r->calls, r->finish);
+        bytes_printf(out, " queue=%.3fs prefill=%.3fs decode=%.3fs speed=%.2ft/s", r->queue_s, r->prefill_s,
+                     r->decode_s, rate(r));
     } else {
         bytes_printf(out, " total=%.3fs", r->total_s);
     }

@@ -13,7 +13,7 @@ typedef struct {
     int          status;
     answer_usage usage;
     int          calls;
-    const char  *finish;                /* "stop", "length", "tool-calls", "cancelled-prefill", ...; NULL: nothing was generated */
+    const char  *finish;                /* "stop", "length", "cancelled-prefill", ...; NULL: nothing was generated */
     double       queue_s, prefill_s, decode_s, total_s;
     const char  *error;                 /* NULL: none */
 } request_record;

@@ -37,8 +37,9 @@ static const struct { const char *path, *label; } aliases[] = {
 
 /* What other servers have and this one has not: worth a sentence of its own. */
 static const char *const unsupported[] = {
-    "/embeddings", "/rerank", "/images", "/audio", "/batches", "/files", "/uploads", "/moderations", "/assistants", "/threads",
-    "/fine_tuning", "/vector_stores", "/realtime", "/videos", "/conversations", "/containers", "/evals", "/messages/batches",
+    "/embeddings", "/rerank", "/images", "/audio", "/batches", "/files", "/uploads", "/moderations", "/assistants",
+    "/threads", "/fine_tuning", "/vector_stores", "/realtime", "/videos", "/conversations", "/containers",
+    "/evals", "/messages/batches",
     "/chat/completions",        /* stored completions: /chat/completions/{id} */
 };
 

@@ -9,7 +9,8 @@ enum { TICK_MS = 20, PAGE_BYTES = 4 << 20, GRACE_MS = 5000, MAX_SLOTS = 256 };
 
 serve_options serve_defaults(void)
 {
-    return (serve_options){ .limits = http_limits_defaults(), .loopback = true, .keepalive_ms = 5000, .stream_defer_ms = 300,
+    return (serve_options){ .limits = http_limits_defaults(), .loopback = true, .keepalive_ms = 5000,
+                            .stream_defer_ms = 300,
                             .nonstream_first_ms = 20000, .version = "" };
 }
 
@@ -22,14 +23,17 @@ static bool refuse_path(const http_request *h, const route *r, api_error *e)
 {
     const int n = h->path.len > 120 ? 120 : (int)h->path.len;
     if (r->kind == ROUTE_UNSUPPORTED)
-        return !api_refuse(e, 404, "invalid_request_error", "unsupported_endpoint", NULL, "%.*s is not supported by this server; %s",
+        return !api_refuse(e, 404, "invalid_request_error", "unsupported_endpoint", NULL,
+                           "%.*s is not supported by this server; %s",
                            n, h->path.data, what_exists);
-    return !api_refuse(e, 404, "invalid_request_error", "unknown_url", NULL, "unknown path %.*s; %s", n, h->path.data, what_exists);
+    return !api_refuse(e, 404, "invalid_request_error", "unknown_url", NULL, "unknown path %.*s; %s", n, h->path.data,
+                       what_exists);
 }
 
 static bool key_ok(const server *s, const http_request *h)
 {
-    const access_credentials c = { http_header_of(h, "authorization"), http_header_of(h, "x-api-key"), http_header_of(h, "api-key") };
+    const access_credentials c = { http_header_of(h, "authorization"), http_header_of(h, "x-api-key"),
+                                   http_header_of(h, "api-key") };
     return access_key_ok(&s->access, &c);
 }
 
@@ -48,10 +52,12 @@ static bool refused(const server *s, const http_request *h, const route *r, unsi
         return !api_refuse(e, 403, "permission_error", NULL, NULL,
                            "this origin may not use the server; --cors or --allow-origin lets it");
     if (!open && !key_ok(s, h))
-        return !api_refuse(e, 401, "authentication_error", "invalid_api_key", NULL, "no valid API key in Authorization or x-api-key");
+        return !api_refuse(e, 401, "authentication_error", "invalid_api_key", NULL,
+                           "no valid API key in Authorization or x-api-key");
     if (r->kind == ROUTE_UNKNOWN || r->kind == ROUTE_UNSUPPORTED || hidden) return refuse_path(h, r, e);
     if (!route_allows(r, method))
-        return !api_refuse(e, 405, "invalid_request_error", "method_not_allowed", NULL, "%s does not take this method", r->label);
+        return !api_refuse(e, 405, "invalid_request_error", "method_not_allowed", NULL,
+                           "%s does not take this method", r->label);
     if (encoded(h))
         return !api_refuse(e, 415, "invalid_request_error", NULL, NULL, "compressed request bodies are not supported");
     if (!r->before_ready && s->state != SERVE_READY) return !api_refuse_unavailable(e, s->state == SERVE_LOADING);
@@ -92,8 +98,10 @@ static void write_metrics(const server *s, bytes *out)
     uv_resident_set_memory(&resident);
     const serve_model *m = s->model;
     const metrics_view v = {
-        .model = m ? m->api.model : "", .version = s->o.version, .backend = m ? m->backend : "", .quant = m ? m->api.quant : "",
-        .ctx = m ? m->api.ctx : 0, .load_seconds = m ? m->o.load_seconds : 0, .started = s->started, .resident_bytes = resident,
+        .model = m ? m->api.model : "", .version = s->o.version, .backend = m ? m->backend : "",
+        .quant = m ? m->api.quant : "",
+        .ctx = m ? m->api.ctx : 0, .load_seconds = m ? m->o.load_seconds : 0, .started = s->started,
+        .resident_bytes = resident,
         .engine = &s->metrics, .http = &s->http_metrics, .disk = serve_model_disk(m), .slots = slots,
         .n_slots = slots_now(s, slots),
     };
@@ -107,7 +115,8 @@ static void write_props(const server *s, bytes *out)
         .model = m->api.model, .display_name = m->api.display_name, .quant = m->api.quant, .backend = m->backend,
         .version = s->o.version, .effort_profile = m->api.profile == EFFORT_PROFILE_0731 ? "0731" : "preview",
         .kv_dir = m->o.disk.dir, .ctx = m->api.ctx, .slots = m->o.sched.n_slots, .vocab_size = m->api.vocab_size,
-        .disk = serve_model_disk(m), .uptime_s = (double)(clock_ns() - s->started_ns) / 1e9, .load_s = m->o.load_seconds,
+        .disk = serve_model_disk(m), .uptime_s = (double)(clock_ns() - s->started_ns) / 1e9,
+        .load_s = m->o.load_seconds,
     };
     page_props(&v, out);
 }
@@ -147,8 +156,8 @@ static void answer_page(server *s, http_exchange *x, route_match m)
     if (!write_page(s, http_exchange_request(x), m, &out, &e)) server_refuse(s, x, m.route, id, &e);
     else {
         const bool unwell = m.route->kind == ROUTE_HEALTH && s->state != SERVE_READY;
-        server_respond(s, x, m.route, id, unwell ? 503 : 200, m.route->kind == ROUTE_METRICS ? text_format : "application/json",
-                       unwell ? "Retry-After: 2\r\n" : "", (slice){ out.data, out.len });
+        const char *type = m.route->kind == ROUTE_METRICS ? text_format : "application/json";
+        server_respond(s, x, m.route, id, unwell ? 503 : 200, type, unwell ? "Retry-After: 2\r\n" : "", (slice){ out.data, out.len });
     }
     bytes_free(&out);
 }
@@ -157,7 +166,8 @@ static void answer_page(server *s, http_exchange *x, route_match m)
 
 static bool needs_worker(route_kind k)
 {
-    return k == ROUTE_GENERATE || k == ROUTE_COUNT_TOKENS || k == ROUTE_TOKENIZE || k == ROUTE_DETOKENIZE || k == ROUTE_TEMPLATE;
+    return k == ROUTE_GENERATE || k == ROUTE_COUNT_TOKENS || k == ROUTE_TOKENIZE || k == ROUTE_DETOKENIZE
+        || k == ROUTE_TEMPLATE;
 }
 
 /* The state may have changed while the body came. */
@@ -203,8 +213,8 @@ static void on_error(void *ctx, const http_request *h, int status, const char *w
     char id[REQUEST_ID_BYTES];
     api_error e = { 0 };
     server_new_id(id);
-    api_refuse(&e, status, status >= 500 ? "server_error" : "invalid_request_error", status == 413 ? "request_too_large" : NULL, NULL,
-               "%s", why);
+    const char *type = status >= 500 ? "server_error" : "invalid_request_error";
+    api_refuse(&e, status, type, status == 413 ? "request_too_large" : NULL, NULL, "%s", why);
     server_headers(s, h, d, id, "application/json", headers);
     api_error_body(d, &e, id, body);
     http_metrics_count(&s->http_metrics, r, status);
@@ -247,7 +257,8 @@ ds4_status serve_open(server **out, uv_loop_t *loop, const serve_options *o, ds4
     server_metrics_init(&s->metrics);
 
     const http_handler handler = {
-        .ctx = s, .on_headers = on_headers, .on_request = on_request, .on_gone = on_gone, .on_drained = on_drained, .on_error = on_error
+        .ctx = s, .on_headers = on_headers, .on_request = on_request, .on_gone = on_gone, .on_drained = on_drained,
+        .on_error = on_error
     };
     ds4_status st = access_set_keys(&s->access, o->keys, o->n_keys, err);
     if (!st) st = http_server_open(&s->http, loop, &o->limits, &handler, err);
@@ -321,7 +332,8 @@ void serve_drain(server *s, int deadline_ms, void (*done)(void *ctx), void *ctx)
     http_server_stop_listening(s->http);
     uv_timer_again(&s->tick);
     s->draining = true;
-    if (!s->model || uv_queue_work(s->loop, &s->drain, drain_scheduler, scheduler_drained)) scheduler_drained(&s->drain, 0);
+    const bool at_work = s->model && !uv_queue_work(s->loop, &s->drain, drain_scheduler, scheduler_drained);
+    if (!at_work) scheduler_drained(&s->drain, 0);
 }
 
 static void on_handle_closed(uv_handle_t *handle)

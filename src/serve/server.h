@@ -63,10 +63,12 @@ void server_new_id(char out[REQUEST_ID_BYTES]);
 api_dialect server_dialect(const route *r, const http_request *h);
 
 /* The usual lines beside Content-Length, Date and Connection. h: the request, for CORS. */
-void server_headers(const server *s, const http_request *h, api_dialect d, const char *id, const char *content_type, bytes *out);
+void server_headers(const server *s, const http_request *h, api_dialect d, const char *id, const char *content_type,
+                    bytes *out);
 
 /* Whole answers; x is gone afterwards. They are counted, and refusals logged. more: further header lines. */
-void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type, const char *more,
+void server_respond(server *s, http_exchange *x, const route *r, const char *id, int status, const char *content_type,
+                    const char *more,
                     slice body);
 void server_refuse(server *s, http_exchange *x, const route *r, const char *id, const api_error *e);
 

@@ -34,7 +34,8 @@ class Running:
             raise Skip("%s is not built" % SERVER)
         self.log = path_of("server-%d.log" % id(self))
         with open(self.log, "wb") as err:
-            self.process = subprocess.Popen([SERVER, "-m", MODEL, "-c", "4096", *THREADS, *(("--port", "0") if port else ()), *args],
+            self.process = subprocess.Popen([SERVER, "-m", MODEL, "-c", "4096", *THREADS,
+                                             *(("--port", "0") if port else ()), *args],
                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
                                             env=env or environment(), cwd=scratch())
         self.url = None
@@ -120,12 +121,14 @@ def check_reads_the_header_and_leaves():
 
 @test
 def the_command_line_beats_the_file_and_the_file_the_environment():
-    config = path_of("server.conf", "# flags\nmodel = %s\nctx=2048\n\nstrict-model = true\nmetrics-public = off\nalias = a\nalias=b\n" % MODEL)
+    config = path_of("server.conf",
+                     "# flags\nmodel = %s\nctx=2048\n\nstrict-model = true\nmetrics-public = off\nalias = a\nalias=b\n" % MODEL)
     with Running("--config", config, env=environment(DS4_CTX="1024"), port=True) as s:
         s.serving()
         equal(json.loads(s.get("/props")[1])["ctx"], 4096, "ctx")        # -c of the command line
         equal([m["id"] for m in json.loads(s.get("/v1/models")[1])["data"]], ["deepseek-v4-flash", "a", "b"], "models")
-        equal(s.get("/v1/chat/completions", '{"model":"x","messages":[{"role":"user","content":"hi"}]}')[0], 404, "another model")
+        equal(s.get("/v1/chat/completions", '{"model":"x","messages":[{"role":"user","content":"hi"}]}')[0], 404,
+              "another model")
     expect(call("--config", path_of("bad.conf", "ctx = 10\nnothing = 1\n")), 2, "bad.conf:2", "nothing")
     expect(call("--config", path_of("bad2.conf", "strict-model = perhaps\n")), 2, "bad2.conf:1", "true or false")
     expect(call("--config", path_of("bad3.conf", "ctx = many\n")), 2, "--ctx: expected")
@@ -243,7 +246,8 @@ def logs_can_be_rotated_and_traces_are_private():
         equal(s.get("/v1/chat/completions", CHAT)[0], 200, "status")
         check(wait_until(lambda: '"status":200' in open(log).read()), "no line")
         line = [json.loads(l) for l in open(log).read().splitlines() if l.startswith("{")][-1]
-        equal((line["route"], line["finish"], line["generated_tokens"]), ("/v1/chat/completions", "length", 8), "the line")
+        equal((line["route"], line["finish"], line["generated_tokens"]), ("/v1/chat/completions", "length", 8),
+              "the line")
         check("What is ds4?" not in open(log).read(), "the log holds text")
         check("What is ds4?" in open(trace).read(), "the trace holds no text")
         equal(os.stat(trace).st_mode & 0o777, 0o600, "mode of the trace")
@@ -258,7 +262,8 @@ def logs_can_be_rotated_and_traces_are_private():
 @test
 def conversations_survive_a_restart():
     folder = path_of("kv")
-    body = json.dumps({"messages": [{"role": "user", "content": "one two three " * 300}], "max_tokens": 8, "temperature": 0})
+    body = json.dumps({"messages": [{"role": "user", "content": "one two three " * 300}], "max_tokens": 8,
+                       "temperature": 0})
     answers = []
     for turn in range(2):
         with Running("--kv-disk-dir", folder) as s:
@@ -268,7 +273,8 @@ def conversations_survive_a_restart():
             answers.append(json.loads(text))
             equal(s.end(), 0, "exit code")
     equal(answers[1]["choices"][0]["message"], answers[0]["choices"][0]["message"], "the answer")
-    check(answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"] >= 512, "nothing was reused", answers[1]["usage"])
+    check(answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"] >= 512, "nothing was reused",
+          answers[1]["usage"])
 
 
 @test

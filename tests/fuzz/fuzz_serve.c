@@ -45,7 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const keys[] = { "correct horse" };
     slice rest = { (const char *)data, size };
-    const slice path = next_field(&rest), origin = next_field(&rest), host = next_field(&rest), authorization = next_field(&rest);
+    const slice path = next_field(&rest), origin = next_field(&rest), host = next_field(&rest),
+        authorization = next_field(&rest);
     access_rules rules = { .guard = true };
     check(access_set_keys(&rules, keys, 1, NULL) == DS4_OK);
     check_path(path);

@@ -80,7 +80,8 @@ static void up(const setup *s)
     if (s->loading) return;
     if (!open_engine(s->ctx, &err)) test_fail(__FILE__, __LINE__, "engine: %s", err.message);
     serve_model_options m = {
-        .api = { .model = "deepseek-v4-flash", .think_max_min_ctx = 393216, .quant = "q2", .default_tokens = 256, .temperature = 1, .top_p = 1, .min_p = 0.05f },
+        .api = { .model = "deepseek-v4-flash", .think_max_min_ctx = 393216, .quant = "q2", .default_tokens = 256,
+                 .temperature = 1, .top_p = 1, .min_p = 0.05f },
         .sched = sched_defaults(), .replay_max_ids = 1000,
     };
     m.sched.n_slots = s->slots;
@@ -126,7 +127,8 @@ static client connect_to(const struct sockaddr *address, socklen_t n, int family
 
 static client dial(void)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)t.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)t.port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     return connect_to((struct sockaddr *)&a, sizeof a, AF_INET);
 }
 
@@ -163,8 +165,12 @@ static bool wait_for(client *c, const char *word)
     return false;
 }
 
-#define WAIT_FOR(c, word) \
-    do { if (!wait_for(c, word)) test_fail(__FILE__, __LINE__, "no %s in: %.600s", (word) ? (const char *)(word) : "end", text_of(c)); } while (0)
+static void expect_words(int line, client *c, const char *word)
+{
+    if (wait_for(c, word)) return;
+    test_fail(__FILE__, line, "no %s in: %.600s", word ? word : "end", text_of(c));
+}
+#define WAIT_FOR(c, word) expect_words(__LINE__, c, word)
 #define WAIT_UNTIL(cond) \
     do { const uint64_t end_ = uv_hrtime() + PATIENCE_MS * UINT64_C(1000000); \
          while (!(cond) && uv_hrtime() < end_) spin(); \
@@ -186,7 +192,8 @@ static client ask_with(const char *method, const char *path, const char *headers
     client c = dial();
     bytes out;
     bytes_init(&out, (size_t)64 << 20);
-    bytes_printf(&out, "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n%s", method, path,
+    bytes_printf(&out, "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n%s",
+                 method, path,
                  headers, strlen(body), body);
     send_all(&c, out.data, out.len);
     bytes_free(&out);
@@ -206,7 +213,8 @@ static int status_of(const client *c)
 static void expect_answer(int line, client c, int status, const char *const *words)
 {
     if (!wait_for(&c, NULL)) test_fail(__FILE__, line, "no end: %.300s", text_of(&c));
-    if (status_of(&c) != status) test_fail(__FILE__, line, "status %d, want %d: %.600s", status_of(&c), status, text_of(&c));
+    if (status_of(&c) != status) test_fail(__FILE__, line, "status %d, want %d: %.600s", status_of(&c), status,
+                                           text_of(&c));
     for (; *words; words++) {
         if (!strstr(text_of(&c), *words)) test_fail(__FILE__, line, "no %s in: %.900s", *words, text_of(&c));
     }
@@ -217,8 +225,10 @@ static void expect_answer(int line, client c, int status, const char *const *wor
 #define GET(path) ask_with("GET", path, "", "")
 
 #define CHAT(words) "{\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}],\"temperature\":0}"
-#define CHAT_STREAM(words) "{\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}],\"temperature\":0,\"stream\":true}"
-#define MESSAGE(words) "{\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}],\"max_tokens\":99,\"temperature\":0}"
+#define CHAT_STREAM(words) \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}],\"temperature\":0,\"stream\":true}"
+#define MESSAGE(words) \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}],\"max_tokens\":99,\"temperature\":0}"
 /* A raw prompt that spells a turn. */
 #define RAW(words) "<｜User｜>" words "<｜Assistant｜></think>"
 #define MESSAGE_STREAM(words) \
@@ -241,16 +251,19 @@ TEST(the_pages_answer)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(GET("/"), 200, "{\"name\":\"ds4-server\",\"status\":\"ok\"}", "X-Request-Id: req_", "application/json");
+    EXPECT_ANSWER(GET("/"), 200, "{\"name\":\"ds4-server\",\"status\":\"ok\"}", "X-Request-Id: req_",
+                  "application/json");
     EXPECT_ANSWER(GET("/health?x=1"), 200, "{\"status\":\"ok\"}");
     EXPECT_ANSWER(GET("/v1/models"), 200, "\"id\":\"deepseek-v4-flash\"", "\"has_more\":false");
     EXPECT_ANSWER(GET("/models/any%2Fname"), 200, "\"object\":\"model\"");
     EXPECT_ANSWER(GET("/props"), 200, "\"slots\":1", "\"ctx\":4096");
     EXPECT_ANSWER(GET("/slots"), 200, "\"state\":\"empty\"");
-    EXPECT_ANSWER(GET("/metrics"), 200, "text/plain; version=0.0.4", "vllm:num_requests_running{model_name=\"deepseek-v4-flash\"} 0",
+    EXPECT_ANSWER(GET("/metrics"), 200, "text/plain; version=0.0.4",
+                  "vllm:num_requests_running{model_name=\"deepseek-v4-flash\"} 0",
                   "ds4_http_requests_total{model_name=\"deepseek-v4-flash\",path=\"/slots\",code=\"200\"} 1",
                   "vllm:time_to_first_token_seconds_bucket{model_name=\"deepseek-v4-flash\",le=\"+Inf\"} 0",
-                  "process_resident_memory_bytes", "ds4_cache_miss_total{model_name=\"deepseek-v4-flash\",reason=\"other-session\"} 0");
+                  "process_resident_memory_bytes",
+                  "ds4_cache_miss_total{model_name=\"deepseek-v4-flash\",reason=\"other-session\"} 0");
     down();
 }
 
@@ -297,9 +310,11 @@ TEST(errors_are_told_in_the_callers_dialect)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/chat/completions", "{"), 400, "{\"error\":{\"message\":", "\"type\":\"invalid_request_error\"");
+    EXPECT_ANSWER(post("/v1/chat/completions", "{"), 400, "{\"error\":{\"message\":",
+                  "\"type\":\"invalid_request_error\"");
     EXPECT_ANSWER(post("/v1/responses", "{\"input\":3}"), 400, "{\"error\":{\"message\":", "\"param\":\"input\"");
-    EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello") "x"), 400, "{\"type\":\"error\",\"error\":{", "\"request_id\":\"req_", "request-id: req_");
+    EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello") "x"), 400, "{\"type\":\"error\",\"error\":{",
+                  "\"request_id\":\"req_", "request-id: req_");
     EXPECT_ANSWER(post("/v1/messages", CHAT("hello")), 400, "max_tokens");
     EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"x\",\"suffix\":\"y\"}"), 400, "suffix");
     down();
@@ -315,7 +330,8 @@ TEST(a_prompt_that_does_not_fit_is_refused_in_the_words_that_clients_parse)
     words[1000] = 0;
     snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"max_tokens\":9}", words);
     EXPECT_ANSWER(post("/v1/messages", body), 400, "prompt is too long: ", " tokens > 64 maximum");
-    EXPECT_ANSWER(post("/v1/chat/completions", body), 400, "maximum context length is 64 tokens. However, your messages resulted in ",
+    EXPECT_ANSWER(post("/v1/chat/completions", body), 400,
+                  "maximum context length is 64 tokens. However, your messages resulted in ",
                   "context_length_exceeded");
     down();
 }
@@ -358,13 +374,16 @@ TEST(pages_of_other_sites_are_refused_unless_cors_lets_them)
 {
     setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(ask_with("POST", "/v1/chat/completions", "Origin: https://evil.example\r\n", CHAT("hello")), 403, "permission_error");
+    EXPECT_ANSWER(ask_with("POST", "/v1/chat/completions", "Origin: https://evil.example\r\n", CHAT("hello")), 403,
+                  "permission_error");
     EXPECT_ANSWER(ask_with("GET", "/health", "Origin: http://127.0.0.1:3000\r\n", ""), 200, "ok");
     down();
     s.serve.cors = "*";
     up(&s);
-    EXPECT_ANSWER(ask_with("GET", "/health", "Origin: https://evil.example\r\n", ""), 200, "Access-Control-Allow-Origin: *");
-    EXPECT_ANSWER(ask_with("OPTIONS", "/v1/messages", "Origin: https://a.example\r\nAccess-Control-Request-Headers: x-api-key\r\n", ""), 204,
+    EXPECT_ANSWER(ask_with("GET", "/health", "Origin: https://evil.example\r\n", ""), 200,
+                  "Access-Control-Allow-Origin: *");
+    EXPECT_ANSWER(ask_with("OPTIONS", "/v1/messages",
+                           "Origin: https://a.example\r\nAccess-Control-Request-Headers: x-api-key\r\n", ""), 204,
                   "Access-Control-Allow-Headers: x-api-key", "Access-Control-Max-Age: 86400");
     down();
 }
@@ -378,9 +397,12 @@ TEST(every_dialect_gets_its_answer)
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "\"content\":\"Hello there.\"",
                   "\"reasoning_content\":\"Somebody greets.\"", "\"finish_reason\":\"stop\"");
     EXPECT(strstr(t.last_line, " status=200 prompt=") && strstr(t.last_line, " finish=stop "));
-    EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 200, "\"text\":\"Hello there.\"", "\"stop_reason\":\"end_turn\"");
-    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"hello\"}"), 200, "\"text\":\"Hello there.\"", "\"status\":\"completed\"");
-    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"temperature\":0}"), 200, "\"text\":\"Hello there.\"");
+    EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 200, "\"text\":\"Hello there.\"",
+                  "\"stop_reason\":\"end_turn\"");
+    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"hello\"}"), 200, "\"text\":\"Hello there.\"",
+                  "\"status\":\"completed\"");
+    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"temperature\":0}"), 200,
+                  "\"text\":\"Hello there.\"");
     down();
 }
 
@@ -388,11 +410,15 @@ TEST(every_dialect_streams)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/chat/completions", CHAT_STREAM("hello")), 200, "text/event-stream; charset=utf-8", "X-Accel-Buffering: no",
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT_STREAM("hello")), 200, "text/event-stream; charset=utf-8",
+                  "X-Accel-Buffering: no",
                   "Transfer-Encoding: chunked", "\"delta\":{\"role\":\"assistant\"", "data: [DONE]\n\n");
-    EXPECT_ANSWER(post("/v1/messages?beta=true", MESSAGE_STREAM("hello")), 200, "event: message_start", "event: message_stop");
-    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"hello\",\"stream\":true}"), 200, "response.created", "response.completed");
-    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"stream\":true}"), 200, "text_completion", "data: [DONE]");
+    EXPECT_ANSWER(post("/v1/messages?beta=true", MESSAGE_STREAM("hello")), 200, "event: message_start",
+                  "event: message_stop");
+    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"hello\",\"stream\":true}"), 200, "response.created",
+                  "response.completed");
+    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"stream\":true}"), 200,
+                  "text_completion", "data: [DONE]");
     down();
 }
 
@@ -405,7 +431,8 @@ TEST(a_connection_serves_again_after_an_answer_and_after_a_stream)
     static const char *const bodies[] = { CHAT("hello"), CHAT_STREAM("hello"), CHAT("count") };
     static const char *const ends[] = { "Hello there.", "[DONE]\n\n\r\n0\r\n\r\n", "nine ten" };
     for (int i = 0; i < 3; i++) {
-        snprintf(request, sizeof request, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", strlen(bodies[i]),
+        snprintf(request, sizeof request,
+                 "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", strlen(bodies[i]),
                  bodies[i]);
         send_all(&c, request, strlen(request));
         WAIT_FOR(&c, ends[i]);
@@ -418,9 +445,11 @@ TEST(prompts_of_one_request_are_answered_one_after_another)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":[\"" RAW("hello") "\",\"" RAW("count") "\"],\"n\":2,\"temperature\":0,\"max_tokens\":40}"),
+    EXPECT_ANSWER(post("/v1/completions",
+                       "{\"prompt\":[\"" RAW("hello") "\",\"" RAW("count") "\"],\"n\":2,\"temperature\":0,\"max_tokens\":40}"),
                   200, "\"index\":0", "\"index\":1,\"text\":\"Hello there.\"", "\"index\":3,\"text\":\"one two");
-    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"echo\":true,\"temperature\":0}"), 200, "</think>Hello there.");
+    EXPECT_ANSWER(post("/v1/completions", "{\"prompt\":\"" RAW("hello") "\",\"echo\":true,\"temperature\":0}"), 200,
+                  "</think>Hello there.");
     down();
 }
 
@@ -428,7 +457,8 @@ TEST(the_length_of_an_answer_is_limited)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/messages", "{\"messages\":[{\"role\":\"user\",\"content\":\"count\"}],\"max_tokens\":2,\"temperature\":0}"), 200,
+    EXPECT_ANSWER(post("/v1/messages",
+                       "{\"messages\":[{\"role\":\"user\",\"content\":\"count\"}],\"max_tokens\":2,\"temperature\":0}"), 200,
                   "\"stop_reason\":\"max_tokens\"");
     down();
 }
@@ -608,7 +638,8 @@ TEST(a_client_that_does_not_read_is_dropped_and_delays_nobody)
     bytes much;
     bytes_init(&much, 1 << 20);
     bytes_text(&much, "</think>");
-    for (int i = 0; i < 4000; i++) bytes_text(&much, " one");        /* 12 MB with its logprobs: more than sockets hold */
+    for (int i = 0; i < 4000; i++) bytes_text(&much,
+                                              " one");        /* 12 MB with its logprobs: more than sockets hold */
     fake_rule(t.engine, "flood", 0, much.data);
     bytes_free(&much);
 
@@ -619,7 +650,8 @@ TEST(a_client_that_does_not_read_is_dropped_and_delays_nobody)
     client lazy = dial();
     const int small = 4096;
     setsockopt(lazy.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-    snprintf(request, sizeof request, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", sizeof body - 1, body);
+    snprintf(request, sizeof request,
+             "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", sizeof body - 1, body);
     send_all(&lazy, request, strlen(request));
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
     WAIT_UNTIL(strstr(t.last_line, "cancelled") || strstr(t.last_line, "error"));
@@ -649,7 +681,8 @@ TEST(what_fails_early_has_a_status_and_what_fails_late_an_event)
     fake_fail_on(t.engine, token_of("one two three four"));
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT_STREAM("count")), 200, "data: {\"error\":", "data: [DONE]");
     EXPECT_ANSWER(post("/v1/messages", MESSAGE_STREAM("count")), 200, "event: error");
-    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"count\",\"stream\":true,\"temperature\":0}"), 200, "response.failed");
+    EXPECT_ANSWER(post("/v1/responses", "{\"input\":\"count\",\"stream\":true,\"temperature\":0}"), 200,
+                  "response.failed");
     fake_fail_on(t.engine, -1);
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("count")), 200, "nine ten");
     down();
@@ -661,20 +694,27 @@ TEST(what_fails_early_has_a_status_and_what_fails_late_an_event)
 static client some_request(random_stream *r)
 {
     static const char *const paths[] = {
-        "/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions", "/v1/messages/count_tokens", "/tokenize", "/detokenize",
-        "/apply-template", "/v1/models", "/health", "/metrics", "/slots", "/props", "/nope", "/v1/embeddings", "/v1/responses/resp_1"
+        "/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions", "/v1/messages/count_tokens",
+        "/tokenize", "/detokenize",
+        "/apply-template", "/v1/models", "/health", "/metrics", "/slots", "/props", "/nope", "/v1/embeddings",
+        "/v1/responses/resp_1"
     };
     static const char *const bodies[] = {
-        CHAT("hello"), CHAT_STREAM("hello"), CHAT_STREAM("count"), MESSAGE("count"), MESSAGE_STREAM("hello"), "{\"input\":\"hello\",\"stream\":true}",
-        "{\"prompt\":[\"a\",\"b\"],\"n\":2,\"max_tokens\":3}", "{\"prompt\":[1,2,3],\"stream\":true,\"max_tokens\":3}", "{", "[]", "null", "",
-        "{\"messages\":[]}", "{\"messages\":\"x\",\"max_tokens\":-1}", "{\"content\":\"hello\"}", "{\"tokens\":[1,2,-3]}",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\",\"output\":\"y\"}]}",
+        CHAT("hello"), CHAT_STREAM("hello"), CHAT_STREAM("count"), MESSAGE("count"), MESSAGE_STREAM("hello"),
+            "{\"input\":\"hello\",\"stream\":true}",
+        "{\"prompt\":[\"a\",\"b\"],\"n\":2,\"max_tokens\":3}",
+        "{\"prompt\":[1,2,3],\"stream\":true,\"max_tokens\":3}", "{", "[]", "null", "",
+        "{\"messages\":[]}", "{\"messages\":\"x\",\"max_tokens\":-1}", "{\"content\":\"hello\"}",
+        "{\"tokens\":[1,2,-3]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}",
+        "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\",\"output\":\"y\"}]}",
         "{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":\"x\",\"content\":\"hello\"}],\"max_tokens\":4,\"n\":3,\"logprobs\":true,\"top_logprobs\":2}"
     };
     const char *path = paths[random_below(r, sizeof paths / sizeof *paths)];
     const char *body = bodies[random_below(r, sizeof bodies / sizeof *bodies)];
     const char *method = random_below(r, 8) ? *body && random_below(r, 8) ? "POST" : "GET" : "PUT";
-    return ask_with(method, path, random_below(r, 10) ? "" : "anthropic-version: 2023-06-01\r\nX-DS4-Session: a\r\n", body);
+    return ask_with(method, path, random_below(r, 10) ? "" : "anthropic-version: 2023-06-01\r\nX-DS4-Session: a\r\n",
+                    body);
 }
 
 TEST(any_mixture_of_requests_leaves_the_server_as_it_was)
@@ -786,8 +826,10 @@ TEST(request_lines_can_be_json)
     setup s = defaults();
     s.serve.log_json = true;
     up(&s);
-    EXPECT_ANSWER(ask_with("POST", "/v1/chat/completions", "X-DS4-Session: abc\r\n", CHAT("hello")), 200, "Hello there.");
-    EXPECT(t.last_line[0] == '{' && strstr(t.last_line, "\"finish\":\"stop\"") && strstr(t.last_line, "\"session\":\""));
+    EXPECT_ANSWER(ask_with("POST", "/v1/chat/completions", "X-DS4-Session: abc\r\n", CHAT("hello")), 200,
+                  "Hello there.");
+    EXPECT(t.last_line[0] == '{' && strstr(t.last_line, "\"finish\":\"stop\"")
+           && strstr(t.last_line, "\"session\":\""));
     EXPECT(strstr(t.last_line, "hello") == NULL && strstr(t.last_line, "Hello") == NULL);
     down();
 }
@@ -796,7 +838,8 @@ TEST(an_effort_that_the_context_does_not_allow_is_told_in_a_header)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"reasoning_effort\":\"max\"}"), 200,
+    EXPECT_ANSWER(post("/v1/chat/completions",
+                       "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],\"reasoning_effort\":\"max\"}"), 200,
                   "X-DS4-Effort: high");
     down();
 }
