@@ -226,8 +226,9 @@ static bool scan_prose(answer *a)
 
 static bool is_out_of_memory(const answer *a)
 {
-    return a->no_memory || a->in.failed || a->blanks.failed || a->pending.failed || a->clean.failed || a->name.failed ||
-           a->reasoning.failed || a->text.failed || a->block.failed || a->arguments.failed || call_args_failed(&a->args);
+    bool failed = a->no_memory || call_args_failed(&a->args);
+    for (size_t i = 0; i < countof(a->buffers); i++) failed |= a->buffers[i].failed;
+    return failed;
 }
 
 static void scan(answer *a)
@@ -411,8 +412,7 @@ ds4_status answer_open(answer **out, const vocab *v, const answer_options *o, ds
     a->reasoning_closed = a->state == STATE_TEXT;
     a->last = '\n';
     a->pending_kind = ANSWER_TEXT;
-    bytes *const all[] = { &a->in, &a->blanks, &a->pending, &a->clean, &a->name, &a->reasoning, &a->text, &a->block, &a->arguments };
-    for (size_t i = 0; i < countof(all); i++) bytes_init(all[i], ANSWER_MAX_BYTES);
+    for (size_t i = 0; i < countof(a->buffers); i++) bytes_init(&a->buffers[i], ANSWER_MAX_BYTES);
     call_args_init(&a->args, a->counts.repairs, ANSWER_MAX_BYTES);
 
     ds4_status st = copy_tools(a, o->tools, a->o.n_tools, err);
@@ -422,21 +422,13 @@ ds4_status answer_open(answer **out, const vocab *v, const answer_options *o, ds
     return st;
 }
 
-static void free_call(chat_call *c)
-{
-    free((char *)c->id.data);
-    free((char *)c->name.data);
-    free((char *)c->arguments.data);
-}
-
 void answer_close(answer *a)
 {
     if (!a) return;
-    if (a->call_open) free_call(&a->open);
-    for (int i = 0; i < a->n_calls; i++) free_call(&a->calls[i]);
+    if (a->call_open) tools_free_call(&a->open);
+    for (int i = 0; i < a->n_calls; i++) tools_free_call(&a->calls[i]);
     for (int i = 0; i < a->o.n_tools && a->tools; i++) call_schema_close(&a->tools[i].schema);
-    bytes *const all[] = { &a->in, &a->blanks, &a->pending, &a->clean, &a->name, &a->reasoning, &a->text, &a->block, &a->arguments };
-    for (size_t i = 0; i < countof(all); i++) bytes_free(all[i]);
+    for (size_t i = 0; i < countof(a->buffers); i++) bytes_free(&a->buffers[i]);
     call_args_free(&a->args);
     stop_filter_close(a->stops);
     free(a->tools);
@@ -461,7 +453,9 @@ static void no_event(void *ctx, const answer_event *e)
 
 ds4_status answer_read_block(answer **out, slice block, const chat_tool *tools, int n_tools, ds4_error *err)
 {
-    const answer_options o = { .start = CHAT_STARTS_TEXT, .tools = tools, .n_tools = n_tools, .random = no_random, .event = no_event };
+    const answer_options o = {
+        .start = CHAT_STARTS_TEXT, .tools = tools, .n_tools = n_tools, .random = no_random, .event = no_event,
+    };
     ds4_status st = answer_open(out, NULL, &o, err);
     if (st) return st;
     (*out)->markup = true;

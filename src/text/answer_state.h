@@ -29,17 +29,12 @@ struct answer {
 
     bool         markup;                /* tool blocks are more than text */
     answer_state state;
-    bytes        in;                    /* sampled and not yet understood, from pos on              */
-    size_t       pos;
-    bytes        blanks;                /* of prose, held: they may stand before a block            */
+    size_t       pos;                   /* in `in`                                                  */
     char         last;                  /* byte of prose given out last; '\n' at a section's start  */
     bool         reasoning_closed;
     size_t       pass;                  /* where in `reasoning` the present pass began              */
 
-    bytes        pending;               /* the event being made                                     */
     answer_kind  pending_kind;
-    bytes        clean, name;           /* scratch                                                  */
-    bytes        reasoning, text, block;
 
     /* the block */
     tools_place  place;
@@ -51,9 +46,20 @@ struct answer {
     call_args    args;
     bool         call_open;
     chat_call    open;                  /* owned texts; its arguments are in `arguments`            */
-    bytes        arguments;
     chat_call   *calls;                 /* owned, with their texts                                  */
     int          n_calls, cap_calls;
+
+    union {
+        struct {
+            bytes in;                   /* sampled and not yet understood, from pos on              */
+            bytes blanks;               /* of prose, held: they may stand before a block            */
+            bytes pending;              /* the event being made                                     */
+            bytes clean, name;          /* scratch                                                  */
+            bytes reasoning, text, block;
+            bytes arguments;            /* of the open call                                         */
+        };
+        bytes    buffers[9];            /* all of them                                              */
+    };
 
     answer_finish finish;               /* as the machine found it, in STATE_DONE                   */
     bool         finished, no_memory;
@@ -91,6 +97,7 @@ bool tools_scan(answer *a);
 void tools_end_of_turn(answer *a);
 /* A tentative block was none: all of it, and what was held, is reasoning. */
 void tools_roll_back(answer *a);
+void tools_free_call(chat_call *c);
 /* At '<' of prose: does a block begin here that closes the reasoning? */
 dsml_result tools_begin_in(const answer *a, slice s);
 

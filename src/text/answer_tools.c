@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "text/utf8_repair.h"
 #include "text/answer_state.h"
+#include "text/utf8_repair.h"
 
 enum {
     JUNK_MAX  = 4096,           /* bytes in a block that belong to nothing; then it is over      */
@@ -38,7 +38,7 @@ static slice keep(answer *a, slice text)
     return (slice){ copy, text.len };
 }
 
-static void free_call(chat_call *c)
+void tools_free_call(chat_call *c)
 {
     free((char *)c->id.data);
     free((char *)c->name.data);
@@ -102,7 +102,7 @@ static void begin_call(answer *a, slice written_name)
 
 static void drop_call(answer *a)
 {
-    if (a->call_open) free_call(&a->open);
+    if (a->call_open) tools_free_call(&a->open);
     a->call_open = false;
 }
 
@@ -133,7 +133,7 @@ static void end_call(answer *a)
         answer_give(a, ANSWER_CALL_ARGS, (slice){ a->arguments.data, a->arguments.len });
     }
     answer_give(a, ANSWER_CALL_END, (slice){ NULL, 0 });
-    if (!add_call(a)) free_call(&a->open);
+    if (!add_call(a)) tools_free_call(&a->open);
     a->call_open = false;
     a->place = BETWEEN_CALLS;
 }
@@ -220,7 +220,8 @@ static dsml_result value_end(answer *a, slice s, size_t *skip)
 
     *skip = newline;
     if (!tag.closing) {
-        if (tag.kind != DSML_PARAMETER || !tag.marked || !tag.has_name || tag.string == DSML_STRING_MISSING) return DSML_NONE;
+        const bool whole = tag.marked && tag.has_name && tag.string != DSML_STRING_MISSING;
+        if (tag.kind != DSML_PARAMETER || !whole) return DSML_NONE;
         if (!call_args_awaits(&a->args, plain_name(a, tag.name))) return DSML_NONE;
         repaired(a, REPAIR_CLOSER);
         return DSML_TAG;

@@ -11,8 +11,8 @@
 #include "text/json_tree.h"
 
 enum {
-    KIND_NULL = 1, KIND_BOOLEAN = 2, KIND_INTEGER = 4, KIND_NUMBER = 8, KIND_STRING = 16, KIND_ARRAY = 32, KIND_OBJECT = 64,
-    KIND_ANY = 127
+    KIND_NULL = 1, KIND_BOOLEAN = 2, KIND_INTEGER = 4, KIND_NUMBER = 8, KIND_STRING = 16,
+    KIND_ARRAY = 32, KIND_OBJECT = 64, KIND_ANY = 127
 };
 
 typedef struct {

@@ -234,8 +234,7 @@ size_t replay_ids(replay_memory *m)
 
 static void put_u32(bytes *out, uint32_t v)
 {
-    const unsigned char le[4] = { (unsigned char)v, (unsigned char)(v >> 8), (unsigned char)(v >> 16), (unsigned char)(v >> 24) };
-    bytes_append(out, le, sizeof le);
+    for (int shift = 0; shift < 32; shift += 8) bytes_char(out, (char)(v >> shift));
 }
 
 static uint32_t get_u32(const char *data)
@@ -357,8 +356,10 @@ static size_t add_turn(replay_memory *m, const section_entry *entries, size_t n,
 
     slice *texts = calloc(n_calls ? 3 * n_calls : 1, sizeof *texts);
     if (texts && same == n_calls && same > 0) {
-        replay_record r = { .block = entries[0].block, .reasoning_closed = entries[0].closed, .ids = texts, .names = texts + n_calls,
-                            .arguments = texts + 2 * n_calls, .n_calls = turn.n_calls };
+        const replay_record r = {
+            .block = entries[0].block, .reasoning_closed = entries[0].closed,
+            .ids = texts, .names = texts + n_calls, .arguments = texts + 2 * n_calls, .n_calls = turn.n_calls,
+        };
         for (size_t i = 0; i < n_calls; i++) {
             texts[i] = entries[i].id;
             texts[n_calls + i] = turn.calls[i].name;
@@ -390,7 +391,8 @@ ds4_status replay_section_read(replay_memory *m, slice section, ds4_error *err)
     ds4_status st = DS4_OK;
     size_t at = 8;
     for (size_t i = 0; i < n && !st; i++) {
-        if (!read_entry(section, version, &at, &entries[i])) st = ds4_fail(err, DS4_EFORMAT, "tool calls: entry %zu is cut", i);
+        if (read_entry(section, version, &at, &entries[i])) continue;
+        st = ds4_fail(err, DS4_EFORMAT, "tool calls: entry %zu is cut", i);
     }
     if (!st && at != section.len) st = ds4_fail(err, DS4_EFORMAT, "tool calls: something follows the last entry");
     for (size_t i = 0; i < n && !st;) i += add_turn(m, entries + i, n - i, &st, err);

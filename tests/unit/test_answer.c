@@ -280,7 +280,8 @@ TEST(o2_text_then_a_call)
         "R(hm) T(Let me look.) B(0,get_weather) A(0,{\"city\":\") A(0,Ro) A(0,me) A(0,\") A(0,,\"days\":2) A(0,}) E(0) F(tool_calls)",
         "R(hm) T(Let me look.) B(0,get_weather) A(0,{\"city\":\"Rome\",\"days\":2}) E(0) F(tool_calls)");
     EXPECT_TEXT(r.arguments.data, "{\"city\":\"Rome\",\"days\":2}\n");
-    EXPECT_TEXT(r.block.data, "\n\n" OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" ENDARG ENDCALL CLOSE);
+    EXPECT_TEXT(r.block.data, "\n\n" OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2"
+                ENDARG ENDCALL CLOSE);
     EXPECT_TEXT(r.ids.data, "call_000102030405060708090a0b0c0d0e0f\n");
     for (int i = 0; i < REPAIR_KINDS; i++) EXPECT_INT(r.counts.repairs[i], 0);
     run_free(&r);
@@ -288,7 +289,8 @@ TEST(o2_text_then_a_call)
 
 TEST(o3_text_that_only_looks_like_a_tag)
 {
-    expect(&talking_tools, "a < b and " DOT "<" DOT "｜DSML｜" DOT " is a marker" DOT EOS, "T(a < b and <｜DSML｜ is a marker) F(stop)");
+    expect(&talking_tools, "a < b and " DOT "<" DOT "｜DSML｜" DOT " is a marker" DOT EOS,
+           "T(a < b and <｜DSML｜ is a marker) F(stop)");
 }
 
 TEST(o4_a_value_is_escaped)
@@ -299,7 +301,8 @@ TEST(o4_a_value_is_escaped)
 
 TEST(o5_a_block_closes_the_reasoning)
 {
-    run r = expect_events(&thinking_tools, "need data\n\n" OPEN CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL CLOSE, NULL,
+    run r = expect_events(&thinking_tools, "need data\n\n" OPEN CALL("get_weather") STRING("city") "Rome"
+                          ENDARG ENDCALL CLOSE, NULL,
                           "R(need data) B(0,get_weather) A(0,{\"city\":\"Rome\"}) E(0) F(tool_calls)");
     EXPECT(!r.reasoning_closed);
     EXPECT(r.block.data && strncmp(r.block.data, "\n\n<", 3) == 0);
@@ -310,8 +313,10 @@ TEST(o6_quoted_markup_is_reasoning)
 {
     expect(&thinking_tools, "I would write <｜DSML｜tool_calls> here</think>ok" EOS,
            "R(I would write <｜DSML｜tool_calls> here) T(ok) F(stop)");
-    expect(&thinking_tools, "like\n<｜DSML｜tool_calls>\nhere</think>ok" EOS, "R(like\n<｜DSML｜tool_calls>\nhere) T(ok) F(stop)");
-    expect(&thinking_tools, "like\n" OPEN CALL("other") "\n</think>ok" EOS, "R(like\n" OPEN CALL("other") "\n) T(ok) F(stop)");
+    expect(&thinking_tools, "like\n<｜DSML｜tool_calls>\nhere</think>ok" EOS,
+           "R(like\n<｜DSML｜tool_calls>\nhere) T(ok) F(stop)");
+    expect(&thinking_tools, "like\n" OPEN CALL("other") "\n</think>ok" EOS, "R(like\n" OPEN CALL("other")
+           "\n) T(ok) F(stop)");
 }
 
 TEST(o7_length_inside_a_call)
@@ -349,7 +354,8 @@ TEST(a_broken_character_is_replaced)
 {
     expect(&talking, "a\xC3" "b\xE2\x82" EOS, "T(a\xEF\xBF\xBD" "b\xEF\xBF\xBD) F(stop)");
     expect(&thinking, "\xF0\x9F\x98\x80\x80</think>", "R(\xF0\x9F\x98\x80\xEF\xBF\xBD) F(stop)");
-    expect(&talking_tools, OPEN CALL("write") STRING("text") "\xE2\x82" ENDARG JSON("n") "\"\xFF\"" ENDARG ENDCALL CLOSE,
+    expect(&talking_tools, OPEN CALL("write") STRING("text") "\xE2\x82" ENDARG JSON("n") "\"\xFF\""
+           ENDARG ENDCALL CLOSE,
            "B(0,write) A(0,{\"text\":\"\xEF\xBF\xBD\",\"n\":\"\xEF\xBF\xBD\"}) E(0) F(tool_calls)");
 }
 
@@ -374,12 +380,14 @@ TEST(a_stop_string_ends_the_text)
 TEST(raw_output_is_all_text)
 {
     how h = { .start = CHAT_STARTS_REASONING, .raw = true, .tools = true };
-    expect(&h, "a</think>\n<｜User｜>" OPEN CALL("write") ENDCALL CLOSE EOS, "T(a\n" OPEN CALL("write") ENDCALL CLOSE ") F(stop)");
+    expect(&h, "a</think>\n<｜User｜>" OPEN CALL("write") ENDCALL CLOSE EOS, "T(a\n" OPEN CALL("write") ENDCALL CLOSE
+           ") F(stop)");
 }
 
 TEST(markup_is_text_where_no_tools_are_offered)
 {
-    expect(&talking, "a \n" OPEN CALL("write") ENDCALL CLOSE EOS, "T(a \n" OPEN CALL("write") ENDCALL CLOSE ") F(stop)");
+    expect(&talking, "a \n" OPEN CALL("write") ENDCALL CLOSE EOS, "T(a \n" OPEN CALL("write") ENDCALL CLOSE
+           ") F(stop)");
     expect(&thinking, "a\n" OPEN CALL("write") "\n" EOS, "R(a\n" OPEN CALL("write") "\n) F(stop)");
 }
 
@@ -480,13 +488,16 @@ TEST(values_are_repaired)
 
 TEST(a_wrapper_is_taken_off)
 {
-    expect_argument(JSON("arguments") "{\"city\": \"Rome\", \"days\": 2}" ENDARG, REPAIR_WRAPPER, 1, "{\"city\":\"Rome\",\"days\":2}");
+    expect_argument(JSON("arguments") "{\"city\": \"Rome\", \"days\": 2}" ENDARG, REPAIR_WRAPPER, 1,
+                    "{\"city\":\"Rome\",\"days\":2}");
     expect_argument(STRING("input") "{\"city\": \"Rome\"}" ENDARG, REPAIR_WRAPPER, 1, "{\"city\":\"Rome\"}");
-    expect_argument(STRING("input") "{\"town\": \"Rome\"}" ENDARG, REPAIR_WRAPPER, 0, "{\"input\":\"{\\\"town\\\": \\\"Rome\\\"}\"}");
+    expect_argument(STRING("input") "{\"town\": \"Rome\"}" ENDARG, REPAIR_WRAPPER, 0,
+                    "{\"input\":\"{\\\"town\\\": \\\"Rome\\\"}\"}");
     expect_argument(STRING("input") "Rome" ENDARG, REPAIR_WRAPPER, 0, "{\"input\":\"Rome\"}");
     expect_argument(JSON("arguments") "{\"city\": \"Rome\"}" ENDARG JSON("days") "2" ENDARG, REPAIR_WRAPPER, 0,
                     "{\"arguments\":{\"city\":\"Rome\"},\"days\":2}");
-    expect_argument(STRING("city") "x" ENDARG STRING("input") "{}" ENDARG, REPAIR_WRAPPER, 0, "{\"city\":\"x\",\"input\":\"{}\"}");
+    expect_argument(STRING("city") "x" ENDARG STRING("input") "{}" ENDARG, REPAIR_WRAPPER, 0,
+                    "{\"city\":\"x\",\"input\":\"{}\"}");
     expect_repair(OPEN CALL("nobody") STRING("input") "{}" ENDARG ENDCALL CLOSE, REPAIR_WRAPPER, 0,
                   "B(0,nobody) A(0,{\"input\":\"{}\"}) E(0) F(tool_calls)");
 }
@@ -494,11 +505,13 @@ TEST(a_wrapper_is_taken_off)
 TEST(other_spellings_are_understood)
 {
     static const char want[] = "B(0,get_weather) A(0,{\"city\":\"Rome\"}) E(0) F(tool_calls)";
-    expect_repair("<｜｜DSML｜｜tool_calls>\n" CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL "</|DSML|tool_calls>",
+    expect_repair("<｜｜DSML｜｜tool_calls>\n" CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL
+                  "</|DSML|tool_calls>",
                   REPAIR_SPELLING, 2, want);
     expect_repair("<|DSML|tool_calls>\n<|DSML|invoke name=\"get_weather\">\n<|DSML|parameter name=“city” string=“true”>Rome"
                   "</|DSML|parameter>\n</|DSML|invoke>\n</|DSML|tool_calls>", REPAIR_SPELLING, 6, want);
-    expect_repair(OPEN "<invoke name='get_weather'>" STRING("city") "Rome" ENDARG "</invoke>" CLOSE, REPAIR_SPELLING, 2, want);
+    expect_repair(OPEN "<invoke name='get_weather'>" STRING("city") "Rome" ENDARG "</invoke>" CLOSE, REPAIR_SPELLING,
+                  2, want);
     expect_repair("\n" CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL EOS, REPAIR_OUTER_TAG, 1, want);
     expect_repair("\n" CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL CLOSE, REPAIR_OUTER_TAG, 1, want);
 }
@@ -506,19 +519,26 @@ TEST(other_spellings_are_understood)
 TEST(missing_closers_are_found)
 {
     static const char want[] = "B(0,get_weather) A(0,{\"city\":\"Rome\",\"days\":2}) E(0) F(tool_calls)";
-    expect_argument(STRING("city") "Rome</｜DSML｜arg>\n" JSON("days") "2" ENDARG, REPAIR_CLOSER, 1, "{\"city\":\"Rome\",\"days\":2}");
-    expect_argument(STRING("city") "Rome</parameter>\n" JSON("days") "2</parameter>", REPAIR_CLOSER, 2, "{\"city\":\"Rome\",\"days\":2}");
-    expect_argument(STRING("city") "Rome\n" JSON("days") "2" ENDARG, REPAIR_CLOSER, 1, "{\"city\":\"Rome\",\"days\":2}");
-    expect_repair(OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" ENDARG CLOSE, REPAIR_CLOSER, 1, want);
-    expect_repair(OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" ENDARG EOS, REPAIR_CLOSER, 1, want);
+    expect_argument(STRING("city") "Rome</｜DSML｜arg>\n" JSON("days") "2" ENDARG, REPAIR_CLOSER, 1,
+                    "{\"city\":\"Rome\",\"days\":2}");
+    expect_argument(STRING("city") "Rome</parameter>\n" JSON("days") "2</parameter>", REPAIR_CLOSER, 2,
+                    "{\"city\":\"Rome\",\"days\":2}");
+    expect_argument(STRING("city") "Rome\n" JSON("days") "2" ENDARG, REPAIR_CLOSER, 1,
+                    "{\"city\":\"Rome\",\"days\":2}");
+    expect_repair(OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" ENDARG CLOSE, REPAIR_CLOSER,
+                  1, want);
+    expect_repair(OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" ENDARG EOS, REPAIR_CLOSER,
+                  1, want);
     expect_repair(OPEN CALL("get_weather") STRING("city") "Rome" ENDARG JSON("days") "2" EOS, REPAIR_CLOSER, 1, want);
-    expect_repair(OPEN CALL("get_weather") JSON("days") "2" ENDARG STRING("city") "Rome\n" ENDCALL CLOSE EOS, REPAIR_CLOSER, 1,
+    expect_repair(OPEN CALL("get_weather") JSON("days") "2" ENDARG STRING("city") "Rome\n" ENDCALL CLOSE EOS,
+                  REPAIR_CLOSER, 1,
                   "B(0,get_weather) A(0,{\"days\":2,\"city\":\"Rome\"}) E(0) F(tool_calls)");
     expect_repair(OPEN CALL("get_weather") STRING("city") "Rome</｜DSML｜param" EOS, REPAIR_CLOSER, 1,
                   "B(0,get_weather) A(0,{\"city\":\"Rome\"}) E(0) F(tool_calls)");
     expect_repair(OPEN CALL("get_weather") "\n" CALL("write") "\n" ENDCALL CLOSE, REPAIR_CLOSER, 1,
                   "B(0,get_weather) A(0,{}) E(0) B(1,write) A(1,{}) E(1) F(tool_calls)");
-    expect_repair(OPEN CALL("get_weather") "\n" ENDCALL EOS, REPAIR_CLOSER, 0, "B(0,get_weather) A(0,{}) E(0) F(tool_calls)");
+    expect_repair(OPEN CALL("get_weather") "\n" ENDCALL EOS, REPAIR_CLOSER, 0,
+                  "B(0,get_weather) A(0,{}) E(0) F(tool_calls)");
 }
 
 TEST(tags_without_a_block_vanish)
@@ -526,7 +546,8 @@ TEST(tags_without_a_block_vanish)
     expect_repair("a\n</｜DSML｜tool_calls>\nb" EOS, REPAIR_STRAY, 1, "T(a\nb) F(stop)");
     expect_repair("a</｜DSML｜x>b" EOS, REPAIR_STRAY, 1, "T(ab) F(stop)");
     expect_repair("a " STRING("k") "b" EOS, REPAIR_STRAY, 1, "T(a b) F(stop)");
-    expect_repair(OPEN "Now:\n" CALL("write") "{}\n" ENDCALL ENDCALL CLOSE, REPAIR_STRAY, 3, "B(0,write) A(0,{}) E(0) F(tool_calls)");
+    expect_repair(OPEN "Now:\n" CALL("write") "{}\n" ENDCALL ENDCALL CLOSE, REPAIR_STRAY, 3,
+                  "B(0,write) A(0,{}) E(0) F(tool_calls)");
 }
 
 TEST(a_block_of_nothing_is_said_to_be_unparsable)
@@ -545,17 +566,20 @@ TEST(a_block_in_reasoning_that_fails_is_reasoning)
 {
     expect(&thinking_tools, "as\n" OPEN CALL("write") STRING("text") "x" "</think>b" EOS,
            "R(as\n" OPEN CALL("write") STRING("text") "x) T(b) F(stop)");
-    expect(&thinking_tools, "as\n" OPEN CALL("write") "\n</think>b" EOS, "R(as\n" OPEN CALL("write") "\n) T(b) F(stop)");
+    expect(&thinking_tools, "as\n" OPEN CALL("write") "\n</think>b" EOS, "R(as\n" OPEN CALL("write")
+           "\n) T(b) F(stop)");
     expect(&thinking_tools, "as\n" OPEN CALL("write") STRING("text") "x" EOS "b" EOS,
            "R(as\n" OPEN CALL("write") STRING("text") "x) T(b) F(stop)");
     how h = thinking_tools;
     h.finish = FINISH_LENGTH;
-    expect(&h, "as\n" OPEN CALL("write") STRING("text") "x\n<", "R(as\n" OPEN CALL("write") STRING("text") "x\n<) F(length)");
+    expect(&h, "as\n" OPEN CALL("write") STRING("text") "x\n<", "R(as\n" OPEN CALL("write") STRING("text")
+           "x\n<) F(length)");
 }
 
 TEST(the_real_block_comes_after_a_quoted_one)
 {
-    expect(&thinking_tools, "as\n" OPEN CALL("write") "\n" OPEN CALL("write") STRING("text") "x\n" OPEN CALL("write") STRING("path") "y"
+    expect(&thinking_tools, "as\n" OPEN CALL("write") "\n" OPEN CALL("write") STRING("text") "x\n"
+           OPEN CALL("write") STRING("path") "y"
            ENDARG ENDCALL CLOSE,
            "R(as\n" OPEN CALL("write") "\n" OPEN CALL("write") STRING("text") "x) B(0,write) A(0,{\"path\":\"y\"}) E(0) F(tool_calls)");
 }

@@ -4,7 +4,8 @@
 
 #include "runner.h"
 
-static void expect(const char *text, bool loose, dsml_result result, dsml_kind kind, bool closing, bool exact, const char *name)
+static void expect(const char *text, bool loose, dsml_result result, dsml_kind kind, bool closing, bool exact,
+                   const char *name)
 {
     dsml_tag tag;
     const slice s = slice_of(text);

@@ -23,7 +23,8 @@ static replay_memory *memory(int max_ids, size_t max_bytes)
 static ds4_status add(replay_memory *m, const char *id, const char *block, bool closed)
 {
     const slice ids[] = { slice_of(id) }, names[] = { slice_of("f") }, arguments[] = { slice_of("{}") };
-    const replay_record r = { .block = slice_of(block), .reasoning_closed = closed, .ids = ids, .names = names, .arguments = arguments, .n_calls = 1 };
+    const replay_record r = { .block = slice_of(block), .reasoning_closed = closed, .ids = ids, .names = names,
+        .arguments = arguments, .n_calls = 1 };
     return replay_add(m, &r, NULL);
 }
 
@@ -31,7 +32,8 @@ static ds4_status add_two(replay_memory *m, const char *first, const char *secon
 {
     const slice ids[] = { slice_of(first), slice_of(second) }, names[] = { slice_of("f"), slice_of("g") };
     const slice arguments[] = { slice_of("{}"), slice_of("{\"k\":1}") };
-    const replay_record r = { .block = slice_of(TWO), .ids = ids, .names = names, .arguments = arguments, .n_calls = 2 };
+    const replay_record r = { .block = slice_of(TWO), .ids = ids, .names = names, .arguments = arguments,
+        .n_calls = 2 };
     return replay_add(m, &r, NULL);
 }
 
@@ -51,7 +53,8 @@ TEST(a_turn_is_found_by_any_of_its_ids)
     EXPECT(a && a == b);
     if (a) {
         EXPECT_INT(a->n_calls, 2);
-        EXPECT(slice_is(a->block, TWO) && slice_is(a->ids[1], "b") && slice_is(a->names[1], "g") && slice_is(a->arguments[1], "{\"k\":1}"));
+        EXPECT(slice_is(a->block, TWO) && slice_is(a->ids[1], "b") && slice_is(a->names[1], "g") &&
+               slice_is(a->arguments[1], "{\"k\":1}"));
         EXPECT(!a->reasoning_closed);
     }
     EXPECT(!replay_find(m, slice_of("d")));
@@ -152,10 +155,12 @@ TEST(a_section_brings_its_turns_back)
     EXPECT_OK(replay_section_read(n, (slice){ out.data, out.len }, &err), err);
     EXPECT_INT(replay_ids(n), 5);
     EXPECT(knows(n, "e") && !knows(n, "elsewhere"));
-    const replay_record *a = replay_find(n, slice_of("a")), *b = replay_find(n, slice_of("b")), *c = replay_find(n, slice_of("c"));
+    const replay_record *a = replay_find(n, slice_of("a")), *b = replay_find(n, slice_of("b")), *c = replay_find(n,
+        slice_of("c"));
     EXPECT(a && a == b && a != c);
     if (a) {
-        EXPECT(slice_is(a->block, TWO) && slice_is(a->ids[0], "a") && slice_is(a->ids[1], "b") && slice_is(a->names[1], "g"));
+        EXPECT(slice_is(a->block, TWO) && slice_is(a->ids[0], "a") && slice_is(a->ids[1],
+               "b") && slice_is(a->names[1], "g"));
         EXPECT(slice_is(a->arguments[0], "{}") && slice_is(a->arguments[1], "{\"k\":1}") && !a->reasoning_closed);
     }
     replay_release(n, a);

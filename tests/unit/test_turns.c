@@ -39,13 +39,15 @@ static void say(random_stream *r, bytes *out)
 static void say_value(random_stream *r, bytes *out)
 {
     const int n = (int)random_below(r, 8);
-    for (int i = 0; i < n; i++) bytes_text(out, chance(r, 25) ? pick(r, markup, countof(markup)) : pick(r, words, countof(words)));
+    for (int i = 0; i < n; i++) bytes_text(out,
+        chance(r, 25) ? pick(r, markup, countof(markup)) : pick(r, words, countof(words)));
 }
 
 /* JSON with blanks in odd places. */
 static void say_json(random_stream *r, bytes *out, int depth)
 {
-    static const char *const scalars[] = { "1", "-2.50", "1e3", "true", "null", "\"a<｜DSML｜b\\n\"", "\"\\u00e9\"", "[ ]", "{}" };
+    static const char *const scalars[] = { "1", "-2.50", "1e3", "true", "null", "\"a<｜DSML｜b\\n\"", "\"\\u00e9\"",
+        "[ ]", "{}" };
     if (depth == 0 || chance(r, 50)) {
         bytes_text(out, pick(r, scalars, countof(scalars)));
     } else if (chance(r, 50)) {
@@ -170,7 +172,8 @@ static chat_message message_of(told *t)
 {
     for (int i = 0; i < t->n_calls; i++) {
         json_tree tree;
-        if (json_tree_parse(&tree, all_of(&t->arguments[i]), NULL)) test_fail(__FILE__, __LINE__, "no JSON: %s", t->arguments[i].data);
+        if (json_tree_parse(&tree, all_of(&t->arguments[i]), NULL)) test_fail(__FILE__, __LINE__, "no JSON: %s",
+            t->arguments[i].data);
         else json_tree_write(&tree, 1, &t->rewritten[i]);
         json_tree_free(&tree);
         t->calls[i] = (chat_call){ all_of(&t->ids[i]), all_of(&t->names[i]), all_of(&t->rewritten[i]) };
@@ -201,7 +204,8 @@ static void remember(replay_memory *m, const answer_turn *turn)
 /* Samples `said`, byte by byte where it is no control token; the client is told. */
 static void sample(const vocab *v, const bytes *said, replay_memory *m, told *t)
 {
-    const answer_options o = { .start = CHAT_STARTS_REASONING, .tools = &tool, .n_tools = 1, .random = count_up, .random_ctx = t,
+    const answer_options o = { .start = CHAT_STARTS_REASONING, .tools = &tool, .n_tools = 1, .random = count_up,
+        .random_ctx = t,
                                .event = take_event, .event_ctx = t };
     answer *a = NULL;
     ds4_error err;
@@ -309,7 +313,8 @@ static bool converse(const vocab *v, random_stream *r)
         const bool calls = say_turn(r, &said);
         sample(v, &said, m, t);
         messages[n++] = message_of(t);
-        messages[n++] = (chat_message){ .role = calls ? CHAT_TOOL : CHAT_USER, .text = slice_of("done"), .call_id = all_of(&t->ids[0]) };
+        messages[n++] = (chat_message){ .role = calls ? CHAT_TOOL : CHAT_USER, .text = slice_of("done"),
+            .call_id = all_of(&t->ids[0]) };
         bytes_append(&before, said.data, said.len);
         good = good && render(v, messages, n, m, &after, NULL);
         if (good && (after.len < before.len || memcmp(before.data, after.data, before.len) != 0)) {
