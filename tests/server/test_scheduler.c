@@ -2,6 +2,7 @@
 #include "asking.h"
 
 #include "base/checked.h"
+#include "base/random.h"
 #include "fake_engine.h"
 
 /* ---- a server's inside --------------------------------------------------------------------- */
@@ -1007,5 +1008,69 @@ TEST(eight_agents_reuse_what_they_computed)
     EXPECT(prompt > 0 && (double)cached / prompt > 0.9);
     for (int i = 0; i < 2000 && busy_slots(&r); i++) pause_ms(1);
     EXPECT_INT(counter_get(&r.metrics.running), 0);
+    rig_close(&r);
+}
+
+/* Requests of all kinds: some are read to the end, some cancelled early or late, some just left. */
+static void *run_crowd(void *arg)
+{
+    agent *a = arg;
+    random_stream rng;
+    random_seed(&rng, (uint64_t)a->number + 1);
+    for (int i = 0; i < 120; i++) {
+        char text[64];
+        client c;
+        snprintf(text, sizeof text, "question %d", (int)random_below(&rng, 20));
+        const bool tools = random_below(&rng, 3) == 0, long_system = random_below(&rng, 4) == 0;
+        char *system = long_text(long_system ? 900 : 10);
+        const line lines[] = { SYSTEM(system), USER(text) };
+        sched_request q = request(NULL, CHAT_STARTS_TEXT);
+        q.side = random_below(&rng, 4) == 0;
+        q.n = random_below(&rng, 5) == 0 ? 2 : 1;
+        q.logprobs = random_below(&rng, 4) == 0;
+        q.prompt_logprobs = random_below(&rng, 16) == 0;
+        q.max_tokens = (int)random_below(&rng, 40);
+        q.choice = tools ? (tool_choice)random_below(&rng, 4) : CHOOSE_AUTO;
+        q.forced_tool = slice_of("weather");
+        q.sampling.temperature = random_below(&rng, 2) ? 0 : 1;
+        q.sampling.seed = random_u64(&rng);
+        const render_options o = { .tools = tools, .think = random_below(&rng, 2) };
+        const bool there = submit_lines(&a->r->at, &c, lines, 2, &o, &q);
+        a->wrong += !there;
+        switch (there ? random_below(&rng, 4) : 3) {
+        case 0: pause_ms((int)random_below(&rng, 3)); break;
+        case 1: sched_cancel(c.t); client_wait(&c); break;
+        default: a->wrong += !client_wait(&c) || (c.end == SCHED_DONE && c.n_finished != q.n); break;
+        }
+        client_close(&c);
+        free(system);
+    }
+    return NULL;
+}
+
+TEST(a_crowd_that_comes_and_goes_leaves_every_slot_free)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv-crowd"));
+    rig r;
+    agent agents[8];
+    pthread_t threads[8];
+    if (!rig_open(&r, &(rig_options){ .slots = 3, .side = 1024, .queue = 100, .disk = dir })) return;
+    fake_rule(r.e, "", 0, "well</think>some words\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    for (int i = 0; i < 8; i++) {
+        agents[i] = (agent){ .r = &r, .number = i };
+        pthread_create(&threads[i], NULL, run_crowd, &agents[i]);
+    }
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i], NULL);
+        EXPECT_INT(agents[i].wrong, 0);
+    }
+    for (int i = 0; i < 5000 && busy_slots(&r); i++) pause_ms(1);
+    EXPECT_INT(busy_slots(&r), 0);
+    EXPECT_INT(counter_get(&r.metrics.waiting), 0);
+    uint64_t ended = 0;
+    for (int i = 0; i < ENDED_KINDS; i++) ended += counter_get(&r.metrics.ended[i]);
+    EXPECT_INT(ended, 8 * 120);
+    EXPECT_INT(counter_get(&r.metrics.ended[ENDED_ERROR]), 0);
     rig_close(&r);
 }
