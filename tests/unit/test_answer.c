@@ -583,3 +583,77 @@ TEST(the_real_block_comes_after_a_quoted_one)
            ENDARG ENDCALL CLOSE,
            "R(as\n" OPEN CALL("write") "\n" OPEN CALL("write") STRING("text") "x) B(0,write) A(0,{\"path\":\"y\"}) E(0) F(tool_calls)");
 }
+
+TEST(a_control_token_inside_of_a_value_is_a_part_of_it)
+{
+    expect(&talking_tools, OPEN CALL("write") STRING("text") "a</think>b<think><｜User｜>" ENDARG ENDCALL CLOSE,
+           "B(0,write) A(0,{\"text\":\"a</think>b<think><｜User｜>\"}) E(0) F(tool_calls)");
+}
+
+TEST(a_block_that_never_ends_is_ended)
+{
+    bytes input;
+    bytes_init(&input, 1u << 20);
+    bytes_text(&input, OPEN CALL("write") "\n" ENDCALL);
+    for (int i = 0; i < 1000; i++) bytes_text(&input, "and on ");
+    expect(&talking_tools, input.data, "B(0,write) A(0,{}) E(0) F(tool_calls)");
+    bytes_free(&input);
+}
+
+/* ---- how to sample ------------------------------------------------------------- */
+
+static void ignore_event(void *ctx, const answer_event *e)
+{
+    (void)ctx;
+    (void)e;
+}
+
+/* Where the next token is markup, and which section that is. */
+TEST(structure_is_sampled_greedily_and_payload_is_not)
+{
+    static const struct { const char *piece; answer_section in; bool greedy; } steps[] = {
+        { "hm", SECTION_REASONING, false },
+        { "</think>", SECTION_TEXT, false },
+        { "a \n<", SECTION_TEXT, false },
+        { "｜DSML｜", SECTION_TEXT, true },
+        { "tool_calls>", SECTION_TOOLS, true },
+        { "\n" CALL("write"), SECTION_TOOLS, true },
+        { STRING("text"), SECTION_TOOLS, false },
+        { "some\n<", SECTION_TOOLS, false },
+        { "/", SECTION_TOOLS, false },
+        { "p></", SECTION_TOOLS, false },
+        { "｜DSML｜", SECTION_TOOLS, true },
+        { "parameter>\n", SECTION_TOOLS, true },
+        { JSON("any"), SECTION_TOOLS, true },
+        { "{ \"k", SECTION_TOOLS, false },
+        { "\\\"", SECTION_TOOLS, false },
+        { "\": ", SECTION_TOOLS, true },
+        { "1}", SECTION_TOOLS, true },
+        { ENDARG ENDCALL, SECTION_TOOLS, true },
+        { CLOSE, SECTION_TEXT, false },
+    };
+    vocab *v = text_tiny_vocab();
+    REQUIRE(v);
+    run r = { .any = false };
+    const answer_options o = { .start = CHAT_STARTS_REASONING, .tools = offered, .n_tools = 2, .random = count_up,
+        .random_ctx = &r,
+                               .event = ignore_event };
+    answer *a = NULL;
+    ds4_error err;
+    REQUIRE_OK(answer_open(&a, v, &o, &err), err);
+    for (size_t i = 0; i < countof(steps); i++) {
+        for (const char *p = steps[i].piece; *p;) {
+            size_t n = 1;
+            int32_t id = control_at(v, p, &n, true);
+            if (id < 0) id = vocab_find(v, p, n = 1);
+            answer_push(a, id);
+            p += n;
+        }
+        if (answer_in(a) != steps[i].in || answer_wants_greedy(a) != steps[i].greedy) {
+            test_fail(__FILE__, __LINE__, "after \"%s\": section %d, greedy %d", steps[i].piece, answer_in(a),
+                      answer_wants_greedy(a));
+        }
+    }
+    answer_close(a);
+    vocab_close(v);
+}
