@@ -40,7 +40,7 @@ void page_health(serve_state s, double progress, bytes *out)
 
 static const char *const states[] = { "empty", "prefill", "decode", "idle" };
 
-static void one_slot(json_writer *w, const sched_slot_status *s)
+static void one_slot(json_writer *w, const sched_slot_status *s, uint64_t now_ns, int64_t now_unix)
 {
     char session[24];
     snprintf(session, sizeof session, "%016" PRIx64, s->session);
@@ -56,16 +56,18 @@ static void one_slot(json_writer *w, const sched_slot_status *s)
     if (s->state == SLOT_PREFILL && s->total > 0) json_double(w, (double)s->done / s->total, 4);
     else json_null(w);
     words(w, "request_id", s->request_id[0] ? s->request_id : NULL);
-    number(w, "last_used", (int64_t)(s->last_used_ns / 1000000000u));
+    json_key(w, "last_used");
+    if (s->last_used_ns) json_int(w, now_unix - (int64_t)((now_ns - s->last_used_ns) / 1000000000u));
+    else json_null(w);
     json_object_end(w);
 }
 
-void page_slots(const sched_slot_status *slots, int n, bytes *out)
+void page_slots(const sched_slot_status *slots, int n, uint64_t now_ns, int64_t now_unix, bytes *out)
 {
     json_writer w;
     json_init(&w, out);
     json_array(&w);
-    for (int i = 0; i < n; i++) one_slot(&w, &slots[i]);
+    for (int i = 0; i < n; i++) one_slot(&w, &slots[i], now_ns, now_unix);
     json_array_end(&w);
 }
 

@@ -9,7 +9,8 @@ typedef enum { SERVE_LOADING, SERVE_READY, SERVE_DRAINING } serve_state;
 
 void page_root(bytes *out);
 void page_health(serve_state s, double progress, bytes *out);
-void page_slots(const sched_slot_status *slots, int n, bytes *out);
+/* now_ns is of clock_ns, as the slots' own times are. */
+void page_slots(const sched_slot_status *slots, int n, uint64_t now_ns, int64_t now_unix, bytes *out);
 
 typedef struct {
     const char  *model, *display_name, *quant, *backend, *version, *effort_profile, *kv_dir;

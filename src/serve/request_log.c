@@ -18,6 +18,20 @@ static void stamp(int64_t when, char out[32])
     if (gmtime_r(&t, &tm)) strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
+/* One line whatever a client has put into its path or its fields. */
+static void quoted(bytes *out, const char *key, const char *text)
+{
+    bytes_text(out, key);
+    bytes_char(out, '"');
+    for (; *text; text++) {
+        const unsigned char c = (unsigned char)*text;
+        if (c < 0x20 || c == 0x7f) bytes_printf(out, "\\x%02x", c);
+        else if (c == '"' || c == '\\') bytes_printf(out, "\\%c", c);
+        else bytes_char(out, (char)c);
+    }
+    bytes_char(out, '"');
+}
+
 void request_log_text(const request_record *r, int64_t when, bytes *out)
 {
     char time[32];
@@ -33,7 +47,7 @@ void request_log_text(const request_record *r, int64_t when, bytes *out)
     } else {
         bytes_printf(out, " total=%.3fs", r->total_s);
     }
-    if (r->error) bytes_printf(out, " error=\"%s\"", r->error);
+    if (r->error) quoted(out, " error=", r->error);
 }
 
 static void number(json_writer *w, const char *key, int64_t v)

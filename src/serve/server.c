@@ -132,7 +132,9 @@ static bool write_page(server *s, const http_request *h, route_match m, bytes *o
     case ROUTE_HEALTH:  page_health(s->state, atomic_load(&s->loaded_permille) / 1000.0, out); break;
     case ROUTE_METRICS: write_metrics(s, out); break;
     case ROUTE_PROPS:   write_props(s, out); break;
-    case ROUTE_SLOTS:   page_slots(slots, slots_now(s, slots), out); break;
+    case ROUTE_SLOTS:
+        page_slots(slots, slots_now(s, slots), clock_ns(), (int64_t)clock_unix_seconds(), out);
+        break;
     case ROUTE_MODELS:  api_models_body(&s->model->api, out); break;
     default:
         bytes_init(&id, h->path.len + 1);

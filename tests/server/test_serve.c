@@ -821,6 +821,16 @@ TEST(a_socket_file_serves_like_a_port)
     down();
 }
 
+TEST(a_request_line_stays_one_line)
+{
+    const setup s = defaults();
+    up(&s);
+    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"a\\n\\u001b[2Jb\\\"\",\"content\":\"x\"}]}"), 400, "role");
+    EXPECT(strchr(t.last_line, '\n') == NULL && strchr(t.last_line, 27) == NULL);
+    EXPECT(strstr(t.last_line, "status=400") && strstr(t.last_line, " error=\""));
+    down();
+}
+
 TEST(request_lines_can_be_json)
 {
     setup s = defaults();
