@@ -861,6 +861,7 @@ ds4_status http_server_open(http_server **out, uv_loop_t *loop, const http_limit
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for the HTTP server");
     s->loop = loop;
     s->limits = *limits;
+    if (s->limits.max_bodies_bytes < limits->max_body_bytes) s->limits.max_bodies_bytes = limits->max_body_bytes;
     s->handler = *h;
     uv_timer_init(loop, &s->timer);
     uv_idle_init(loop, &s->idle);

@@ -30,7 +30,7 @@ typedef struct {
     size_t max_head_bytes;      /* 64 KiB: 431           */
     int    max_headers;         /* 200: 431              */
     size_t max_body_bytes;      /* 64 MiB: 413           */
-    size_t max_bodies_bytes;    /* of all requests together, 512 MiB: 503 */
+    size_t max_bodies_bytes;    /* of all requests together, 512 MiB: 503; at least one body fits */
     size_t max_output_bytes;    /* that wait for a stream's client: 8 MiB */
     int    head_timeout_ms;     /* 10 s since its first byte: 408 */
     int    body_slack_ms;       /* 10 s without 1 KiB of progress: 408 */

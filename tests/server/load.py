@@ -3,8 +3,9 @@
 
   load.py --url http://127.0.0.1:8000 --pid PID [--idle 2000] [--streams 200] [--unread 0.1] [--seconds 120]
 
-Idle connections ask GET /health once and stay. Streams POST --body to --path. Prints the resident memory of the
-server before, with the idle connections, at its highest and after; the longest a stream waited for its first event
+Idle connections ask GET /health once and stay. Streams POST --body to --path; a stream that nobody reads is only
+felt when its answer (--unread-body) is longer than what the kernel holds, some MB. Prints the resident memory of
+the server before, with the idle ones, at its highest and after; the longest a stream waited for its first event
 and the largest gap between two events of a stream that is read (give the server a slot for each stream, or the gap
 holds its time in the queue). Exit status 1: a read stream did not end well, an idle connection was lost, or a limit
 (--max-gap-ms, --max-growth-mb) was passed."""
@@ -121,6 +122,7 @@ def main():
     p.add_argument("--url", required=True)
     p.add_argument("--path", default="/v1/chat/completions")
     p.add_argument("--body", default=body)
+    p.add_argument("--unread-body", help="of the streams that nobody reads (default: --body)")
     p.add_argument("--api-key")
     p.add_argument("--pid", type=int, help="of the server, for its resident memory")
     p.add_argument("--idle", type=int, default=2000)
@@ -142,7 +144,9 @@ def main():
     where = (family, address)
     auth = f"Authorization: Bearer {a.api_key}\r\n" if a.api_key else ""
     health = HEALTH.format(host=url.netloc, auth=auth).encode()
-    post = POST.format(path=a.path, host=url.netloc, auth=auth, length=len(a.body.encode()), body=a.body).encode()
+
+    def post(text):
+        return POST.format(path=a.path, host=url.netloc, auth=auth, length=len(text.encode()), body=text).encode()
 
     before = resident(a.pid)
     idle = open_idle(where, a.idle, health)
@@ -150,11 +154,11 @@ def main():
     n_deaf = round(a.streams * a.unread)
     deaf = [connect(where, small=True) for _ in range(n_deaf)]
     for s in deaf:
-        s.sendall(post)
+        s.sendall(post(a.unread_body or a.body))
     streams = []
     for _ in range(a.streams - n_deaf):
         s = connect(where)
-        s.sendall(post)
+        s.sendall(post(a.body))
         streams.append(Stream(s))
     highest = read_streams(streams, a.seconds, a.pid)
     lost = sum(not still_open(s) for s in idle)
