@@ -38,6 +38,7 @@ typedef struct {
     int         n_threads;       /* 0: one per physical core this process may use              */
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */
+    int         other_tokens;    /* of all sessions but one, where they are shorter; 0: as long */
     int         side_tokens;     /* one session more, of this length: for what is asked beside
                                     conversations that should not make room for it; 0: none    */
     int         max_batch_rows;  /* most rows of one step: the prefill chunk; 0: up to 4096, as

@@ -72,6 +72,7 @@ ds4_engine_options model_engine_options(const model_flags *f, const char *path, 
     e.n_threads = f->threads;
     e.max_sessions = max_int(room.sessions, 1);
     e.max_tokens = room.ctx;
+    e.other_tokens = min_int(room.other_tokens, room.ctx);
     e.side_tokens = min_int(room.side_tokens, room.ctx);
     e.max_batch_rows = min_int(f->prefill_chunk, room.ctx);     /* 0: the engine chooses */
     e.rewind_points = room.rewind_points;

@@ -22,6 +22,7 @@ typedef struct {
     int ctx;                    /* tokens                                             */
     int rewind_points;          /* a conversation keeps some for /undo and /retry     */
     int sessions;               /* at the same time; 0: one                           */
+    int other_tokens;           /* of all sessions but one; 0: ctx                    */
     int side_tokens;            /* of one session more (ds4.h); 0: none               */
 } model_room;
 

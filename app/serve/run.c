@@ -398,7 +398,7 @@ static int find_model(process *p)
     if (missing) return missing;
     console_note(p->console, "model %s (%s)", p->path.path, p->path.found_by);
     const model_room room = { .ctx = p->o->flags.ctx, .rewind_points = p->o->rewind_points, .sessions = p->o->slots,
-                              .side_tokens = SIDE_TOKENS };
+                              .other_tokens = p->o->slot_ctx, .side_tokens = SIDE_TOKENS };
     p->engine_options = model_engine_options(&p->o->flags, p->path.path, room, p->console);
     return CLI_OK;
 }

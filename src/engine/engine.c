@@ -22,7 +22,8 @@ ds4_engine_options ds4_engine_defaults(void)
 
 kv_options engine_kv_options(const ds4_engine_options *o)
 {
-    return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens, .side_tokens = o->side_tokens,
+    return (kv_options){ .max_sessions = o->max_sessions, .max_tokens = o->max_tokens,
+                         .other_tokens = o->other_tokens, .side_tokens = o->side_tokens,
                          .max_step = min_int(o->max_batch_rows, o->max_tokens),
                          .packed = o->kv_type == DS4_KV_PACKED && !o->no_rounding };
 }
@@ -52,6 +53,8 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
         return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);
     if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
         return ds4_fail(err, DS4_EARG, "a context of %d tokens; it must be 1 to %d", o->max_tokens, 1 << 24);
+    if (o->other_tokens < 0 || o->other_tokens > o->max_tokens)
+        return ds4_fail(err, DS4_EARG, "other_tokens is %d; it must be 0 to max_tokens, %d", o->other_tokens, o->max_tokens);
     if (o->side_tokens < 0 || o->side_tokens > o->max_tokens)
         return ds4_fail(err, DS4_EARG, "side_tokens is %d; it must be 0 to max_tokens, %d", o->side_tokens, o->max_tokens);
     if (o->max_batch_rows < 0 || o->max_batch_rows > 1 << 16)
@@ -94,9 +97,11 @@ static uint64_t table_bytes(const gguf *g)
 static uint64_t session_side(const ds4_engine_options *o, const model_config *c)
 {
     const kv_options k = engine_kv_options(o);
-    const uint64_t sessions = (uint64_t)engine_sessions(o);
+    const uint64_t sessions = (uint64_t)engine_sessions(o), others = (uint64_t)o->max_sessions - 1;
+    const uint64_t tokens = (uint64_t)o->max_tokens + others * (uint64_t)(o->other_tokens ? o->other_tokens : o->max_tokens)
+                          + (uint64_t)o->side_tokens;
     return kv_bytes(c, &k) + sessions * (uint64_t)o->rewind_points * point_bytes(c, &k)
-         + 4u * ((uint64_t)o->max_sessions * (uint64_t)o->max_tokens + (uint64_t)o->side_tokens + sessions * (uint64_t)c->n_vocab);
+         + 4u * (tokens + sessions * (uint64_t)c->n_vocab);
 }
 
 static uint64_t scratch_side(const ds4_engine_options *o, const model_config *c)

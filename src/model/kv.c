@@ -63,9 +63,11 @@ static uint64_t session_bytes(const model_config *c, const kv_options *o, int ca
     return n;
 }
 
+static int other_tokens(const kv_options *o) { return o->other_tokens ? o->other_tokens : o->max_tokens; }
+
 static int64_t pool_blocks(const kv_options *o)
 {
-    return (int64_t)o->max_sessions * blocks_for(o->max_tokens) + (o->side_tokens ? blocks_for(o->side_tokens) : 0);
+    return blocks_for(o->max_tokens) + (int64_t)(o->max_sessions - 1) * blocks_for(other_tokens(o)) + blocks_for(o->side_tokens);
 }
 
 static uint64_t pool_bytes(const model_config *c, const kv_options *o)
@@ -85,7 +87,8 @@ uint64_t kv_growing_bytes(const model_config *c, const kv_options *o) { return p
 
 uint64_t kv_bytes(const model_config *c, const kv_options *o)
 {
-    return pool_bytes(c, o) + (uint64_t)o->max_sessions * session_bytes(c, o, o->max_tokens)
+    return pool_bytes(c, o) + session_bytes(c, o, o->max_tokens)
+         + (uint64_t)(o->max_sessions - 1) * session_bytes(c, o, other_tokens(o))
          + (o->side_tokens ? session_bytes(c, o, o->side_tokens) : 0);
 }
 

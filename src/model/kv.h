@@ -25,6 +25,7 @@ typedef struct kv_pool kv_pool;
 typedef struct {
     int        max_sessions;
     int        max_tokens;      /* of one session                                 */
+    int        other_tokens;    /* of all sessions but one; 0: as long            */
     int        side_tokens;     /* one session more, of this length; 0: none      */
     int        max_step;        /* most tokens one step adds to a session         */
     bool       packed;          /* rows as codes; only for rounded ones (kv_row.h) */
@@ -36,7 +37,7 @@ kv_row     kv_row_format(const model_config *c, bool packed, bool index);
 ds4_status kv_pool_open(kv_pool **out, const model_config *c, const kv_options *o, backend *b, ds4_error *err);
 void       kv_pool_close(kv_pool *p);
 
-/* Memory of max_sessions sessions of max_tokens each and the side session, all of it in use. */
+/* Memory of all sessions at their full length, the side session too. */
 uint64_t   kv_bytes(const model_config *c, const kv_options *o);
 /* Of them, what grows with the tokens: compressed and indexer rows. */
 uint64_t   kv_growing_bytes(const model_config *c, const kv_options *o);

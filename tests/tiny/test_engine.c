@@ -319,6 +319,30 @@ TEST(a_pinned_point_stays_and_points_tell_whether_they_hold_logits)
     ds4_engine_close(e);
 }
 
+TEST(shorter_sessions_are_planned_and_all_can_be_full)
+{
+    ds4_engine_options o = options_for("f32");
+    ds4_plan equal, shorter;
+    ds4_error err;
+    o.max_sessions = 3;
+    o.max_tokens = 2048;
+    REQUIRE_OK(ds4_engine_plan(&o, &equal, &err), err);
+    o.other_tokens = 1024;
+    REQUIRE_OK(ds4_engine_plan(&o, &shorter, &err), err);
+    EXPECT(shorter.kv_bytes < equal.kv_bytes);
+    ds4_engine *e = engine_with(&o);
+    if (!e) return;
+    ds4_token t[1024];
+    ds4_session *s[3];
+    prompt(t, 1024, vocabulary(e), 5);
+    for (int i = 0; i < 3; i++) {
+        REQUIRE_OK(ds4_session_open(&s[i], e, i ? 1024 : 2048, &err), err);
+        for (int n = 0; n < (i ? 1 : 2); n++) feed(s[i], t, 1024);
+    }
+    for (int i = 0; i < 3; i++) ds4_session_close(s[i]);
+    ds4_engine_close(e);
+}
+
 TEST(a_side_session_has_room_beside_full_ones)
 {
     ds4_engine_options o = options_for("f32");
