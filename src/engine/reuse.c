@@ -14,7 +14,8 @@ const char *reuse_method_name(reuse_method m)
 {
     static const char *const names[] = {
         [REUSE_COLD] = "cold", [REUSE_LIVE_ID] = "live-id", [REUSE_LIVE_TOKEN] = "live-token",
-        [REUSE_LIVE_VISIBLE] = "live-visible", [REUSE_LIVE_TEXT] = "live-text", [REUSE_REWIND] = "rewind", [REUSE_DISK] = "disk",
+        [REUSE_LIVE_VISIBLE] = "live-visible", [REUSE_LIVE_TEXT] = "live-text", [REUSE_REWIND] = "rewind",
+        [REUSE_DISK] = "disk",
     };
     return names[m];
 }
@@ -36,7 +37,8 @@ static bool logits_at(const reuse_session *session, int n)
 }
 
 /* The whole session stays, or keep 0. */
-static reuse_match match_whole(const alignment *a, const reuse_prompt *p, const reuse_slot *s, const reuse_session *session)
+static reuse_match match_whole(const alignment *a, const reuse_prompt *p, const reuse_slot *s,
+                               const reuse_session *session)
 {
     const reuse_match none = { REUSE_COLD, 0, 0, true };
     const bool aligned = common_tokens(&p->key, &s->key) == a->n && a->at == prefix_key_end(&p->key, a->n);
@@ -52,7 +54,8 @@ static reuse_match match_whole(const alignment *a, const reuse_prompt *p, const 
 }
 
 /* The largest point from which computing goes on as in a cold session. A prompt that ends there needs logits. */
-static reuse_match match_rewind(const alignment *a, const reuse_prompt *p, const reuse_slot *s, const reuse_session *session)
+static reuse_match match_rewind(const alignment *a, const reuse_prompt *p, const reuse_slot *s,
+                                const reuse_session *session)
 {
     const int aligned = common_tokens(&p->key, &s->key);
     for (int want = a->n; want > 0; want--) {
@@ -153,7 +156,8 @@ typedef struct {
     uint64_t    last_used_ns;
 } candidate;
 
-static candidate rank_slot(const reuse_prompt *p, const reuse_request *r, const reuse_slot *s, const reuse_match *m, int system_end)
+static candidate rank_slot(const reuse_prompt *p, const reuse_request *r, const reuse_slot *s, const reuse_match *m,
+                           int system_end)
 {
     candidate c = { .match = *m, .last_used_ns = s->last_used_ns };
     const bool stale = r->now_ns > s->last_used_ns && r->now_ns - s->last_used_ns > STALE_NS;
@@ -169,14 +173,15 @@ static candidate rank_slot(const reuse_prompt *p, const reuse_request *r, const 
 static bool better(const candidate *a, const candidate *b, bool side)
 {
     if (a->rank != b->rank) return a->rank < b->rank;
-    const bool by_use = a->rank >= RANK_EMPTY && !(side && a->rank == RANK_FOREIGN);    /* a guest takes the shortest way */
+    const bool shortest = side && a->rank == RANK_FOREIGN;      /* a guest takes the shortest way */
+    const bool by_use = a->rank >= RANK_EMPTY && !shortest;
     if (!by_use && a->match.keep != b->match.keep) return a->match.keep > b->match.keep;
     if (!by_use && a->match.method != b->match.method) return a->match.method < b->match.method;
     return a->last_used_ns < b->last_used_ns;
 }
 
-reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots, const reuse_session *sessions,
-                          int n_slots, const vocab *v)
+reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots,
+                          const reuse_session *sessions, int n_slots, const vocab *v)
 {
     const int system_end = reuse_system_end(p, v);
     candidate best = { .slot = -1 };

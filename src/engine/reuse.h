@@ -66,7 +66,8 @@ typedef struct {
     int         stands;         /* == base when a turn is finished                               */
     reuse_gap  *gaps;           /* owned, ascending                                              */
     int         n_gaps;
-    bytes       reasoning, text, calls, canonical;  /* the last turn: as sent; block as sampled; as the template writes it */
+    bytes       reasoning, text, calls, canonical;  /* the last turn: as sent; block as sampled; as the template
+                                   writes it                                                     */
     slice      *call_ids;       /* owned; of the last turn                                       */
     int         n_calls;
     bool        ambiguous;
@@ -91,7 +92,8 @@ typedef struct {
     reuse_method method;
     int          keep;          /* tokens of the session that stay                               */
     size_t       from;          /* of the prompt's key: bytes that those stand for; the rest is the suffix */
-    bool         aligned;       /* the session's first `keep` tokens are the prompt's: the suffix is prompt.tokens[keep..) */
+    bool         aligned;       /* the session's first `keep` tokens are the prompt's: the suffix is
+                                   prompt.tokens[keep..)                                         */
 } reuse_match;
 
 /* The prompt has the session now, which stands at m->keep tokens: forgets what lay behind, takes over hints, tools and
@@ -109,8 +111,8 @@ ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_
 
 /* ---- matching ---------------------------------------------------------------------------- */
 
-/* The best way to use one slot. rewind_point(ctx, want) tells where ds4_session_rewind would go; has_logits(ctx, n) whether
- * the point at n (or the session's end) holds logits, so that a prompt that matches whole needs no step. */
+/* The best way to use one slot. rewind_point(ctx, want) tells where ds4_session_rewind would go; has_logits(ctx, n)
+ * whether the point at n (or the session's end) holds logits, so that a prompt that matches whole needs no step. */
 typedef struct {
     int  (*rewind_point)(void *ctx, int want);
     bool (*has_logits)(void *ctx, int length);
@@ -122,7 +124,8 @@ reuse_match reuse_match_slot(const reuse_prompt *p, const reuse_slot *s, const r
 
 /* For a session that was loaded because its text is the first text_bytes of the prompt's (prefix_key_text); s was cleared
  * and its tokens pushed. False: it does not serve this prompt after all. */
-bool        reuse_match_loaded(const reuse_prompt *p, const reuse_slot *s, size_t text_bytes, const vocab *v, reuse_match *out);
+bool        reuse_match_loaded(const reuse_prompt *p, const reuse_slot *s, size_t text_bytes, const vocab *v,
+                               reuse_match *out);
 
 /* Tokens to compute after a match, appended to out. */
 ds4_status  reuse_suffix(const reuse_prompt *p, const reuse_match *m, const vocab *v, token_list *out, ds4_error *err);
@@ -136,7 +139,8 @@ const char *reuse_miss_name(reuse_miss m);      /* "system-changed" */
 
 /* Why the slot's session did not serve this prompt further, before the prompt takes the slot; appends a sentence with the
  * two texts where they part, for the log. MISS_NONE: the whole session serves, nothing is appended. */
-reuse_miss  reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v, bytes *sentence);
+reuse_miss  reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v,
+                          bytes *sentence);
 
 /* ---- choosing ---------------------------------------------------------------------------- */
 
@@ -152,8 +156,8 @@ typedef struct {
     bool side;                  /* a title, a summary, a probe [kvcache.md 7.3]                  */
     uint64_t now_ns;
 } reuse_request;
-reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots, const reuse_session *sessions,
-                          int n_slots, const vocab *v);
+reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots,
+                          const reuse_session *sessions, int n_slots, const vocab *v);
 
 /* ---- disk -------------------------------------------------------------------------------- */
 

@@ -152,7 +152,8 @@ static bool skip_turn(walk *w)
     const size_t p_begin = w->x - (w->y - begin), p_end = turn_end(w, w->prompt, p_begin);
     const int n0 = slot_tokens_at(w->s, begin), n1 = slot_tokens_at(w->s, end);
     if (end == w->base.len || p_end == w->prompt.len || n0 < 0 || n1 < n0) return false;
-    if (!alike(w, (slice){ w->prompt.data + p_begin, p_end - p_begin }, (slice){ w->base.data + begin, end - begin })) return false;
+    const slice now = { w->prompt.data + p_begin, p_end - p_begin }, old = { w->base.data + begin, end - begin };
+    if (!alike(w, now, old)) return false;
 
     while (w->carried < w->s->n_gaps && w->s->gaps[w->carried].at1 <= end) w->carried++;
     add_gap(w, (reuse_gap){ n0, n1, p_begin, p_end });
@@ -282,7 +283,8 @@ static void walk_tail(walk *w)
 bool align_open(alignment *a, const reuse_prompt *p, const reuse_slot *s, const vocab *v, bool strict)
 {
     *a = (alignment){ .n = 0 };
-    walk w = { .a = a, .p = p, .s = s, .v = v, .special = vocab_special(v), .strict = strict, .prompt = prefix_key_bytes(&p->key) };
+    walk w = { .a = a, .p = p, .s = s, .v = v, .special = vocab_special(v), .strict = strict,
+               .prompt = prefix_key_bytes(&p->key) };
     if (!p->raw) w.base = slot_base(s);
     if (walk_base(&w)) walk_tail(&w);
     if (w.failed) align_close(a);

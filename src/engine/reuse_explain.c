@@ -9,9 +9,11 @@
 const char *reuse_miss_name(reuse_miss m)
 {
     static const char *const names[] = {
-        [MISS_NONE] = "none", [MISS_EMPTY] = "empty", [MISS_SYSTEM_CHANGED] = "system-changed", [MISS_TOOLS_CHANGED] = "tools-changed",
+        [MISS_NONE] = "none", [MISS_EMPTY] = "empty", [MISS_SYSTEM_CHANGED] = "system-changed",
+        [MISS_TOOLS_CHANGED] = "tools-changed",
         [MISS_REASONING_DROPPED] = "reasoning-dropped", [MISS_TOOLCALL_RESERIALISED] = "toolcall-reserialised",
-        [MISS_TEXT_TRIMMED] = "text-trimmed", [MISS_HISTORY_EDITED] = "history-edited", [MISS_OTHER_SESSION] = "other-session",
+        [MISS_TEXT_TRIMMED] = "text-trimmed", [MISS_HISTORY_EDITED] = "history-edited",
+        [MISS_OTHER_SESSION] = "other-session",
     };
     return names[m];
 }
@@ -137,7 +139,8 @@ static bool strictly_another(const reuse_prompt *p, const reuse_slot *s, const v
     return another;
 }
 
-reuse_miss reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v, bytes *sentence)
+reuse_miss reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v,
+                         bytes *sentence)
 {
     const slice prompt = prefix_key_bytes(&p->key);
     alignment a;

@@ -115,8 +115,8 @@ static bool set(bytes *b, slice text)
 
 /* ---- the life of a request --------------------------------------------------------------- */
 
-/* The session was found by its text: up to where its tokens and the prompt say the same it is the prompt, the rest stands as a
- * whole for the prompt's bytes up to m->from. */
+/* The session was found by its text: up to where its tokens and the prompt say the same it is the prompt, the rest
+ * stands as a whole for the prompt's bytes up to m->from. */
 static bool gap_of_loaded(alignment *a, const reuse_prompt *p, const reuse_slot *s, const reuse_match *m)
 {
     const slice key = prefix_key_bytes(&s->key), prompt = prefix_key_bytes(&p->key);
@@ -127,7 +127,7 @@ static bool gap_of_loaded(alignment *a, const reuse_prompt *p, const reuse_slot 
     if (!a->gaps) return false;
 
     int n0 = prefix_key_count(&s->key, same);
-    while (n0 > 0 && prefix_key_mark(key, prefix_key_end(&s->key, n0 - 1)) < 0) n0--;     /* right behind a control token */
+    while (n0 > 0 && prefix_key_mark(key, prefix_key_end(&s->key, n0 - 1)) < 0) n0--;     /* behind a control token */
     const size_t at0 = prefix_key_end(&s->key, n0);
     a->gaps[a->n_gaps++] = (reuse_gap){ n0, m->keep, at0, m->from };
     return true;

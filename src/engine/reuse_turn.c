@@ -37,7 +37,8 @@ bool turn_text_open(turn_text *t, slice turn, const vocab *v)
     *t = (turn_text){ .think = parts.think, .closed = parts.closed };
     bytes_init(&t->reasoning, SIZE_MAX);
     bytes_init(&t->rest, SIZE_MAX);
-    if (!prefix_key_text(parts.reasoning, v, &t->reasoning, NULL) && !prefix_key_text(parts.rest, v, &t->rest, NULL)) return true;
+    if (prefix_key_text(parts.reasoning, v, &t->reasoning, NULL) == DS4_OK
+        && prefix_key_text(parts.rest, v, &t->rest, NULL) == DS4_OK) return true;
     turn_text_close(t);
     return false;
 }

@@ -123,7 +123,8 @@ static void sample_turn(machine *m, const reuse_prompt *p)
     require(!reuse_slot_push(&m->slot, m->v, l.ids, (int)l.n, NULL));
     mark(m);
     const chat_call call = { slice_of("id"), slice_of("a"), slice_of("{}") };
-    const answer_turn turn = { .reasoning = slice_of("a"), .text = slice_of("b"), .block = slice_of("c"), .calls = &call, .n_calls = next(m) % 2 };
+    const answer_turn turn = { .reasoning = slice_of("a"), .text = slice_of("b"), .block = slice_of("c"), .calls = &call,
+                               .n_calls = next(m) % 2 };
     require(!reuse_slot_finish(&m->slot, p, &turn, next(m) % 8 == 0, m->v, NULL));
     check_slot(&m->slot);
     reuse_visible_text(&m->slot, next(m) % 2, m->v, &text);
@@ -157,7 +158,8 @@ static void serve(machine *m)
     token_list_init(&l, 1 << 20);
     const int same = next(m);
     if (same % 4) {                         /* goes on from what the client said, or the session holds */
-        const slice before = same % 4 == 1 ? prefix_key_bytes(&m->slot.key) : (slice){ m->slot.base_key.data, m->slot.base_key.len };
+        const bytes *from = same % 4 == 1 ? &m->slot.key.data : &m->slot.base_key;
+        const slice before = { from->data, from->len };
         require(!prefix_key_tokens(before, 0, m->v, &l, NULL));
         if (l.n > (size_t)same) l.n = l.wanted = (size_t)same;
     }

@@ -77,7 +77,9 @@ static inline void agent_user(agent *a, const char *text)
     bytes *h = &a->history;
     agent_item(a);
     switch (a->kind) {
-    case AGENT_CODEX: bytes_text(h, "{\"type\":\"message\",\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":"); break;
+    case AGENT_CODEX:
+        bytes_text(h, "{\"type\":\"message\",\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":");
+        break;
     case AGENT_CLAUDE_CODE:
     case AGENT_PI: bytes_text(h, "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":"); break;
     default: bytes_text(h, "{\"role\":\"user\",\"content\":");
@@ -97,8 +99,9 @@ static inline void agent_fill(const agent *a, const char *from, bytes *out)
             from = at + 8;
         } else if (!strncmp(at, "@HISTORY@", 9)) {
             /* Claude Code marks the last block of its last message. */
-            const bool marks = a->kind == AGENT_CLAUDE_CODE && a->history.len > 3 && !strncmp(a->history.data + a->history.len - 3, "}]}", 3);
-            bytes_append(out, a->history.data, a->history.len - (marks ? 3 : 0));
+            const size_t n = a->history.len;
+            const bool marks = a->kind == AGENT_CLAUDE_CODE && n > 3 && !strncmp(a->history.data + n - 3, "}]}", 3);
+            bytes_append(out, a->history.data, n - (marks ? 3 : 0));
             if (marks) bytes_text(out, ",\"cache_control\":{\"type\":\"ephemeral\"}}]}");
             from = at + 9;
         } else {
@@ -294,8 +297,9 @@ static inline int agent_take_chat(agent *a, const json_tree *t)
         const uint32_t function = json_tree_find(t, c, "function");
         bytes arguments;
         bytes_init(&arguments, SIZE_MAX);
-        if (a->kind == AGENT_GENERIC) bytes_append(&arguments, agent_text(t, function, "arguments").data, agent_text(t, function, "arguments").len);
-        else agent_rewritten(agent_text(t, function, "arguments"), &arguments);
+        const slice sent = agent_text(t, function, "arguments");
+        if (a->kind == AGENT_GENERIC) bytes_append(&arguments, sent.data, sent.len);
+        else agent_rewritten(sent, &arguments);
         if (n) bytes_char(h, ',');
         calls[n++].id = agent_text(t, c, "id");
         bytes_text(h, "{\"id\":");

@@ -111,8 +111,8 @@ static bool inside_open(inside *in, const char *folder)
     if (!st) st = open_scheduler(in, &err);
     EXPECT_OK(st, err);
     if (st) return false;
-    in->api = (api_config){ .model = "ds4", .ctx = CONTEXT, .vocab_size = vocab_size(ds4_engine_vocab(in->e)), .vocab = ds4_engine_vocab(in->e),
-                            .default_tokens = 4096, .temperature = 1, .top_p = 1, .random = count, .random_ctx = in };
+    const vocab *v = ds4_engine_vocab(in->e);
+    in->api = (api_config){ .model = "ds4", .ctx = CONTEXT, .vocab_size = vocab_size(v), .vocab = v, .default_tokens = 4096, .temperature = 1, .top_p = 1, .random = count, .random_ctx = in };
     script(in->e);
     return true;
 }
@@ -210,8 +210,9 @@ static bool submit(inside *in, const prepared *p, sched_ticket **t)
     ds4_error err = { .message = "" };
     int retry;
     sched_request q = { .id = "req_test", .prompt = &p->prompts[0], .start = p->start, .tools = p->request->chat.tools,
-                        .n_tools = p->request->chat.n_tools, .sampling = ds4_sampling_defaults(), .n = 1, .max_tokens = p->request->max_tokens,
-                        .ids = p->request->dialect == API_MESSAGES ? CALL_ID_ANTHROPIC : CALL_ID_OPENAI, .wake = ring, .wake_ctx = in };
+                        .n_tools = p->request->chat.n_tools, .sampling = ds4_sampling_defaults(), .n = 1,
+                        .max_tokens = p->request->max_tokens, .wake = ring, .wake_ctx = in,
+                        .ids = p->request->dialect == API_MESSAGES ? CALL_ID_ANTHROPIC : CALL_ID_OPENAI };
     q.sampling.temperature = 0;
     const ds4_status st = sched_submit(in->s, &q, t, &retry, &err);
     EXPECT_OK(st, err);
@@ -220,7 +221,8 @@ static bool submit(inside *in, const prepared *p, sched_ticket **t)
 
 static bool ask(inside *in, agent *a, reply *out)
 {
-    const prepare_context context = { .api = &in->api, .replay = in->replay, .store = in->store, .capacity = sched_capacity(in->s) };
+    const prepare_context context = { .api = &in->api, .replay = in->replay, .store = in->store,
+                                      .capacity = sched_capacity(in->s) };
     bytes body;
     prepared p;
     sched_ticket *t = NULL;
@@ -267,8 +269,8 @@ static void expect_reuse(const agent *a, int turn, const reply *r, record *sum)
     sum->cached += r->usage.cached_tokens;
     sum->from_disk += r->method == REUSE_DISK;
     if (suffix > (int)a->fresh + SPARE)
-        test_fail(__FILE__, __LINE__, "%s, turn %d: %d of %d tokens computed for %zu new bytes (%s)", agents[a->kind].name, turn, suffix,
-                  r->usage.prompt_tokens, a->fresh, reuse_method_name(r->method));
+        test_fail(__FILE__, __LINE__, "%s, turn %d: %d of %d tokens computed for %zu new bytes (%s)", agents[a->kind].name,
+                  turn, suffix, r->usage.prompt_tokens, a->fresh, reuse_method_name(r->method));
 }
 
 /* Ids and seals are random: what is compared is the text of the answer. */
@@ -310,7 +312,8 @@ static void run_turns(agent_kind kind, mode m, record *sum)
 static void expect_share(agent_kind kind, const record *sum)
 {
     const double share = sum->prompt ? (double)sum->cached / (double)sum->prompt : 0;
-    if (share < 0.98) test_fail(__FILE__, __LINE__, "%s: %.2f %% of %ld prompt tokens were reused", agents[kind].name, 100 * share, sum->prompt);
+    if (share < 0.98)
+        test_fail(__FILE__, __LINE__, "%s: %.2f %% of %ld prompt tokens were reused", agents[kind].name, 100 * share, sum->prompt);
 }
 
 TEST(twenty_tool_turns_of_each_client_compute_little_but_what_is_new)
@@ -350,7 +353,8 @@ TEST(a_request_sent_twice_computes_nothing_twice)
             note_text(&first, text[0]);
             note_text(&again, text[1]);
             EXPECT_TEXT(text[1], text[0]);
-            if (agent_take(&a, (slice){ again.body.data, again.body.len }) == 0) agent_user(&a, "Go on with the next part, please.");
+            const int n_calls = agent_take(&a, (slice){ again.body.data, again.body.len });
+            if (n_calls == 0) agent_user(&a, "Go on with the next part, please.");
             bytes_free(&first.body);
             bytes_free(&again.body);
         }

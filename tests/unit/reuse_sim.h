@@ -327,7 +327,8 @@ static inline answer_turn talk_turn(talk *t, int n_calls)
         bytes_printf(&block, "<｜DSML｜invoke name=\"read\">\n<｜DSML｜parameter name=\"lines\" string=\"false\"> %s</｜DSML｜parameter>\n"
                      "<｜DSML｜parameter name=\"path\" string=\"true\">src/file%d.c</｜DSML｜parameter>\n</｜DSML｜invoke>\n", lines, path);
         const int n = snprintf(text, sizeof text, "{\"lines\":%s,\"path\":\"src/file%d.c\"}", lines, path);
-        const int m = n + 1 + snprintf(text + n + 1, sizeof text - (size_t)n - 1, "{\"path\": \"src/file%d.c\", \"lines\": %s}", path, lines);
+        char *again = text + n + 1;
+        const int m = n + 1 + snprintf(again, sizeof text - (size_t)n - 1, "{\"path\": \"src/file%d.c\", \"lines\": %s}", path, lines);
         s->calls[i] = (chat_call){ pool_keep(&t->pool, id, strlen(id)), slice_of("read"), pool_keep(&t->pool, text, (size_t)n) };
         s->sent[i] = s->calls[i];
         if (t->h.rewrites_arguments) s->sent[i].arguments = pool_keep(&t->pool, text + n + 1, (size_t)(m - n - 1));
@@ -382,7 +383,8 @@ static inline void talk_request(talk *t, replay_memory *replay, reuse_prompt *p)
         }
     }
     for (int i = 0; i < t->n; i++) {
-        if (t->h.reasoning == DROPS_REASONING || (t->h.reasoning == DROPS_OLD_REASONING && i < last_user)) out[i].reasoning = (slice){ "", 0 };
+        const bool old = t->h.reasoning == DROPS_OLD_REASONING && i < last_user;
+        if (t->h.reasoning == DROPS_REASONING || old) out[i].reasoning = (slice){ "", 0 };
     }
     chat_request request = chat_request_defaults();
     request.messages = out;
@@ -405,7 +407,8 @@ static inline void talk_request(talk *t, replay_memory *replay, reuse_prompt *p)
     for (int c = 0; asked && c < asked->m.n_calls; c++) {
         for (int i = last_answer + 1; i < t->n; i++) {
             if (t->all[i].m.role != CHAT_TOOL || !slice_equal(t->all[i].m.call_id, asked->calls[c].id)) continue;
-            p->result_ids[p->n_results++] = (slice){ strndup(asked->calls[c].id.data, asked->calls[c].id.len), asked->calls[c].id.len };
+            const slice id = asked->calls[c].id;
+            p->result_ids[p->n_results++] = (slice){ strndup(id.data, id.len), id.len };
         }
     }
 }

@@ -99,7 +99,8 @@ TEST(twenty_turns_of_each_client_keep_what_was_computed)
         for (int with_replay = 0; with_replay < 2; with_replay++) {
             const score sum = talk_long(clients[i], test_seed() + i, with_replay, 22);
             const double share = (double)sum.kept / sum.prompt;
-            if (share < 0.98) test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share, sum.prompt);
+            if (share < 0.98)
+                test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share, sum.prompt);
         }
     }
 }
@@ -161,7 +162,8 @@ static void expect_miss(pair *p, reuse_miss want, const char *part)
     const reuse_match m = match_now(p, &prompt);
     const reuse_miss miss = reuse_explain(&prompt, &p->s.slot, &m, p->s.v, &why);
     EXPECT_TEXT(reuse_miss_name(miss), reuse_miss_name(want));
-    if (!strstr(why.len ? why.data : "", part)) test_fail(__FILE__, __LINE__, "\"%s\" does not say \"%s\"", why.len ? why.data : "", part);
+    const char *told = why.len ? why.data : "";
+    if (!strstr(told, part)) test_fail(__FILE__, __LINE__, "\"%s\" does not say \"%s\"", told, part);
     reuse_prompt_close(&prompt);
     bytes_free(&why);
 }
@@ -174,7 +176,8 @@ static void answer_with(pair *p, const char *reasoning, const char *text, bool c
     reuse_prompt prompt;
     talk_request(p->t, NULL, &prompt);
     sim_serve(&p->s, &prompt);
-    const answer_turn turn = { .reasoning = slice_of(reasoning), .text = slice_of(text), .block = { "", 0 }, .reasoning_closed = closed };
+    const answer_turn turn = { .reasoning = slice_of(reasoning), .text = slice_of(text), .block = { "", 0 },
+                               .reasoning_closed = closed };
     sim_answer(&p->s, NULL, &prompt, &turn);
     p->t->all[p->t->n++] = (said){ .m = { .role = CHAT_ASSISTANT, .reasoning = turn.reasoning, .text = turn.text } };
     reuse_prompt_close(&prompt);
