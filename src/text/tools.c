@@ -276,6 +276,8 @@ void calls_replay(chat_prompt *p, slice block)
 bool calls_arguments_equal(slice a, slice b)
 {
     json_tree tree_a, tree_b;
+    if (a.len == 0) a = slice_of("{}");
+    if (b.len == 0) b = slice_of("{}");
     if (slice_equal(a, b)) return true;
     const bool good_a = !json_tree_parse(&tree_a, a, NULL), good_b = !json_tree_parse(&tree_b, b, NULL);
     const bool equal = good_a && good_b && json_tree_equal(&tree_a, 1, &tree_b, 1);

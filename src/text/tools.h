@@ -33,7 +33,7 @@ void       calls_end(chat_prompt *p);
 /* A block as it was sampled: markers that stand in tags are control tokens. */
 void       calls_replay(chat_prompt *p, slice block);
 
-/* The same arguments: as JSON where both are, else byte for byte. */
+/* The same arguments: as JSON where both are, else byte for byte. Some clients send nothing for {}. */
 bool       calls_arguments_equal(slice a, slice b);
 
 /* JSON text in the style of prompts (json_tree.h). `field` begins the error's sentence. */

@@ -682,3 +682,15 @@ TEST(calls_of_two_turns_are_not_one)
     replay_close(m);
     vocab_close(v);
 }
+
+TEST(arguments_that_are_the_same)
+{
+    static const struct { const char *a, *b; bool same; } pairs[] = {
+        { "{\"a\":1,\"b\":\"é\"}", "{ \"b\": \"\\u00e9\", \"a\": 1.0 }", true }, { "{}", "", true }, { "", "", true },
+        { "ls", "ls", true }, { "ls", "ls ", false }, { "{\"a\":1}", "{\"a\":\"1\"}", false }, { "{\"a\":1}", "", false },
+    };
+    for (size_t i = 0; i < countof(pairs); i++) {
+        EXPECT_INT(calls_arguments_equal(slice_of(pairs[i].a), slice_of(pairs[i].b)), pairs[i].same);
+        EXPECT_INT(calls_arguments_equal(slice_of(pairs[i].b), slice_of(pairs[i].a)), pairs[i].same);
+    }
+}
