@@ -61,7 +61,7 @@ void journal_block(journal *j, const char *id, const char *what, slice text)
     if (gmtime_r(&now, &tm)) strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", &tm);
     pthread_mutex_lock(&j->lock);
     fprintf(j->file, "== %s %s %s\n", stamp, id, what);
-    fwrite(text.data, 1, text.len, j->file);
+    if (text.len) fwrite(text.data, 1, text.len, j->file);
     fputs("\n\n", j->file);
     fflush(j->file);
     pthread_mutex_unlock(&j->lock);
