@@ -1,6 +1,7 @@
 #include "net/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -75,8 +76,9 @@ static ds4_status remove_stale(const char *path, ds4_error *err)
     if (lstat(path, &s)) return errno == ENOENT ? DS4_OK : ds4_fail(err, DS4_EIO, "%s: %s", path, strerror(errno));
     if (!S_ISSOCK(s.st_mode)) return ds4_fail(err, DS4_EIO, "%s exists and is not a socket", path);
 
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return ds4_fail(err, DS4_EIO, "%s: %s", path, strerror(errno));
+    fcntl(fd, F_SETFL, O_NONBLOCK);         /* a full listen queue is in use as well */
     struct sockaddr_un a = { .sun_family = AF_UNIX };
     memcpy(a.sun_path, path, strlen(path) + 1);
     const bool refused = connect(fd, (struct sockaddr *)&a, sizeof a) && errno == ECONNREFUSED;
