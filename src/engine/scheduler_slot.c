@@ -77,7 +77,8 @@ static bool save(slot *sl, scheduler *s, kv_save_reason reason, const bytes *tex
 {
     const kvstore_save_options o = {
         .reason = reason, .text = slice_of_bytes(text), .visible = visible, .thinking = visible && sl->memory.reasoning.len > 0,
-        .wait = wait, .replay = s->o.replay, .conversation = conversation_of(sl) };
+        .wait = wait, .replay = s->o.replay, .interval = kv_continued_interval(&s->o.save),
+        .conversation = conversation_of(sl) };
     ds4_error err;
     const ds4_status st = kvstore_save(s->o.store, sl->session, &o, &err);
     if (st && st != DS4_EIO) log_line(&s->o.log, LOG_DEBUG, "slot=%d not saved: %s", sl->index, err.message);

@@ -256,6 +256,7 @@ static void work_in_a_child(kv_case *c, int which)
 {
     kvstore *s = NULL;
     ds4_error err;
+    alarm(300);                                     /* not for ever, whatever becomes of the parent */
     bool fine = kvstore_open(&s, &c->o, c->engine, &err) == DS4_OK;
     for (int i = 0; fine && i < 60; i++) {
         char text[32];
