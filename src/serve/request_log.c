@@ -44,9 +44,8 @@ void request_log_text(const request_record *r, int64_t when, bytes *out)
                      r->usage.reasoning_tokens, r->calls, r->finish);
         bytes_printf(out, " queue=%.3fs prefill=%.3fs decode=%.3fs speed=%.2ft/s", r->queue_s, r->prefill_s,
                      r->decode_s, rate(r));
-    } else {
-        bytes_printf(out, " total=%.3fs", r->total_s);
     }
+    bytes_printf(out, " total=%.3fs", r->total_s);
     if (r->error) quoted(out, " error=", r->error);
 }
 
