@@ -2,9 +2,9 @@
  *
  * Owns the engine thread, the slots (a session each; where the engine has a side session, one slot more that only side
  * requests use) and the queue. Each step holds one token of every
- * decoding slot and at most one prefill quantum of the oldest prefilling one, sized so that the decoders do not
- * wait for it longer than twice their own step [kvcache.md 9]. Events of a request wait in a bounded queue of its own; a reader that
- * does not come delays nobody and is cancelled when its queue is full.
+ * decoding slot and at most one quantum of prompts, sized so that the decoders do not wait for it longer than twice
+ * their own step [kvcache.md 9; docs/scheduler.md]. Events of a request wait in a bounded queue of its own; a reader
+ * that does not come delays nobody and is cancelled when its queue is full.
  *
  * sched_submit, sched_cancel, sched_next, sched_release, sched_status: any thread. `wake` is called on the
  * engine thread and must only signal; sched_release waits for one that is under way, so nothing that wake

@@ -38,7 +38,8 @@ static const char *finish_word(answer_finish f)
 static sched_times times_of(const sched_ticket *t, uint64_t now)
 {
     const uint64_t prefilled = t->prefilled_ns ? t->prefilled_ns : now;
-    return (sched_times){ seconds(t->arrived_ns, t->started_ns), seconds(t->started_ns, prefilled), seconds(t->prefilled_ns, now) };
+    return (sched_times){ .queue_s = seconds(t->arrived_ns, t->started_ns), .prefill_s = seconds(t->started_ns, prefilled),
+                          .decode_s = seconds(t->prefilled_ns, now) };
 }
 
 /* Histograms and the line in the log. */

@@ -176,7 +176,8 @@ void       ticket_stage(sched_ticket *t, const sched_event *e);
 /* Hands over what was staged and wakes the reader. last: nothing follows, and t may be gone. */
 void       ticket_publish(sched_ticket *t, bool last);
 /* The token goes with the event that gives out its last byte. */
-void       ticket_note_token(sched_ticket *t, answer_section in, int32_t token, float logprob, const ds4_logprob *top, int n);
+void       ticket_note_token(sched_ticket *t, answer_section in, int32_t token, float logprob, const ds4_logprob *top,
+                             int n);
 /* Token `i` of the prompt under the logits before it. */
 void       ticket_note_echo(sched_ticket *t, int i, const float *logits);
 void       ticket_stage_echo(sched_ticket *t);

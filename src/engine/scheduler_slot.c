@@ -76,9 +76,9 @@ static slice conversation_of(const slot *sl)
 static bool save(slot *sl, scheduler *s, kv_save_reason reason, const bytes *text, bool visible, bool wait)
 {
     const kvstore_save_options o = {
-        .reason = reason, .text = slice_of_bytes(text), .visible = visible, .thinking = visible && sl->memory.reasoning.len > 0,
-        .wait = wait, .replay = s->o.replay, .interval = kv_continued_interval(&s->o.save),
-        .conversation = conversation_of(sl) };
+        .reason = reason, .text = slice_of_bytes(text), .visible = visible,
+        .thinking = visible && sl->memory.reasoning.len > 0, .wait = wait, .replay = s->o.replay,
+        .interval = kv_continued_interval(&s->o.save), .conversation = conversation_of(sl) };
     ds4_error err;
     const ds4_status st = kvstore_save(s->o.store, sl->session, &o, &err);
     if (st && st != DS4_EIO) log_line(&s->o.log, LOG_DEBUG, "slot=%d not saved: %s", sl->index, err.message);
@@ -140,10 +140,12 @@ static void wait_for_checkpoints(const scheduler *s, const sched_ticket *t)
  * is left, cold when a load failed. */
 static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
 {
-    if (!s->o.store || sl->side || t->retried || prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
+    if (!s->o.store || sl->side || t->retried) return false;
+    if (prefix_key_text(prefix_key_bytes(&t->prompt.key), s->v, &t->text, NULL)) return false;
     const slice text = slice_of_bytes(&t->text);
     wait_for_checkpoints(s, t);
-    for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, sl->capacity - 1, skip, &t->hit); skip = t->hit.text_bytes) {
+    const int most = sl->capacity - 1;
+    for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, most, skip, &t->hit); skip = t->hit.text_bytes) {
         const int gain = t->hit.tokens - t->match.keep;
         if (gain < SCHED_DISK_GAIN) return false;
         const double saved = (double)gain * (double)s->row_ns * 1e-9;
@@ -154,7 +156,8 @@ static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
             slot_reset(sl, s);
         }
         t->match = (reuse_match){ .method = REUSE_COLD };
-        if (!kvstore_load(s->o.store, &t->hit, sl->session, s->o.replay, NULL) && recall_loaded(sl, s, t)) return t->from_disk = true;
+        t->from_disk = !kvstore_load(s->o.store, &t->hit, sl->session, s->o.replay, NULL) && recall_loaded(sl, s, t);
+        if (t->from_disk) return true;
         slot_reset(sl, s);
         t->match = (reuse_match){ .method = REUSE_COLD };
     }
@@ -188,7 +191,8 @@ static ds4_status plan_rest(slot *sl, scheduler *s, sched_ticket *t, ds4_error *
         token_list_clear(&sl->feed);
     }
     for (size_t i = 0; i < t->prompt.tokens.n; i++)
-        if (!token_list_push(&sl->feed, t->prompt.tokens.ids[i])) return ds4_fail(err, DS4_EMEMORY, "no memory for a prompt");
+        if (!token_list_push(&sl->feed, t->prompt.tokens.ids[i]))
+            return ds4_fail(err, DS4_EMEMORY, "no memory for a prompt of %zu tokens", t->prompt.tokens.n);
     return DS4_OK;
 }
 
@@ -299,8 +303,8 @@ ds4_status slot_begin_cold(slot *sl, scheduler *s, sched_ticket *t, ds4_error *e
     const ds4_status st = plan_rest(sl, s, t, err);
     if (st) return st;
     t->usage.cached_tokens = 0;
-    log_line(&s->o.log, LOG_WARNING, "id=%s reuse=cold prompt=%d slot=%d: the checkpoint was bad", t->id, t->usage.prompt_tokens,
-             sl->index);
+    log_line(&s->o.log, LOG_WARNING, "id=%s reuse=cold prompt=%d slot=%d: the checkpoint was bad", t->id,
+             t->usage.prompt_tokens, sl->index);
     return run(sl, s, t, err);
 }
 

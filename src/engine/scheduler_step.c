@@ -61,7 +61,8 @@ static ds4_status add(scheduler *s, slot *sl, int n, ds4_error *err)
     const bool echo = sl->phase == PHASE_PROMPT && sl->job->prompt_logprobs;
     if (echo) n = min_int(n, ECHO_ROWS);
     if (n <= 0) return DS4_OK;
-    const ds4_logits logits = echo ? DS4_LOGITS_ALL : n == left && sl->phase != PHASE_TAIL ? DS4_LOGITS_LAST : DS4_LOGITS_NONE;
+    const bool last = n == left && sl->phase != PHASE_TAIL;
+    const ds4_logits logits = echo ? DS4_LOGITS_ALL : last ? DS4_LOGITS_LAST : DS4_LOGITS_NONE;
     const int first = ds4_batch_rows(s->batch);
     const ds4_status st = ds4_batch_add(s->batch, sl->session, sl->feed.ids + sl->fed, n, logits, err);
     if (st) return st;
@@ -81,8 +82,8 @@ static bool goes_before(const slot *a, const slot *b, bool by_age)
     return a->job->started_ns < b->job->started_ns;
 }
 
-/* The prompt whose turn it is: the shortest rest of the short ones, so that a small request does not wait for a long one,
- * else the oldest; by_age: the oldest anyway. *n: how many there are. */
+/* The prompt whose turn it is: the shortest rest of the short ones, so that a small request does not wait for a long
+ * one, else the oldest; by_age: the oldest anyway. *n: how many there are. */
 static slot *next_prompt(scheduler *s, bool by_age, int *n)
 {
     slot *best = NULL;
@@ -155,7 +156,8 @@ static void fed(scheduler *s, slot *sl)
     }
     if (phase == PHASE_PROMPT) {
         if (s->o.metrics) counter_add(&s->o.metrics->prefill_tokens, (uint64_t)sl->rows);
-        if (!sl->orphan) ticket_stage(t, &(sched_event){ .kind = SCHED_PREFILL, .done = (int)sl->fed, .total = (int)sl->feed.n });
+        const sched_event e = { .kind = SCHED_PREFILL, .done = (int)sl->fed, .total = (int)sl->feed.n };
+        if (!sl->orphan) ticket_stage(t, &e);
     }
 }
 

@@ -115,7 +115,8 @@ void ticket_publish(sched_ticket *t, bool last)
         list_free(&t->staged);
     }
     /* Progress that nobody has read yet gives way to newer progress. */
-    if (is_progress(t->events.last) && t->events.first == t->events.last && is_progress(t->staged.first)) list_free(&t->events);
+    const bool only_progress = is_progress(t->events.last) && t->events.first == t->events.last;
+    if (only_progress && is_progress(t->staged.first)) list_free(&t->events);
     list_move(&t->events, &t->staged);
     t->ended = last;
     const bool gone = last && t->released;
@@ -165,7 +166,11 @@ static int complete_tokens(sched_ticket *t, answer_section in, size_t n_bytes)
     }
     t->given += n_bytes;
     int n = 0;
-    while (n < SCHED_EVENT_TOKENS && n < t->n_pending && t->pending[n].in == in && t->pending[n].bytes <= t->given) t->given -= t->pending[n++].bytes;
+    for (; n < min_int(t->n_pending, SCHED_EVENT_TOKENS); n++) {
+        const pending_token *p = &t->pending[n];
+        if (p->in != in || p->bytes > t->given) break;
+        t->given -= p->bytes;
+    }
     return n;
 }
 
@@ -185,8 +190,10 @@ static void on_answer(void *ctx, const answer_event *e)
     int n = 0;
     if (t->logprobs && (e->kind == ANSWER_TEXT || e->kind == ANSWER_REASONING)) {
         n = complete_tokens(t, e->kind == ANSWER_TEXT ? SECTION_TEXT : SECTION_REASONING, e->bytes.len);
-        for (int i = 0; i < n; i++)
-            tokens[i] = (answer_token){ .self = t->pending[i].self, .top = t->pending[i].top, .n_top = t->pending[i].n_top };
+        for (int i = 0; i < n; i++) {
+            const pending_token *p = &t->pending[i];
+            tokens[i] = (answer_token){ .self = p->self, .top = p->top, .n_top = p->n_top };
+        }
         out.answer.tokens = tokens;
         out.answer.n_tokens = n;
     }

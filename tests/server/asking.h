@@ -148,7 +148,8 @@ typedef struct {
     uint64_t hint;
 } render_options;
 
-static inline bool render(const asked *r, const line *lines, int n, const render_options *o, reuse_prompt *out, chat_start *start)
+static inline bool render(const asked *r, const line *lines, int n, const render_options *o, reuse_prompt *out,
+                          chat_start *start)
 {
     chat_message m[64];
     chat_call calls[64];
@@ -203,7 +204,8 @@ static inline bool render(const asked *r, const line *lines, int n, const render
 
 static inline sched_request request(reuse_prompt *p, chat_start start)
 {
-    sched_request q = { .id = "req_test", .prompt = p, .start = start, .sampling = ds4_sampling_defaults(), .n = 1, .max_tokens = 400 };
+    sched_request q = { .id = "req_test", .prompt = p, .start = start, .sampling = ds4_sampling_defaults(), .n = 1,
+                        .max_tokens = 400 };
     q.sampling.temperature = 0;
     return q;
 }
@@ -217,7 +219,8 @@ static inline ds4_status submit(const asked *r, client *c, sched_request *q)
     return sched_submit(r->s, q, &c->t, &retry, &err);
 }
 
-static inline bool submit_lines(const asked *r, client *c, const line *lines, int n, const render_options *o, sched_request *change)
+static inline bool submit_lines(const asked *r, client *c, const line *lines, int n, const render_options *o,
+                                sched_request *change)
 {
     reuse_prompt p;
     chat_start start;

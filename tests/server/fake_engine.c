@@ -113,15 +113,17 @@ ds4_engine_options ds4_engine_defaults(void)
 ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error *err)
 {
     (void)err;
-    *out = (ds4_plan){ .kv_bytes = 1, .total_bytes = 1, .available_bytes = UINT64_C(1) << 40, .max_tokens_that_fit = o->max_tokens };
+    *out = (ds4_plan){ .kv_bytes = 1, .total_bytes = 1, .available_bytes = UINT64_C(1) << 40,
+                       .max_tokens_that_fit = o->max_tokens };
     return DS4_OK;
 }
+
+static char *copy_text(slice text) { return strndup(text.data ? text.data : "", text.len); }
 
 static void add_rule(ds4_engine *e, slice user, slice prompt, int turn, slice answer)
 {
     if (e->n_rules == MAX_RULES) return;
-    e->rules[e->n_rules++] = (rule){ strndup(user.data ? user.data : "", user.len), strndup(prompt.data ? prompt.data : "", prompt.len),
-                                     strndup(answer.data ? answer.data : "", answer.len), turn };
+    e->rules[e->n_rules++] = (rule){ .user = copy_text(user), .prompt = copy_text(prompt), .answer = copy_text(answer), .turn = turn };
 }
 
 void fake_rule(ds4_engine *e, const char *user, int turn, const char *answer)
@@ -205,7 +207,8 @@ ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_er
         return st;
     }
     e->shape = (ds4_shape){ .n_layer = 1, .n_vocab = vocab_size(e->v), .n_swa = 128, .n_ctx_train = o->max_tokens,
-                            .max_tokens = e->o.max_tokens, .side_tokens = o->side_tokens, .max_batch_rows = o->max_batch_rows ? o->max_batch_rows : 512,
+                            .max_tokens = e->o.max_tokens, .side_tokens = o->side_tokens,
+                            .max_batch_rows = o->max_batch_rows ? o->max_batch_rows : 512,
                             .name = "fake", .backend = "fake", .default_temperature = NAN, .default_top_p = NAN };
     *out = e;
     return DS4_OK;
@@ -316,7 +319,8 @@ ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds
     *out = NULL;
     int i = 0;
     while (i < MAX_SESSIONS && e->sessions[i]) i++;
-    if (i == MAX_SESSIONS || i >= e->o.max_sessions + (e->o.side_tokens > 0)) return ds4_fail(err, DS4_EFULL, "%d sessions are open", i);
+    const int most = min_int(MAX_SESSIONS, e->o.max_sessions + (e->o.side_tokens > 0));
+    if (i >= most) return ds4_fail(err, DS4_EFULL, "%d sessions are open", i);
     ds4_session *s = calloc(1, sizeof *s);
     s->e = e;
     s->capacity = max_tokens;
@@ -528,7 +532,8 @@ static ds4_token next_token(ds4_session *s)
     if (!follows_script(s)) {
         const int assistant = last_of(s->tokens, s->length, special->assistant);
         int begin = assistant + 1;
-        if (assistant >= 0 && begin < s->length && (s->tokens[begin] == special->think || s->tokens[begin] == special->end_think)) begin++;
+        const ds4_token first = assistant >= 0 && begin < s->length ? s->tokens[begin] : -1;
+        begin += first == special->think || first == special->end_think;
         read_on(s, assistant, begin);
     }
     return s->followed < s->n_script ? s->script[s->followed] : special->eos;
@@ -571,7 +576,8 @@ ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_err
     const slice text = a->text.data ? a->text : (slice){ own.data, own.len };
     const uint64_t payload = 8 + (uint64_t)s->length * sizeof *s->tokens, logits = s->has_logits, now = clock_unix_seconds();
     const uint32_t numbers[4] = { (uint32_t)s->length, 0, (uint32_t)s->capacity, 0 }, text_bytes = (uint32_t)text.len;
-    const uint8_t head[8] = { 'K', 'V', 'C', 1, 2, (uint8_t)a->reason, (uint8_t)(a->flags | (a->tool_map.len ? KVC_TOOL_MAP : 0)) };
+    const uint8_t flags = (uint8_t)(a->flags | (a->tool_map.len ? KVC_TOOL_MAP : 0));
+    const uint8_t head[8] = { 'K', 'V', 'C', 1, 2, (uint8_t)a->reason, flags };
 
     kvc *k = calloc(1, sizeof *k);
     k->data = malloc(52 + text.len + payload + a->tool_map.len);
@@ -592,7 +598,10 @@ ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_err
 }
 
 uint64_t   kvc_bytes(const kvc *c) { return c->n; }
-ds4_status kvc_write(const kvc *c, int fd, ds4_error *err) { return file_write_all(fd, c->data, c->n, "fake checkpoint", err); }
+ds4_status kvc_write(const kvc *c, int fd, ds4_error *err)
+{
+    return file_write_all(fd, c->data, c->n, "fake checkpoint", err);
+}
 
 void kvc_free(kvc *c)
 {
@@ -624,7 +633,8 @@ ds4_status kvc_load(ds4_session *s, int fd, bytes *tool_map, ds4_error *err)
     if (!st) st = read_all(fd, s->tokens, n * sizeof *s->tokens, err);
     if (st) return st;
     char part[4096];
-    for (ssize_t got; tool_map && head[6] & KVC_TOOL_MAP && (got = read(fd, part, sizeof part)) > 0;) bytes_append(tool_map, part, (size_t)got);
+    const bool map = tool_map && head[6] & KVC_TOOL_MAP;
+    for (ssize_t got; map && (got = read(fd, part, sizeof part)) > 0;) bytes_append(tool_map, part, (size_t)got);
 
     for (int i = 0; i < (int)n; i++) s->state[i + 1] = chain(s->state[i], s->tokens[i], i);
     s->length = (int)n;
@@ -696,7 +706,8 @@ ds4_status ds4_batch_add(ds4_batch *b, ds4_session *s, const ds4_token *t, int n
 {
     if (b->stepped) ds4_batch_clear(b);
     if (n < 1 || s->in_batch) return ds4_fail(err, DS4_EARG, "no tokens, or a session twice");
-    if (n > b->e->shape.max_batch_rows - b->rows) return ds4_fail(err, DS4_EFULL, "%d rows do not fit a step that holds %d", n, b->rows);
+    if (n > b->e->shape.max_batch_rows - b->rows)
+        return ds4_fail(err, DS4_EFULL, "%d rows do not fit a step that holds %d", n, b->rows);
     if (n > s->capacity - s->length) return ds4_fail(err, DS4_EFULL, "the context is full");
     for (int i = 0; i < n; i++)
         if (t[i] < 0 || t[i] >= b->e->shape.n_vocab) return ds4_fail(err, DS4_EARG, "token id %d is out of range", t[i]);

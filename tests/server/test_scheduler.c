@@ -270,7 +270,8 @@ TEST(a_seed_gives_the_same_text_alone_and_among_others)
     q.sampling.min_p = 0;
     q.sampling.seed = 1234;
     q.max_tokens = 60;
-    if (submit_lines(&r.at, &c[0], lines, 1, &plain, &q) && client_wait(&c[0])) alone = strdup(c[0].text[0].len ? c[0].text[0].data : "");
+    if (submit_lines(&r.at, &c[0], lines, 1, &plain, &q) && client_wait(&c[0]))
+        alone = strdup(c[0].text[0].len ? c[0].text[0].data : "");
     client_close(&c[0]);
     for (int i = 0; i < 6; i++) {
         sched_request other = q;
@@ -580,9 +581,9 @@ TEST(a_short_request_speaks_within_three_steps_while_a_long_prompt_is_computed)
     rig r;
     client big, small, talker;
     if (!rig_open(&r, &(rig_options){ .slots = 3, .ctx = 32768 })) return;
-    fake_rule(r.e, "talk", 0, "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"
-              "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789");
-    char *text = long_text(20000);
+    char *text = long_text(20000), *speech = long_text(200);
+    fake_rule(r.e, "talk", 0, speech);
+    free(speech);
     const line lines[] = { USER(text) }, brief[] = { USER("hi") }, talk[] = { USER("talk") };
     fake_allow_steps(r.e, 0);
     submit_lines(&r.at, &talker, talk, 1, &plain, NULL);
@@ -970,7 +971,8 @@ static void *run_agent(void *arg)
     int n = 2;
     for (int turn = 0; turn < 20; turn++) {
         client c;
-        if (!ask(&a->r->at, &c, lines, n, &(render_options){ .think = true, .tools = true, .hint = (uint64_t)a->number + 1 })) break;
+        const render_options o = { .think = true, .tools = true, .hint = (uint64_t)a->number + 1 };
+        if (!ask(&a->r->at, &c, lines, n, &o)) break;
         a->wrong += c.n_calls != 1 || c.finish != FINISH_TOOL_CALLS;
         if (turn > 1) {
             a->prompt_tokens += c.usage.prompt_tokens;
@@ -1056,7 +1058,8 @@ TEST(a_crowd_that_comes_and_goes_leaves_every_slot_free)
     agent agents[8];
     pthread_t threads[8];
     if (!rig_open(&r, &(rig_options){ .slots = 3, .side = 1024, .queue = 100, .disk = dir })) return;
-    fake_rule(r.e, "", 0, "well</think>some words\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+    fake_rule(r.e, "", 0, "well</think>some words\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n\n"
+              "</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
     for (int i = 0; i < 8; i++) {
         agents[i] = (agent){ .r = &r, .number = i };
         pthread_create(&threads[i], NULL, run_crowd, &agents[i]);
