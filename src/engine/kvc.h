@@ -11,24 +11,24 @@
 #include "base/slice.h"
 #include "ds4.h"
 
-#define KVC_TOOL_MAP          1  /* flags of a file                                       */
-#define KVC_VISIBLE           2  /* the text is a visible transcript                      */
-#define KVC_VISIBLE_THINKING  4
-#define KVC_INTEGRITY         8
+#define KVC_TOOL_MAP         1  /* flags of a file                  */
+#define KVC_VISIBLE          2  /* the text is a visible transcript */
+#define KVC_VISIBLE_THINKING 4
+#define KVC_INTEGRITY        8
 
 typedef struct kvc kvc;
 
 typedef struct {
-    int     reason;             /* 0..6                                                          */
-    uint8_t flags;              /* KVC_VISIBLE or KVC_VISIBLE_THINKING, or 0       */
-    slice   text;               /* data NULL: the tokens' own                                    */
-    slice   tool_map;           /* a KTM section; empty: none                                    */
+    int     reason;             /* 0..6                                       */
+    uint8_t flags;              /* KVC_VISIBLE or KVC_VISIBLE_THINKING, or 0  */
+    slice   text;               /* data NULL: the tokens' own                 */
+    slice   tool_map;           /* a KTM section; empty: none                 */
 } kvc_about;
 
 ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_error *err);
-uint64_t   kvc_bytes(const kvc *c);       /* that write will write                 */
+uint64_t   kvc_bytes(const kvc *c);     /* that write will write */
 ds4_status kvc_write(const kvc *c, int fd, ds4_error *err);
-void       kvc_free(kvc *c);              /* NULL is fine                          */
+void       kvc_free(kvc *c);            /* NULL is fine          */
 
 /* As ds4_session_load; the file's tool map, if it has one, is appended to `tool_map` (may be NULL). */
 ds4_status kvc_load(ds4_session *s, int fd, bytes *tool_map, ds4_error *err);
@@ -36,7 +36,7 @@ ds4_status kvc_load(ds4_session *s, int fd, bytes *tool_map, ds4_error *err);
 typedef struct {
     uint8_t  expert_bits, reason, flags;
     uint32_t tokens, hits, context, text_bytes;
-    uint64_t created, used;     /* Unix seconds                                                  */
+    uint64_t created, used;     /* Unix seconds */
     uint64_t payload_bytes, file_bytes;
 } kvc_header;
 
@@ -51,7 +51,7 @@ ds4_status kvc_tool_map(int fd, bytes *out, ds4_error *err);
 /* The integrity trailer of `checked` bytes; and the bytes in front of it, where `rest` is those and the trailer. */
 #define KVC_TRAILER_BLOCK (1u << 20)
 uint64_t   kvc_trailer_bytes(uint64_t checked);
-uint64_t   kvc_checked_bytes(uint64_t rest);     /* 0: no trailer fits                    */
+uint64_t   kvc_checked_bytes(uint64_t rest);    /* 0: no trailer fits */
 
 /* Of a file of so many tokens, the bytes that do not grow with them: ring, frontiers, logits. */
 uint64_t   kvc_constant_bytes(const ds4_engine *e, int tokens);

@@ -22,7 +22,8 @@
 typedef struct kvstore kvstore;
 
 typedef enum {
-    KV_SAVE_UNKNOWN, KV_SAVE_COLD, KV_SAVE_CONTINUED, KV_SAVE_EVICT, KV_SAVE_SHUTDOWN, KV_SAVE_AGENT_SYSTEM, KV_SAVE_AGENT_SESSION
+    KV_SAVE_UNKNOWN, KV_SAVE_COLD, KV_SAVE_CONTINUED, KV_SAVE_EVICT, KV_SAVE_SHUTDOWN, KV_SAVE_AGENT_SYSTEM,
+    KV_SAVE_AGENT_SESSION
 } kv_save_reason;
 
 /* When to save [kvcache.md 4.3]; the scheduler asks. */
@@ -31,10 +32,11 @@ typedef struct {
 } kv_save_policy;
 kv_save_policy kv_save_policy_defaults(void);           /* 512, 30000, 10000, 32, 2048, 0 */
 int  kv_continued_interval(const kv_save_policy *p);    /* rounded up to the alignment; 0: off */
-/* The anchor of a cold prompt of n tokens, 0: none. last_user: token index of the last USER token before the first ASSISTANT
- * token, -1: none. */
+/* The anchor of a cold prompt of n tokens, 0: none. last_user: token index of the last USER token before the first
+ * ASSISTANT token, -1: none. */
 int  kv_cold_anchor(const kv_save_policy *p, int n, int last_user);
-/* What a file is worth keeping for [kvcache.md 4.4]; the lowest goes first. growing_bytes: of its size, what more tokens make more. */
+/* What a file is worth keeping for [kvcache.md 4.4]; the lowest goes first. growing_bytes: of its size, what more
+ * tokens make more. */
 double kv_score(kv_save_reason reason, uint32_t hits, uint64_t age_seconds, int tokens, uint64_t growing_bytes);
 
 typedef struct {
@@ -57,14 +59,15 @@ typedef struct {
     uint8_t  sha[20];
 } kvstore_hit;
 
-/* The longest entry whose text begins `text` and that holds at most max_tokens; false: none. It is not evicted before the next
- * find. skip: entries of this many text bytes or more are passed over (for trying the next shorter one); 0: none are. */
+/* The longest entry whose text begins `text` and that holds at most max_tokens; false: none. It is not evicted
+ * before the next find. skip: entries of this many text bytes or more are passed over (for trying the next shorter
+ * one); 0: none are. */
 bool       kvstore_find(kvstore *s, slice text, int max_tokens, size_t skip, kvstore_hit *out);
 /* Seconds that loading will take, from what loads took so far. */
 double     kvstore_load_seconds(const kvstore *s, const kvstore_hit *h);
-/* Replaces the session's content and adds the file's tool map to `replay` (may be NULL). On failure the session is empty and
- * the hit is a miss: DS4_ENOTFOUND: the file went or was replaced; DS4_EFORMAT, DS4_EIO, DS4_EUNSUPPORTED: it was put aside (.bad) and
- * counted; DS4_EFULL, DS4_EMEMORY: this session or machine has no room for it. */
+/* Replaces the session's content and adds the file's tool map to `replay` (may be NULL). On failure the session is
+ * empty and the hit is a miss: DS4_ENOTFOUND: the file went or was replaced; DS4_EFORMAT, DS4_EIO, DS4_EUNSUPPORTED:
+ * it was put aside (.bad) and counted; DS4_EFULL, DS4_EMEMORY: this session or machine has no room for it. */
 ds4_status kvstore_load(kvstore *s, const kvstore_hit *h, ds4_session *session, replay_memory *replay, ds4_error *err);
 /* A load that turned out bad afterwards (logits that are not numbers, a failing first step): put aside too. */
 void       kvstore_reject(kvstore *s, const kvstore_hit *h);
@@ -83,10 +86,11 @@ typedef struct {
     slice          conversation;/* text of the request being served: its prefixes are not evicted */
 } kvstore_save_options;
 
-/* Begins to write the session as it stands, unless its text is on disk already (DS4_OK); decode may go on: what a step changes is copied before this returns. Rows that only
- * grow are read by the saving thread, so the session must not be reset, rewound, loaded into or closed before kvstore_wait(session).
- * A continued file makes shorter ones of the same text go, where no more than 4 intervals then lie between those that stay.
- * DS4_EFULL: over budget, or a save is running (nothing happens); DS4_EIO: the disk (saving pauses for a minute). */
+/* Begins to write the session as it stands, unless its text is on disk already (DS4_OK); decode may go on: what a
+ * step changes is copied before this returns. Rows that only grow are read by the saving thread, so the session must
+ * not be reset, rewound, loaded into or closed before kvstore_wait(session). A continued file makes shorter ones of
+ * the same text go, where no more than 4 intervals then lie between those that stay. DS4_EFULL: over budget, or a
+ * save is running (nothing happens); DS4_EIO: the disk (saving pauses for a minute). */
 ds4_status kvstore_save(kvstore *s, ds4_session *session, const kvstore_save_options *o, ds4_error *err);
 void       kvstore_wait(kvstore *s, const ds4_session *session);    /* until no save reads it; NULL: until none runs */
 /* Tokens of this text's longest prefix on disk. */
