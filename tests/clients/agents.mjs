@@ -12,29 +12,35 @@ import { startServer } from './server.mjs';
 import { assert, runTests, test } from './tests.mjs';
 
 const bin = new URL('./node_modules/.bin/', import.meta.url).pathname;
+const page = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8');
 const model = 'deepseek-v4-flash';
-const context = 120000;
+const context = '128k';
 const turns = 20;                       // tool turns before the server is started again, and as many after
 const short = 'You are a helpful assistant';
 
-// What each client is told about the server, how it is asked, and the tool it reads a file with.
+/** The first indented block below a heading of docs/clients.md, for this server: what users copy is what is tested. */
+function advice(heading, url) {
+  const lines = page.slice(page.indexOf(`\n## ${heading}\n`)).split('\n').slice(2);
+  const first = lines.findIndex((line) => line.startsWith('    '));
+  const length = lines.slice(first).findIndex((line) => line !== '' && !line.startsWith('    '));
+  return lines.slice(first, first + length).map((line) => line.slice(4)).join('\n').replaceAll('http://127.0.0.1:8000', url);
+}
+const exported = (text) => Object.fromEntries([...text.matchAll(/^export (\w+)=(\S+)$/gm)].map(([, name, value]) => [name, value]));
+
+// How each client is asked, what it reads a file with, and what makes its prompt short.
 const agents = {
   'Claude Code': {
     command: 'claude',
     ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '--allowedTools', 'Read', '-p', prompt],
-    environment: (url) => ({ ANTHROPIC_BASE_URL: url, ANTHROPIC_AUTH_TOKEN: 'ds4', ANTHROPIC_MODEL: model, ANTHROPIC_SMALL_FAST_MODEL: model,
-      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1', DISABLE_TELEMETRY: '1', DISABLE_AUTOUPDATER: '1' }),
+    environment: (url) => exported(advice('Claude Code', url)),
     plain: ['--system-prompt', short, '--tools='],
     says: /\S/,                         // it puts the date in front of the question, which the model answers to
     read: (path) => ['Read', { file_path: path }],
   },
   Codex: {
     command: 'codex',
-    ask: (prompt, resume, url) => ['exec', ...(resume ? ['resume', '--last'] : []), '--skip-git-repo-check', '-m', model,
-      ...(resume ? [] : ['-s', 'danger-full-access']), '-c', 'model_provider="ds4"', '-c', `model_context_window=${context}`, '-c',
-      `model_providers.ds4={name="ds4",base_url="${url}/v1",wire_api="responses"}`, prompt],
-    environment: () => ({}),
-    files: () => ({ 'short.md': short }),
+    ask: (prompt, resume) => ['exec', ...(resume ? ['resume', '--last'] : ['-s', 'danger-full-access']), '--skip-git-repo-check', prompt],
+    files: (url) => ({ '.codex/config.toml': advice('Codex', url), 'short.md': short }),
     plain: [...['goals', 'multi_agent', 'shell_tool', 'plugins'].flatMap((f) => ['--disable', f]),
       ...['web_search="disabled"', 'include_environment_context=false', 'include_permissions_instructions=false',
         'skills.include_instructions=false', 'model_instructions_file="../short.md"'].flatMap((o) => ['-c', o])],
@@ -43,13 +49,10 @@ const agents = {
   },
   opencode: {
     command: 'opencode',
-    ask: (prompt, resume) => ['run', ...(resume ? ['--continue'] : []), '-m', `ds4/${model}`, prompt],
+    ask: (prompt, resume) => ['run', ...(resume ? ['--continue'] : []), prompt],
     environment: () => ({ OPENCODE_DISABLE_AUTOUPDATE: '1' }),
-    files: (url) => ({ '.config/opencode/opencode.json': { provider: { ds4: { npm: '@ai-sdk/openai-compatible', name: 'ds4',
-      options: { baseURL: `${url}/v1`, apiKey: 'ds4' },
-      models: { [model]: { name: 'DeepSeek V4 Flash', reasoning: true, tool_call: true, interleaved: { field: 'reasoning_content' },
-        limit: { context, output: 32000 } } } } },
-      agent: { plain: { mode: 'primary', prompt: short, tools: { '*': false } } } } }),
+    files: (url) => ({ '.config/opencode/opencode.json': JSON.stringify({ ...JSON.parse(advice('opencode', url)),
+      agent: { plain: { mode: 'primary', prompt: short, tools: { '*': false } } } }) }),
     plain: ['--agent', 'plain'],
     says: /inference engine/,
     read: (path) => ['read', { filePath: path }],
@@ -57,11 +60,7 @@ const agents = {
   Pi: {
     command: 'pi',
     ask: (prompt, resume) => [...(resume ? ['--continue'] : []), '-p', '--provider', 'ds4', '--model', model, prompt],
-    environment: () => ({}),
-    files: (url) => ({ '.pi/agent/models.json': { providers: { ds4: { baseUrl: `${url}/v1`, api: 'openai-completions', apiKey: 'ds4',
-      models: [{ id: model, name: 'DeepSeek V4 Flash', reasoning: true, input: ['text'], contextWindow: context, maxTokens: 32000,
-        cost: { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 },
-        compat: { thinkingFormat: 'deepseek', supportsDeveloperRole: false, maxTokensField: 'max_tokens' } }] } } } }),
+    files: (url) => ({ '.pi/agent/models.json': advice('Pi', url) }),
     plain: ['--no-tools', '--system-prompt', short],
     says: /inference engine/,
     read: (path) => ['read', { path }],
@@ -76,9 +75,9 @@ function run(agent, url, folder, args) {
   mkdirSync(join(folder, 'work'), { recursive: true });
   for (const [path, content] of Object.entries(agent.files?.(url) ?? {})) {
     mkdirSync(join(folder, path, '..'), { recursive: true });
-    writeFileSync(join(folder, path), typeof content === 'string' ? content : JSON.stringify(content));
+    writeFileSync(join(folder, path), content);
   }
-  const env = { PATH: process.env.PATH, LANG: 'C.UTF-8', TERM: 'dumb', HOME: folder, ...agent.environment(url) };
+  const env = { PATH: process.env.PATH, LANG: 'C.UTF-8', TERM: 'dumb', HOME: folder, ...agent.environment?.(url) };
   const child = spawn(bin + agent.command, args, { cwd: join(folder, 'work'), env, stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
   child.stdout.on('data', (d) => { out += d; });
@@ -121,7 +120,7 @@ function checkReuse(name, all, first) {
 }
 
 async function realPrompt(name, agent) {
-  const server = await startServer({ program: 'ds4-server', args: ['--ctx', String(context), '--slots', '2', '--temp', '0', '--nothink'] });
+  const server = await startServer({ program: 'ds4-server', args: ['--ctx', context, '--slots', '2', '--temp', '0', '--nothink'] });
   try {
     const args = agent.ask('What is ds4?', false, server.url);
     const { code, out } = await run(agent, server.url, join(home, 'real-' + agent.command), [...args.slice(0, -1), ...agent.plain, args.at(-1)]);
@@ -137,7 +136,7 @@ async function scriptedTurns(name, agent) {
   for (let i = 0; i < 2 * turns + 2; i++) writeFileSync(join(folder, 'work', `note-${i}.txt`), `This is note ${i}.\n`.repeat(1 + i % 3));
   const model_file = join(folder, 'script.json');
   writeFileSync(model_file, JSON.stringify(script(agent, folder)));
-  const options = { program: 'ds4-server-scripted', args: ['-m', model_file, '--ctx', String(context), '--slots', '2', '--kv-disk-dir', disk] };
+  const options = { program: 'ds4-server-scripted', args: ['-m', model_file, '--ctx', context, '--slots', '2', '--kv-disk-dir', disk] };
 
   let before = 0;
   for (const resume of [false, true]) {
