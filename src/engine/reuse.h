@@ -137,10 +137,11 @@ typedef enum {
 } reuse_miss;
 const char *reuse_miss_name(reuse_miss m);      /* "system-changed" */
 
-/* Why the slot's session did not serve this prompt further, before the prompt takes the slot; appends a sentence with the
- * two texts where they part, for the log. MISS_NONE: the whole session serves, nothing is appended. */
+/* Why the slot's session did not serve this prompt further, before the prompt takes the slot. Appends a sentence that
+ * may be logged, and to `texts` what session and prompt say where they part, which is private; both may be the same.
+ * MISS_NONE: the whole session serves, nothing is appended. */
 reuse_miss  reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v,
-                          bytes *sentence);
+                          bytes *sentence, bytes *texts);
 
 /* ---- choosing ---------------------------------------------------------------------------- */
 

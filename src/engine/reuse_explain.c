@@ -140,7 +140,7 @@ static bool strictly_another(const reuse_prompt *p, const reuse_slot *s, const v
 }
 
 reuse_miss reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse_match *m, const vocab *v,
-                         bytes *sentence)
+                         bytes *sentence, bytes *texts)
 {
     const slice prompt = prefix_key_bytes(&p->key);
     alignment a;
@@ -158,16 +158,17 @@ reuse_miss reuse_explain(const reuse_prompt *p, const reuse_slot *s, const reuse
     else why = in_turns(p, s, &a, v);
 
     if (why != MISS_NONE) {
-        bytes_printf(sentence, "%d of the session's %d tokens are in the prompt; then the session says ", a.n, s->key.n);
-        turn_quote(a.rest, 0, v, sentence);
-        bytes_text(sentence, ", the prompt ");
-        turn_quote(prompt, a.same, v, sentence);
+        bytes_printf(sentence, "%d of the session's %d tokens are in the prompt", a.n, s->key.n);
         const slice had = { s->tool_names.data, s->tool_names.len };
         if (why == MISS_TOOLS_CHANGED) {
             bytes_text(sentence, "; tools");
             list_others(p->tool_names, had, '+', sentence);
             list_others(had, p->tool_names, '-', sentence);
         }
+        bytes_text(texts, "; then the session says ");
+        turn_quote(a.rest, 0, v, texts);
+        bytes_text(texts, ", the prompt ");
+        turn_quote(prompt, a.same, v, texts);
     }
     align_close(&a);
     return why;

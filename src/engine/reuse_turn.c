@@ -6,7 +6,7 @@
 #include "base/utf8.h"
 #include "engine/prefix_key.h"
 
-#define QUOTED_BYTES 40
+#define QUOTED_BYTES 80
 
 static slice behind(slice s, size_t n)
 {

@@ -32,7 +32,7 @@ static inline slice turn_bytes(const bytes *b) { return (slice){ b->data, b->len
 /* text, then the block `calls`, with any blanks around and between. */
 bool  turn_is(slice whole, slice text, slice calls);
 
-/* The key's bytes from `from`, at most some 40 characters of text, escaped and in quotes. */
+/* The key's bytes from `from`, at most some 80 characters of text, escaped and in quotes. */
 void  turn_quote(slice key, size_t from, const vocab *v, bytes *out);
 
 #endif

@@ -239,7 +239,8 @@ static void count_reuse(scheduler *s, sched_ticket *t, reuse_miss miss)
     if (miss != MISS_NONE && miss < METRIC_MISS_REASONS) counter_add(&m->misses[miss], 1);
 }
 
-static void tell(scheduler *s, const slot *sl, sched_ticket *t, reuse_miss miss, const bytes *why)
+/* The log holds no text of prompts: what session and prompt say where they part goes to the trace alone. */
+static void tell(scheduler *s, const slot *sl, sched_ticket *t, reuse_miss miss, const bytes *why, const bytes *texts)
 {
     const size_t suffix = sl->feed.n;
     t->usage.cached_tokens = max_int(0, t->usage.prompt_tokens - (int)suffix);
@@ -250,8 +251,9 @@ static void tell(scheduler *s, const slot *sl, sched_ticket *t, reuse_miss miss,
     if (s->o.trace) {
         bytes line;
         bytes_init(&line, (size_t)1 << 16);
-        bytes_printf(&line, "%s tokens=%d suffix=%zu slot=%d miss=%s %s", reuse_method_name(t->match.method), t->match.keep,
-                     suffix, sl->index, reuse_miss_name(miss), why->len ? why->data : "");
+        bytes_printf(&line, "%s tokens=%d suffix=%zu slot=%d miss=%s %s%s", reuse_method_name(t->match.method),
+                     t->match.keep, suffix, sl->index, reuse_miss_name(miss), why->len ? why->data : "",
+                     texts->len ? texts->data : "");
         s->o.trace(s->o.trace_ctx, t->id, "reuse", slice_of_bytes(&line));
         bytes_free(&line);
     }
@@ -275,22 +277,24 @@ static ds4_status run(slot *sl, scheduler *s, sched_ticket *t, ds4_error *err)
 
 ds4_status slot_begin(slot *sl, scheduler *s, sched_ticket *t, const reuse_choice *c, ds4_error *err)
 {
-    bytes why;
+    bytes why, texts;
     bytes_init(&why, 4096);
+    bytes_init(&texts, 4096);
     reuse_miss miss = MISS_NONE;
     t->match = t->prompt_logprobs ? (reuse_match){ .method = REUSE_COLD } : c->match;
 
     /* Explained before anything moves. */
     if (t->match.method == REUSE_COLD || t->match.method == REUSE_REWIND)
-        miss = reuse_explain(&t->prompt, &sl->memory, &t->match, s->v, &why);
+        miss = reuse_explain(&t->prompt, &sl->memory, &t->match, s->v, &why, &texts);
     if (t->prompt_logprobs || !load_checkpoint(sl, s, t)) {
         if (c->foreign) slot_save_whole(sl, s, KV_SAVE_EVICT, SCHED_EVICT_TOKENS, true);
         apply(sl, s, t);
     }
     ds4_status st = plan_rest(sl, s, t, err);
     if (!st) st = run(sl, s, t, err);
-    if (!st) tell(s, sl, t, miss, &why);
+    if (!st) tell(s, sl, t, miss, &why, &texts);
     bytes_free(&why);
+    bytes_free(&texts);
     return st;
 }
 

@@ -31,7 +31,7 @@ static ds4_status serve(reuse_slot *s, const vocab *v, const char *text, const a
     const reuse_session session = { whole, no_logits, &n, false };
     const reuse_match m = reuse_match_slot(&p, s, &session, v);
     EXPECT(m.keep == 0 || m.keep == n);
-    reuse_explain(&p, s, &m, v, &why);
+    reuse_explain(&p, s, &m, v, &why, &why);
     st = reuse_suffix(&p, &m, v, &rest, err);
     const bool begun = !st;
     if (!st) st = reuse_slot_take(s, &p, &m, v, err);

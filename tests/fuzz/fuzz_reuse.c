@@ -109,7 +109,7 @@ static void explain(machine *m, const reuse_prompt *p, const reuse_match *match)
 {
     bytes text;
     bytes_init(&text, 1 << 20);
-    reuse_explain(p, &m->slot, match, m->v, &text);
+    reuse_explain(p, &m->slot, match, m->v, &text, &text);
     bytes_free(&text);
 }
 

@@ -17,6 +17,7 @@ typedef struct {
     sched_options   o;
     char            order[256];
     atomic_bool     abandon;
+    bool log_is_private, trace_quotes;      /* who said PRIVATE */
 } rig;
 
 /* Notes who was admitted: the last letter of each id. */
@@ -25,7 +26,15 @@ static void note_line(void *ctx, int level, const char *said)
     rig *r = ctx;
     const char *at = strstr(said, " reuse=");
     (void)level;
+    r->log_is_private |= strstr(said, "PRIVATE") != NULL;
     if (at && at > said && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
+}
+
+static void note_trace(void *ctx, const char *id, const char *what, slice text)
+{
+    rig *r = ctx;
+    (void)id;
+    if (strcmp(what, "reuse") == 0) r->trace_quotes |= memmem(text.data, text.len, "PRIVATE", 7) != NULL;
 }
 
 static bool abandoned(void *ctx) { return atomic_load(&((rig *)ctx)->abandon); }
@@ -59,6 +68,8 @@ static bool rig_open(rig *r, const rig_options *o)
     r->o.replay = r->replay;
     r->o.metrics = &r->metrics;
     r->o.log = (log_sink){ note_line, r };
+    r->o.trace = note_trace;
+    r->o.trace_ctx = r;
     r->o.now_ns = fake_now_ns;
     r->o.finish_orphans = o->orphans;
     r->o.abandon = &r->abandon;
@@ -384,6 +395,24 @@ TEST(another_conversation_keeps_the_system_part)
     }
     client_close(&c);
     free(text);
+    rig_close(&r);
+}
+
+TEST(the_log_holds_no_text_and_the_trace_shows_where_texts_part)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    fake_rule(r.e, "", 0, "PRIVATE answer");
+    line lines[2] = { SYSTEM("PRIVATE rules"), USER("PRIVATE one") };
+    ask(&r.at, &c, lines, 2, &plain);
+    client_close(&c);
+    lines[1] = (line)USER("other PRIVATE words");
+    ask(&r.at, &c, lines, 2, &plain);
+    client_close(&c);
+    EXPECT_INT(counter_get(&r.metrics.misses[MISS_HISTORY_EDITED]) + counter_get(&r.metrics.misses[MISS_OTHER_SESSION]), 1);
+    EXPECT(!r.log_is_private);
+    EXPECT(r.trace_quotes);
     rig_close(&r);
 }
 

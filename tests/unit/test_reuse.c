@@ -160,7 +160,7 @@ static void expect_miss(pair *p, reuse_miss want, const char *part)
     bytes why;
     bytes_init(&why, SIZE_MAX);
     const reuse_match m = match_now(p, &prompt);
-    const reuse_miss miss = reuse_explain(&prompt, &p->s.slot, &m, p->s.v, &why);
+    const reuse_miss miss = reuse_explain(&prompt, &p->s.slot, &m, p->s.v, &why, &why);
     EXPECT_TEXT(reuse_miss_name(miss), reuse_miss_name(want));
     const char *told = why.len ? why.data : "";
     if (!strstr(told, part)) test_fail(__FILE__, __LINE__, "\"%s\" does not say \"%s\"", told, part);
@@ -461,7 +461,7 @@ TEST(tools_that_came_and_went_are_named)
     const reuse_match m = match_now(&p, &prompt);
     prompt.tools_hash = 2;
     prompt.tool_names = (slice){ strdup("read\nbash\nLSP"), 13 };
-    EXPECT_INT(reuse_explain(&prompt, &p.s.slot, &m, p.s.v, &why), MISS_TOOLS_CHANGED);
+    EXPECT_INT(reuse_explain(&prompt, &p.s.slot, &m, p.s.v, &why, &why), MISS_TOOLS_CHANGED);
     EXPECT(strstr(why.data, "; tools +LSP -note") != NULL);
     bytes_free(&why);
     reuse_prompt_close(&prompt);
