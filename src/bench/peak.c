@@ -10,7 +10,8 @@
 
 const peak_loop *peak_int8(uint32_t isa)
 {
-#if defined(__x86_64__)
+#if defined(DS4_SCALAR)                 /* no rungs are built */
+#elif defined(__x86_64__)
     if (isa & ISA_AVX512) return &peak_int8_avx512;
     if (isa & ISA_AVX2) return &peak_int8_avx2;
 #elif defined(__aarch64__)
@@ -23,7 +24,8 @@ const peak_loop *peak_int8(uint32_t isa)
 
 const peak_loop *peak_f32(uint32_t isa)
 {
-#if defined(__x86_64__)
+#if defined(DS4_SCALAR)                 /* no rungs are built */
+#elif defined(__x86_64__)
     if (isa & ISA_AVX512) return &peak_f32_avx512;
     if (isa & ISA_AVX2) return &peak_f32_avx2;
 #elif defined(__aarch64__)

@@ -4,7 +4,18 @@
 
 #include "quant/float_formats.h"
 
-#if defined(__x86_64__)
+/* DS4_SCALAR: a build of the definitions alone (Makefile). */
+#if defined(DS4_SCALAR) || !(defined(__x86_64__) || defined(__aarch64__))
+
+uint32_t cpu_isa_present(void) { return 0; }
+
+static void climb(cpu_kernels *k, uint32_t isa)
+{
+    (void)k;
+    (void)isa;
+}
+
+#elif defined(__x86_64__)
 #include <cpuid.h>
 
 /* __builtin_cpu_supports asks the processor and, for wide registers, whether
@@ -43,7 +54,7 @@ static void climb(cpu_kernels *k, uint32_t isa)
     cpu_kernels_avx512vbmi(k);
 }
 
-#elif defined(__aarch64__)
+#else
 
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -75,16 +86,6 @@ static void climb(cpu_kernels *k, uint32_t isa)
 
     if (!(isa & ISA_NEON_I8MM)) return;
     cpu_kernels_neon_i8mm(k);
-}
-
-#else
-
-uint32_t cpu_isa_present(void) { return 0; }
-
-static void climb(cpu_kernels *k, uint32_t isa)
-{
-    (void)k;
-    (void)isa;
 }
 
 #endif
