@@ -131,8 +131,6 @@ static int answer_rows(server_flags *o, option *table)
         .help = "refuse images and files instead of telling the model of them");
     ROW(.long_name = "scrub", .kind = OPTION_LIST, .target = &o->scrubs, .value_name = "REGEX=TEXT",
         .help = "rewrite changing parts of system texts, such as dates; may be repeated");
-    ROW(.long_name = "strict-official", .kind = OPTION_FLAG, .target = &o->strict_official,
-        .help = "prompts exactly as the published template makes them, for tests");
     return n;
 }
 

@@ -36,7 +36,7 @@ typedef struct {
     const char *unclosed, *reasoning_field, *sampling_policy, *state_key;
     option_list aliases, scrubs;
     int         responses_store;
-    bool        strict_model, reject_media, responses_summary, anthropic_redact, strict_official;
+    bool        strict_model, reject_media, responses_summary, anthropic_redact;
     bool        nonstream_keepalive, finish_orphans;
 
     /* running it */

@@ -195,7 +195,6 @@ static api_config api_options(const process *p)
         .top_p = f->top_p_given || isnan(p->shape.default_top_p) ? f->top_p : p->shape.default_top_p,
         .official_sampling = strcmp(o->sampling_policy, "official") == 0, .reject_media = o->reject_media,
         .responses_summary = o->responses_summary, .anthropic_redact = o->anthropic_redact,
-        .strict_official = o->strict_official,
     };
     for (int i = 0; i < (int)countof(fields); i++) {
         if (strcmp(o->reasoning_field, fields[i]) == 0) a.reasoning_field = i;

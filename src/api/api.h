@@ -38,7 +38,7 @@ typedef struct {
     int          top_k;
     bool         official_sampling;     /* --sampling-policy official                            */
     enum { REASONING_FIELD_CONTENT, REASONING_FIELD_BOTH, REASONING_FIELD_NONE } reasoning_field;
-    bool         reject_media, responses_summary, anthropic_redact, strict_official;
+    bool         reject_media, responses_summary, anthropic_redact;
     const struct scrub_list *scrubs;    /* --scrub, NULL: none (api/scrub.h)                     */
     uint8_t      state_key[32];         /* encrypts reasoning that clients carry                 */
     struct responses_store *responses;  /* --responses-store, NULL: none                         */

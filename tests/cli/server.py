@@ -3,6 +3,7 @@ tests/server; here it is enough that it answers."""
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -288,6 +289,23 @@ def the_state_key_is_made_once():
     with Running("--state-key", path_of("short.key", "short")) as s:
         equal(s.process.wait(PATIENCE), 1, "exit code")
         s.wait_for("a state key has 32 bytes")
+
+
+@test
+def descriptors_are_taken_up_to_the_hard_limit():
+    if not os.path.exists("/proc/self/limits"):
+        raise Skip("limits of another process can not be read here")
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        hard = former[1] if 0 <= former[1] < 4096 else 4096     # less than what it asks for at most
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), former[1]))
+        with Running() as s:
+            s.serving()
+            with open("/proc/%d/limits" % s.process.pid, encoding="ascii") as f:
+                soft = re.search(r"^Max open files +(\S+)", f.read(), re.M).group(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+    check(soft == "unlimited" or int(soft) >= hard, "the soft limit stays", soft)
 
 
 if __name__ == "__main__":
