@@ -271,6 +271,7 @@ static ds4_status run(slot *sl, scheduler *s, sched_ticket *t, ds4_error *err)
     sl->memory.busy = true;
     sl->memory.last_used_ns = sched_now(s);
     sl->job = t;
+    sl->orphan = false;
     sl->phase = PHASE_PROMPT;
     return DS4_OK;
 }

@@ -875,6 +875,7 @@ TEST(an_orphaned_prompt_is_finished_when_nobody_waits)
     rig r;
     client c;
     if (!rig_open(&r, &(rig_options){ .orphans = true })) return;
+    fake_rule(r.e, "", 0, "state $STATE");
     char *text = long_text(3000);
     const line lines[] = { USER(text) };
     fake_allow_steps(r.e, 0);
@@ -884,7 +885,11 @@ TEST(an_orphaned_prompt_is_finished_when_nobody_waits)
     fake_allow_steps(r.e, -1);
     for (int i = 0; i < 5000 && busy_slots(&r); i++) pause_ms(1);
     const uint64_t before = prefilled(&r);
-    if (ask(&r.at, &c, lines, 1, &plain)) EXPECT_INT(prefilled(&r) - before, 0);
+    if (ask(&r.at, &c, lines, 1, &plain)) {
+        EXPECT_INT(prefilled(&r) - before, 0);
+        EXPECT_INT(c.finish, FINISH_STOP);
+        expect_as_cold(lines, 1, &plain, c.text[0].data);
+    }
     client_close(&c);
     free(text);
     rig_close(&r);
