@@ -117,11 +117,6 @@ static exit_code run(const cli_options *o, console *c)
     return code;
 }
 
-static console_level level_of(const cli_options *o)
-{
-    return o->quiet ? CONSOLE_QUIET : o->verbose ? CONSOLE_VERBOSE : CONSOLE_NORMAL;
-}
-
 int main(int argc, char **argv)
 {
     cli_options options;
@@ -134,9 +129,9 @@ int main(int argc, char **argv)
     bus_error_catch("ds4");
     signals_ignore_pipe();
     const ds4_status st = cli_options_parse(&options, argc, argv, &err);
-    console_open(&out, "ds4", level_of(&options), cli_color(&options));
+    console_flags_open(&options.say, &out, "ds4");
     if (st)                                      code = usage_error(&out, err.message);
-    else if (options.action == ACTION_HELP)      code = print_help(options.help_topic, &out);
+    else if (options.action == ACTION_HELP)      code = print_help(options.say.help_topic, &out);
     else if (options.action == ACTION_VERSION)   code = print_version(&out);
     else                                         code = run(&options, &out);
     console_close(&out);

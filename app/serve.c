@@ -70,12 +70,6 @@ static int run(const server_flags *o, console *c)
     return o->check ? server_check(o, c) : server_run(o, c);
 }
 
-static color_choice color_of(const server_flags *o)
-{
-    if (strcmp(o->color, "always") == 0) return COLOR_ALWAYS;
-    return strcmp(o->color, "never") == 0 ? COLOR_NEVER : COLOR_AUTO;
-}
-
 int main(int argc, char **argv)
 {
     server_flags options;
@@ -88,15 +82,14 @@ int main(int argc, char **argv)
     bus_error_catch("ds4-server");
     signal(SIGPIPE, SIG_IGN);
     const ds4_status st = server_flags_parse(&options, argc, argv, &err);
-    console_open(&out, "ds4-server", options.quiet ? CONSOLE_QUIET : options.verbose ? CONSOLE_VERBOSE : CONSOLE_NORMAL,
-                 color_of(&options));
+    console_flags_open(&options.say, &out, "ds4-server");
     if (st == DS4_EARG)       code = usage_error(&out, err.message);
     else if (st) {
         console_error(&out, "%s", err.message);
         code = CLI_FAILED;
     }
-    else if (options.help)    code = print_help(options.help_topic, &out);
-    else if (options.version) code = print_version();
+    else if (options.say.help)    code = print_help(options.say.help_topic, &out);
+    else if (options.say.version) code = print_version();
     else                      code = run(&options, &out);
     console_close(&out);
     server_flags_free(&options);

@@ -60,17 +60,7 @@ static int output_rows(cli_options *o, option *table)
     int n = 0;
     ROW(.topic = "output", .long_name = "json", .kind = OPTION_FLAG, .target = &o->json,
         .help = "one JSON object: content, reasoning, finish_reason, usage, timings");
-    ROW(.long_name = "color", .kind = OPTION_CHOICE, .target = &o->color, .value_name = "WHEN",
-        .choices = "auto|always|never", .help = "auto, always or never (default auto)");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
-        .help = "only errors on stderr");
-    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
-        .help = "details of every phase on stderr");
-    ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help,
-        .help = "this text, or one topic of it: --help sampling");
-    ROW(.long_name = "version", .kind = OPTION_FLAG, .target = &o->version,
-        .help = "version, commit, backends and build flags");
-    return n;
+    return n + console_flags_rows(&o->say, table + n);
 }
 
 static int diagnostic_rows(cli_options *o, option *table)
@@ -112,7 +102,7 @@ static void build_table(cli_options *o, option table[MAX_FLAGS])
 static cli_options defaults(void)
 {
     return (cli_options){
-        .flags = model_flags_defaults(), .n = 50000, .show_thinking = "auto", .color = "auto", .logprobs_top_k = 20,
+        .flags = model_flags_defaults(), .n = 50000, .show_thinking = "auto", .say = console_flags_defaults(), .logprobs_top_k = 20,
     };
 }
 
@@ -122,14 +112,6 @@ bool cli_options_help(const char *topic, bytes *out)
     option table[MAX_FLAGS];
     build_table(&unused, table);
     return options_help(table, topic, out);
-}
-
-/* ---- values ---------------------------------------------------------------- */
-
-color_choice cli_color(const cli_options *o)
-{
-    if (strcmp(o->color, "always") == 0) return COLOR_ALWAYS;
-    return strcmp(o->color, "never") == 0 ? COLOR_NEVER : COLOR_AUTO;
 }
 
 /* ---- what goes together ---------------------------------------------------- */
@@ -200,19 +182,8 @@ static ds4_status check_values(cli_options *o, ds4_error *err)
     if (st) return st;
     if (o->logprobs_top_k > 128)
         return ds4_fail(err, DS4_EARG, "--logprobs-top-k: expected a number from 1 to 128, got %d", o->logprobs_top_k);
-    if (o->quiet && o->verbose)
-        return ds4_fail(err, DS4_EARG, "--verbose: contradicts --quiet");
+    if (console_flags_check(&o->say, err)) return DS4_EARG;
     return check_stops(&o->stops, err);
-}
-
-/* Operands are a mistake, save for the topic behind --help. */
-static ds4_status check_operands(cli_options *o, const option_list *rest, ds4_error *err)
-{
-    o->action = o->version ? ACTION_VERSION : o->help ? ACTION_HELP : ACTION_RUN;
-    if (o->help && rest->n == 1) o->help_topic = rest->items[0];
-    else if (rest->n)
-        return ds4_fail(err, DS4_EARG, "%s: unexpected argument; a prompt is given with -p", rest->items[0]);
-    return DS4_OK;
 }
 
 ds4_status cli_options_parse(cli_options *o, int argc, char **argv, ds4_error *err)
@@ -223,8 +194,9 @@ ds4_status cli_options_parse(cli_options *o, int argc, char **argv, ds4_error *e
     build_table(o, table);
 
     ds4_status st = options_parse(table, argc, argv, &rest, err);
-    if (!st) st = check_operands(o, &rest, err);
+    if (!st) st = console_flags_operands(&o->say, &rest, "; a prompt is given with -p", err);
     option_list_free(&rest);
+    o->action = o->say.version ? ACTION_VERSION : o->say.help ? ACTION_HELP : ACTION_RUN;
     if (st || o->action != ACTION_RUN) return st;
 
     if ((st = model_flags_environment(&o->flags, err))) return st;

@@ -10,8 +10,8 @@
 #include "base/bytes.h"
 #include "base/options.h"
 #include "ds4.h"
+#include "../console_flags.h"
 #include "../model_flags.h"
-#include "../terminal.h"
 
 typedef enum { ACTION_RUN, ACTION_HELP, ACTION_VERSION } cli_action;
 
@@ -24,10 +24,10 @@ typedef enum {
 
 typedef struct {
     cli_action  action;
-    const char *help_topic;     /* NULL: all */
     cli_job     job;
 
     model_flags flags;
+    console_flags say;
 
     /* prompt */
     const char *prompt, *prompt_file, *system, *system_file, *token_ids;
@@ -41,8 +41,8 @@ typedef struct {
     option_list stops;          /* owned list of borrowed texts */
 
     /* output */
-    const char *show_thinking, *color;
-    bool        json, quiet, verbose;
+    const char *show_thinking;
+    bool        json;
     const char *save, *load;
 
     /* diagnostics */
@@ -52,14 +52,11 @@ typedef struct {
     const char *dump_logprobs, *dump_logits, *perplexity_file;
     int         logprobs_top_k;
 
-    bool        help, version;
 } cli_options;
 
 /* DS4_EARG: the sentence says which flag and why. */
 ds4_status cli_options_parse(cli_options *o, int argc, char **argv, ds4_error *err);
 void       cli_options_free(cli_options *o);
 bool       cli_options_help(const char *topic, bytes *out);    /* false: no such topic */
-
-color_choice cli_color(const cli_options *o);
 
 #endif

@@ -128,7 +128,7 @@ void printer_open(printer *p, const cli_options *o)
 {
     *p = (printer){ .collect = o->json };
     p->terminal = isatty(STDOUT_FILENO);
-    p->colors = terminal_colors(STDOUT_FILENO, cli_color(o));
+    p->colors = terminal_colors(STDOUT_FILENO, console_flags_color(&o->say));
     p->show_reasoning = strcmp(o->show_thinking, "yes") == 0 ||
                         (strcmp(o->show_thinking, "auto") == 0 && p->terminal);
     bytes_init(&p->reasoning, MAX_COLLECTED);

@@ -151,17 +151,7 @@ static int running_rows(server_flags *o, option *table)
         .help = "/metrics needs no key");
     ROW(.long_name = "no-debug-endpoints", .kind = OPTION_FLAG, .target = &o->no_debug_endpoints,
         .help = "hide /props, /slots, /tokenize, /detokenize and /apply-template");
-    ROW(.long_name = "color", .kind = OPTION_CHOICE, .target = &o->color, .value_name = "WHEN",
-        .choices = "auto|always|never", .help = "auto, always or never (default auto)");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
-        .help = "only errors on stderr");
-    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
-        .help = "details of every phase on stderr");
-    ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help,
-        .help = "this text, or one topic of it: --help cache");
-    ROW(.long_name = "version", .kind = OPTION_FLAG, .target = &o->version,
-        .help = "version, commit, backends and build flags");
-    return n;
+    return n + console_flags_rows(&o->say, table + n);
 }
 
 static void build_table(server_flags *o, option table[MAX_FLAGS])
@@ -186,7 +176,7 @@ static server_flags defaults(void)
         .stream_defer_ms = 300,
         .slots = 1, .rewind_points = 16, .kv_space_mb = 4096, .save = kv_save_policy_defaults(),
         .tool_memory_max_ids = 100000, .tokens = 393216, .unclosed = "force", .reasoning_field = "reasoning_content",
-        .sampling_policy = "client", .log_format = "text", .color = "auto",
+        .sampling_policy = "client", .log_format = "text", .say = console_flags_defaults(),
     };
 }
 
@@ -206,7 +196,7 @@ static ds4_status check(server_flags *o, ds4_error *err)
     if (o->slots > 256) return ds4_fail(err, DS4_EARG, "--slots: expected a number up to 256, got %d", o->slots);
     if (o->slot_ctx > o->flags.ctx)
         return ds4_fail(err, DS4_EARG, "--slot-ctx: %d is more than the context, %d", o->slot_ctx, o->flags.ctx);
-    if (o->quiet && o->verbose) return ds4_fail(err, DS4_EARG, "--verbose: contradicts --quiet");
+    if (console_flags_check(&o->say, err)) return DS4_EARG;
     for (int i = 0; i < o->keys.n; i++) {
         if (!*o->keys.items[i]) return ds4_fail(err, DS4_EARG, "--api-key: an empty key is no key");
     }
@@ -221,20 +211,13 @@ static bool environment(server_flags *o)
     return option_list_add(&o->keys, key);
 }
 
-static ds4_status operands(server_flags *o, const option_list *rest, ds4_error *err)
-{
-    if (o->help && rest->n == 1) o->help_topic = rest->items[0];
-    else if (rest->n) return ds4_fail(err, DS4_EARG, "%s: unexpected argument", rest->items[0]);
-    return DS4_OK;
-}
-
 static ds4_status parse(server_flags *o, int argc, char **argv, ds4_error *err)
 {
     option table[MAX_FLAGS];
     option_list rest = { 0 };
     build_table(o, table);
     ds4_status st = options_parse(table, argc, argv, &rest, err);
-    if (!st) st = operands(o, &rest, err);
+    if (!st) st = console_flags_operands(&o->say, &rest, "", err);
     option_list_free(&rest);
     return st;
 }
@@ -271,7 +254,7 @@ ds4_status server_flags_parse(server_flags *o, int argc, char **argv, ds4_error 
 {
     *o = defaults();
     ds4_status st = parse(o, argc, argv, err);
-    if (st || o->help || o->version) return st;
+    if (st || o->say.help || o->say.version) return st;
     if (o->config && (st = parse_with_file(o, argc, argv, err))) return st;
     if ((st = model_flags_environment(&o->flags, err))) return st;
     if (!environment(o)) return ds4_fail(err, DS4_EMEMORY, "no memory for the key of DS4_API_KEY");

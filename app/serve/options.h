@@ -7,11 +7,12 @@
 
 #include "base/options.h"
 #include "engine/kvstore.h"
+#include "../console_flags.h"
 #include "../model_flags.h"
-#include "../terminal.h"
 
 typedef struct {
     model_flags flags;
+    console_flags say;
 
     /* where, and who may ask */
     const char *host, *unix_path, *key_file, *cors;
@@ -40,9 +41,8 @@ typedef struct {
     bool        nonstream_keepalive, finish_orphans;
 
     /* running it */
-    const char *trace, *log_format, *log_file, *config, *color;
-    bool        metrics_public, no_debug_endpoints, check, quiet, verbose, help, version;
-    const char *help_topic;     /* NULL: all */
+    const char *trace, *log_format, *log_file, *config;
+    bool        metrics_public, no_debug_endpoints, check;
 
     char       *config_text;    /* owned: what flags of the file point into */
 } server_flags;

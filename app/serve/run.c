@@ -68,7 +68,7 @@ static void on_request_line(void *ctx, const char *line)
 {
     process *p = ctx;
     if (p->log.file) journal_line(&p->log, line);
-    else if (!p->o->quiet) console_print(p->console, "%s", line);
+    else if (!p->o->say.quiet) console_print(p->console, "%s", line);
 }
 
 static void on_log(void *ctx, int level, const char *line)
