@@ -45,6 +45,8 @@ static ds4_status flag_of(const option *table, char *line, char *out, size_t roo
     *on = true;
     if (!*key) return ds4_fail(err, DS4_EARG, "there is no key before the =");
     if (!o) return ds4_fail(err, DS4_EARG, "there is no flag --%s", key);
+    if (!value && !bare && !o->optional_value)
+        return ds4_fail(err, DS4_EARG, "%s: needs a value: %s = ...", key, key);
     if (strcmp(key, "config") == 0) return ds4_fail(err, DS4_EARG, "a configuration file can not name another");
     if (!value || bare) {
         if (value && one_of(value, "false", "no", "off", "0")) *on = false;

@@ -2,10 +2,11 @@
 
 #include <stdlib.h>
 
+#include "base/checked.h"
 #include "base/status.h"
 #include "config.h"
 
-enum { MAX_FLAGS = 96 };
+enum { MAX_FLAGS = 96, MAX_SECONDS = 86400 };
 
 #define ROW(...) table[n++] = (option){ __VA_ARGS__ }
 
@@ -190,9 +191,23 @@ bool server_flags_help(const char *topic, bytes *out)
 
 /* ---- what goes together ---------------------------------------------------------------- */
 
+/* Milliseconds are counted in ints. */
+static ds4_status check_times(const server_flags *o, ds4_error *err)
+{
+    const struct { const char *flag; int seconds; } times[] = {
+        { "--keepalive-secs", o->keepalive_secs }, { "--write-timeout", o->write_timeout },
+        { "--drain-secs", o->drain_secs }, { "--stream-defer-ms", o->stream_defer_ms / 1000 },
+    };
+    for (size_t i = 0; i < countof(times); i++)
+        if (times[i].seconds > MAX_SECONDS)
+            return ds4_fail(err, DS4_EARG, "%s: a day is the most, %d s", times[i].flag, MAX_SECONDS);
+    return DS4_OK;
+}
+
 static ds4_status check(server_flags *o, ds4_error *err)
 {
     if (o->port > 65535) return ds4_fail(err, DS4_EARG, "--port: expected a number up to 65535, got %d", o->port);
+    if (check_times(o, err)) return DS4_EARG;
     if (o->slots > 256) return ds4_fail(err, DS4_EARG, "--slots: expected a number up to 256, got %d", o->slots);
     if (o->slot_ctx > o->flags.ctx)
         return ds4_fail(err, DS4_EARG, "--slot-ctx: %d is more than the context, %d", o->slot_ctx, o->flags.ctx);
@@ -222,7 +237,19 @@ static ds4_status parse(server_flags *o, int argc, char **argv, ds4_error *err)
     return st;
 }
 
-/* Once more, with the file's flags in front: what comes later wins. */
+/* A mistake is told with the file's name. */
+static ds4_status parse_file(const option *table, const char *path, const option_list *flags, ds4_error *err)
+{
+    ds4_error why = { 0 };
+    char **argv = calloc((size_t)flags->n + 2, sizeof *argv);
+    if (!argv) return ds4_fail(err, DS4_EMEMORY, "no memory for the flags of %s", path);
+    for (int i = 0; i < flags->n; i++) argv[i + 1] = (char *)flags->items[i];
+    const ds4_status st = options_parse(table, flags->n + 1, argv, NULL, &why);
+    free(argv);
+    return st ? ds4_fail(err, st, "%s: %s", path, why.message) : DS4_OK;
+}
+
+/* Once more, with the file's flags first: what comes later wins. */
 static ds4_status parse_with_file(server_flags *o, int argc, char **argv, ds4_error *err)
 {
     option table[MAX_FLAGS];
@@ -234,18 +261,8 @@ static ds4_status parse_with_file(server_flags *o, int argc, char **argv, ds4_er
     build_table(o, table);
     ds4_status st = server_config_read(path, table, &text, &flags, err);
     o->config_text = text;
-    if (!st) {
-        char **all = calloc((size_t)flags.n + (size_t)argc + 1, sizeof *all);
-        int n = 0;
-        if (!all) st = ds4_fail(err, DS4_EMEMORY, "no memory for the flags of %s", path);
-        else {
-            all[n++] = argv[0];
-            for (int i = 0; i < flags.n; i++) all[n++] = (char *)flags.items[i];
-            for (int i = 1; i < argc; i++) all[n++] = argv[i];
-            st = parse(o, n, all, err);
-        }
-        free(all);
-    }
+    if (!st) st = parse_file(table, path, &flags, err);
+    if (!st) st = parse(o, argc, argv, err);
     option_list_free(&flags);
     return st;
 }

@@ -103,6 +103,8 @@ def wrong_flags_are_told_in_a_line():
     expect(call("--prot", "1"), 2, "--prot", "try --help")
     expect(call("--port", "70000"), 2, "--port: expected a number up to 65535")
     expect(call("--slots", "0"), 2, "--slots: expected")
+    expect(call("--drain-secs", "2147484"), 2, "--drain-secs: a day")
+    expect(call("--stream-defer-ms", "2g"), 2, "--stream-defer-ms: a day")
     expect(call("--slot-ctx", "9000", "-c", "4096"), 2, "--slot-ctx: 9000 is more than the context")
     expect(call("--log-format", "xml"), 2, "--log-format")
     expect(call("--api-key="), 2, "an empty key is no key")
@@ -132,7 +134,8 @@ def the_command_line_beats_the_file_and_the_file_the_environment():
               "another model")
     expect(call("--config", path_of("bad.conf", "ctx = 10\nnothing = 1\n")), 2, "bad.conf:2", "nothing")
     expect(call("--config", path_of("bad2.conf", "strict-model = perhaps\n")), 2, "bad2.conf:1", "true or false")
-    expect(call("--config", path_of("bad3.conf", "ctx = many\n")), 2, "--ctx: expected")
+    expect(call("--config", path_of("bad3.conf", "ctx = many\n")), 2, "bad3.conf: --ctx: expected")
+    expect(call("--config", path_of("bad4.conf", "ctx = 10\nslots\n"), "--port", "0"), 2, "bad4.conf:2", "slots: needs")
     expect(call("--config", "missing.conf"), 1, "missing.conf")
 
 
