@@ -167,6 +167,12 @@ static void after(scheduler *s)
         if (s->slots[i].rows) fed(s, &s->slots[i]);
 }
 
+/* The step was broken off: its rows are collected anew, beside whoever has come. */
+static void put_back(scheduler *s)
+{
+    for (int i = 0; i < s->n_slots; i++) s->slots[i].rows = 0;
+}
+
 /* The step failed as a whole and changed nothing: each slot goes alone, and those that fail so are to blame. */
 static void run_alone(scheduler *s, const ds4_error *why)
 {
@@ -184,8 +190,6 @@ static void run_alone(scheduler *s, const ds4_error *why)
         if (!st) {
             fed(s, sl);
             sl->rows = 0;
-        } else if (st == DS4_ECANCELLED) {
-            sl->rows = 0;                           /* interrupted: tried again, unless it was cancelled meanwhile */
         } else {
             answers_fail(s, sl, &err);
         }
@@ -231,7 +235,9 @@ void step_run(scheduler *s)
         begin_step(s, decode_rows, prompt_rows);
         err.status = ds4_engine_step(s->engine, s->batch, &err);
         end_step(s, err.status);
-        if (err.status) {
+        if (err.status == DS4_ECANCELLED) {
+            put_back(s);
+        } else if (err.status) {
             run_alone(s, &err);
         } else {
             measure(s, decode_rows, prompt_rows, sched_now(s) - start);
