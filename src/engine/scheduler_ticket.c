@@ -108,7 +108,8 @@ void ticket_publish(sched_ticket *t, bool last)
     /* wake_lock spans the whole, so that the ticket is not released between its last event and its wake. */
     pthread_mutex_lock(&s->wake_lock);
     pthread_mutex_lock(&s->lock);
-    if (t->released || (!last && t->events.size + t->staged.size > SCHED_EVENT_BYTES)) {
+    const bool unread = t->events.first && t->events.size + t->staged.size > SCHED_EVENT_BYTES;
+    if (t->released || (!last && unread)) {         /* one that reads may get more at once: logprobs of a long prompt */
         if (!t->released && !t->cancelled)
             log_line(&s->o.log, LOG_WARNING, "id=%s cancelled: nobody reads its answer", t->id);
         t->cancelled = true;
