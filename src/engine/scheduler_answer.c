@@ -324,22 +324,25 @@ static bool all_numbers(const float *logits, int n)
     return true;
 }
 
+static void fail_without_numbers(scheduler *s, slot *sl)
+{
+    ds4_error err;
+    ds4_fail(&err, DS4_EDEVICE, "the model's logits are not numbers");
+    answers_fail(s, sl, &err);
+}
+
 static void sample_next(scheduler *s, slot *sl)
 {
     sched_ticket *t = sl->job;
     token_list_clear(&sl->feed);
     sl->fed = 0;
     const float *logits = ds4_session_logits(sl->session);
-    ds4_error err;
     bool forced = false;
-    const bool sound = logits && (!t->from_disk || all_numbers(logits, s->n_vocab));
-    const ds4_token token = sound ? choose(s, t, logits, &forced) : -1;
+    const ds4_token token = logits ? choose(s, t, logits, &forced) : -1;
     if (token < 0) {
-        ds4_fail(&err, DS4_EDEVICE, "the model's logits are not numbers");
-        answers_fail(s, sl, &err);
+        fail_without_numbers(s, sl);
         return;
     }
-    t->from_disk = false;
     time_token(s, t);
     const answer_verdict v = take(s, sl, token, forced ? NULL : logits);
     if (check_end(s, sl, v)) return;
@@ -374,6 +377,12 @@ static void begin_choice(scheduler *s, slot *sl)
 static void begin(scheduler *s, slot *sl)
 {
     sched_ticket *t = sl->job;
+    const float *logits = ds4_session_logits(sl->session);
+    if (t->from_disk && !(logits && all_numbers(logits, s->n_vocab))) {
+        fail_without_numbers(s, sl);
+        return;
+    }
+    t->from_disk = false;                           /* from here on tokens are given out: no second start */
     slot_mark(sl);
     if (t->k == 0) {
         t->prefilled_ns = sched_now(s);
