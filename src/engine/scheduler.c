@@ -198,7 +198,7 @@ static slot *choose_slot(scheduler *s, sched_ticket *t, reuse_choice *c)
     const int n = gather_eligible(s, t, &idle);
     const reuse_request r = { .side = t->side, .now_ns = sched_now(s) };
     *c = reuse_choose(&t->prompt, &r, s->memories, s->sessions, n, s->v);
-    if (c->slot >= 0 && !(c->side && fits_side(s, t))) {
+    if (c->slot >= 0 && !((c->side || (t->side && c->foreign)) && fits_side(s, t))) {
         c->foreign |= c->side;
         return &s->slots[s->eligible[c->slot]];
     }

@@ -85,6 +85,8 @@ static _Atomic uint64_t now_ns = UINT64_C(1000000000);
 
 uint64_t fake_now_ns(void) { return atomic_load(&now_ns); }
 
+void fake_pass_ns(uint64_t ns) { atomic_fetch_add(&now_ns, ns); }
+
 static uint64_t chain(uint64_t state, ds4_token t, int pos)
 {
     uint64_t x = state ^ ((uint64_t)(uint32_t)t * UINT64_C(0x9e3779b97f4a7c15)) ^ ((uint64_t)pos << 40);

@@ -26,6 +26,7 @@
 #define FAKE_STEP_NS UINT64_C(40000000)
 #define FAKE_ROW_NS  UINT64_C(1000000)
 uint64_t fake_now_ns(void);
+void     fake_pass_ns(uint64_t ns);
 
 void     fake_rule(ds4_engine *e, const char *user, int turn, const char *answer);
 

@@ -268,6 +268,27 @@ TEST(logprobs_come_with_the_text_and_an_echo_has_the_prompts)
     rig_close(&r);
 }
 
+TEST(logprobs_of_a_long_prompt_are_given_to_whoever_reads)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ .ctx = 65536 })) return;
+    fake_rule(r.e, "", 0, "yes");
+    char *text = long_text(30000);
+    const line lines[] = { USER(text) };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.logprobs = q.prompt_logprobs = true;
+    q.top_logprobs = 20;
+    if (submit_lines(&r.at, &c, lines, 1, &plain, &q) && client_wait(&c)) {
+        EXPECT_INT(c.end, SCHED_DONE);
+        EXPECT_INT(c.n_echo, c.usage.prompt_tokens);
+        EXPECT_INT(c.finish, FINISH_STOP);
+    }
+    client_close(&c);
+    free(text);
+    rig_close(&r);
+}
+
 TEST(a_seed_gives_the_same_text_alone_and_among_others)
 {
     rig r;
@@ -526,6 +547,37 @@ TEST(a_checkpoint_that_gives_no_numbers_is_put_aside_and_the_request_runs_cold)
     free(text);
 }
 
+TEST(a_call_that_is_demanded_is_not_begun_twice_when_a_checkpoint_turns_out_bad)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv-demanded"));
+    rig r;
+    client c;
+    char *text = long_text(2000);
+    const line lines[] = { SYSTEM(text), USER("weather") };
+    const render_options tools = { .tools = true };
+    sched_request q = request(NULL, CHAT_STARTS_TEXT);
+    q.choice = CHOOSE_NAMED;
+    q.forced_tool = slice_of("weather");
+    q.n = 2;
+    for (int i = 0; i < 2; i++) {
+        if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+        fake_rule(r.e, "", 0, "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" "
+                  "string=\"true\">Rome</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+        fake_spoil_loads(r.e, i == 1);
+        submit_lines(&r.at, &c, lines, 2, &tools, &q);
+        client_wait(&c);
+        EXPECT_INT(c.end, SCHED_DONE);
+        EXPECT_INT(c.n_calls, 2);
+        EXPECT_TEXT(c.name[0], "weather");
+        EXPECT_TEXT(c.args[0].data, "{\"city\":\"Rome\"}{\"city\":\"Rome\"}");   /* of both choices */
+        EXPECT(i == 0 || counter_get(&r.metrics.kv_corrupt) > 0);
+        client_close(&c);
+        rig_close(&r);
+    }
+    free(text);
+}
+
 TEST(a_conversation_that_makes_room_for_another_comes_back_from_disk)
 {
     char dir[512];
@@ -771,6 +823,11 @@ TEST(a_title_is_made_beside_the_conversation_on_a_single_slot)
     client_wait(&main);
     EXPECT_TEXT(title.text[0].data, "A title");
     client_close(&title);
+    submit_lines(&r.at, &title, ask_title, 1, &plain, &q);
+    client_wait(&title);
+
+    client_close(&title);
+    fake_pass_ns(UINT64_C(3600000000000));      /* after lunch */
     submit_lines(&r.at, &title, ask_title, 1, &plain, &q);
     client_wait(&title);
 
@@ -1102,11 +1159,14 @@ TEST(a_crowd_that_comes_and_goes_leaves_every_slot_free)
         pthread_join(threads[i], NULL);
         EXPECT_INT(agents[i].wrong, 0);
     }
-    for (int i = 0; i < 5000 && busy_slots(&r); i++) pause_ms(1);
+    uint64_t ended = 0;
+    for (int i = 0; i < 5000 && (busy_slots(&r) || ended < 8 * 120); i++) {
+        pause_ms(1);
+        ended = 0;
+        for (int k = 0; k < ENDED_KINDS; k++) ended += counter_get(&r.metrics.ended[k]);
+    }
     EXPECT_INT(busy_slots(&r), 0);
     EXPECT_INT(counter_get(&r.metrics.waiting), 0);
-    uint64_t ended = 0;
-    for (int i = 0; i < ENDED_KINDS; i++) ended += counter_get(&r.metrics.ended[i]);
     EXPECT_INT(ended, 8 * 120);
     EXPECT_INT(counter_get(&r.metrics.ended[ENDED_ERROR]), 0);
     rig_close(&r);
