@@ -663,7 +663,7 @@ TEST(the_budget_is_never_exceeded_after_a_save)
     REQUIRE(case_open(&c, "budget"));
     kvstore *probe = case_store(&c);
     REQUIRE(probe);
-    case_fill(&c, 0, 400);
+    case_fill(&c, 0, 100);
     EXPECT_INT(case_save(&c, probe, KV_SAVE_COLD, "probe"), DS4_OK);
     c.o.budget_bytes = 5 * file_bytes(&c, "probe") / 2;
     kvstore_close(probe);
@@ -675,7 +675,7 @@ TEST(the_budget_is_never_exceeded_after_a_save)
     for (int i = 0; i < 40; i++) {
         char text[32];
         snprintf(text, sizeof text, "text %d", i);
-        case_fill(&c, i, 20 + i * 37 % 380);
+        case_fill(&c, i, 5 + i * 37 % 95);
         EXPECT_INT(case_save(&c, s[i % 2], i % 3 ? KV_SAVE_CONTINUED : KV_SAVE_COLD, text), DS4_OK);
         EXPECT(case_exists(&c, text, ".kv"));
         case_count(folder, ".kv", &size);
