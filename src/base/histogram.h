@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define HISTOGRAM_MAX_BOUNDS 24
+#define HISTOGRAM_MAX_BOUNDS 52
 
 typedef struct {
     const double    *bounds;

@@ -59,12 +59,12 @@ static void account(scheduler *s, const slot *sl, sched_ticket *t, request_end h
     server_metrics *m = s->o.metrics;
     if (!m) return;
     counter_add(&m->ended[how], 1);
-    histogram_add(&m->e2e, seconds(t->arrived_ns, now));
-    histogram_add(&m->queue, queue);
-    histogram_add(&m->prefill, prefill);
-    if (t->prefilled_ns) histogram_add(&m->decode, decode);
+    timing_add(&m->e2e, seconds(t->arrived_ns, now));
+    timing_add(&m->queue, queue);
+    timing_add(&m->prefill, prefill);
+    if (t->prefilled_ns) timing_add(&m->decode, decode);
     if (t->timed_tokens > 1)
-        histogram_add(&m->per_output_token, seconds(t->first_token_ns, t->last_token_ns) / (t->timed_tokens - 1));
+        timing_add(&m->per_output_token, seconds(t->first_token_ns, t->last_token_ns) / (t->timed_tokens - 1));
     histogram_add(&m->prompt_sizes, t->usage.prompt_tokens);
     histogram_add(&m->generation_sizes, t->usage.completion_tokens);
 }
@@ -213,9 +213,9 @@ static void time_token(scheduler *s, sched_ticket *t)
     server_metrics *m = s->o.metrics;
     if (t->timed_tokens++ == 0) {
         t->first_token_ns = now;
-        if (m) histogram_add(&m->ttft, seconds(t->arrived_ns, now));
+        if (m) timing_add(&m->ttft, seconds(t->arrived_ns, now));
     } else if (m) {
-        histogram_add(&m->inter_token, seconds(t->last_token_ns, now));
+        timing_add(&m->inter_token, seconds(t->last_token_ns, now));
     }
     t->last_token_ns = now;
 }

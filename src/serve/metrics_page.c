@@ -87,19 +87,22 @@ static void gauge_of(page *p, const char *name, const char *help, double v)
     bytes_printf(p->out, "%.12g\n", v);
 }
 
+/* Values that come meanwhile: the count is that of the last bucket. */
 static void histogram_lines(page *p, const char *name, const char *key, const char *value, const histogram *h)
 {
+    uint64_t below = 0;
     for (int i = 0; i <= h->n; i++) {
         char bound[32] = "+Inf";
         if (i < h->n) snprintf(bound, sizeof bound, "%g", h->bounds[i]);
         open_series(p, name, "_bucket", key, value);
         label(p, "le", bound);
-        bytes_printf(p->out, "} %" PRIu64 "\n", histogram_below(h, i));
+        below = histogram_below(h, i);
+        bytes_printf(p->out, "} %" PRIu64 "\n", below);
     }
     series(p, name, "_sum", key, value);
     bytes_printf(p->out, "%.6f\n", histogram_sum(h));
     series(p, name, "_count", key, value);
-    bytes_printf(p->out, "%" PRIu64 "\n", histogram_below(h, h->n));
+    bytes_printf(p->out, "%" PRIu64 "\n", below);
 }
 
 static void histogram_of(page *p, const char *name, const char *help, const histogram *h)
@@ -108,7 +111,7 @@ static void histogram_of(page *p, const char *name, const char *help, const hist
     histogram_lines(p, name, NULL, NULL, h);
 }
 
-/* The same figures under the name of a family of its own, with the time they began. */
+/* A family of fleet, with the time it began. */
 static void histogram_created(page *p, const char *name, const char *help, const histogram *h)
 {
     char created[128];
@@ -150,14 +153,14 @@ static void common(page *p, const server_metrics *m)
     gauge_of(p, "vllm:num_requests_waiting", "Requests in the queue.", (double)counter_get(&m->waiting));
     gauge_of(p, "vllm:kv_cache_usage_perc", "Share of the slots' tokens in use, 0 to 1.",
              rows ? (double)counter_get(&m->kv_rows_used) / (double)rows : 0);
-    histogram_of(p, "vllm:time_to_first_token_seconds", "Arrival to first token.", &m->ttft);
-    histogram_of(p, "vllm:inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token);
+    histogram_of(p, "vllm:time_to_first_token_seconds", "Arrival to first token.", &m->ttft.usual);
+    histogram_of(p, "vllm:inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token.usual);
     histogram_of(p, "vllm:request_time_per_output_token_seconds", "Mean time of an answer's tokens.",
-                 &m->per_output_token);
-    histogram_of(p, "vllm:e2e_request_latency_seconds", "Arrival to the end.", &m->e2e);
-    histogram_of(p, "vllm:request_queue_time_seconds", "Waiting for a slot.", &m->queue);
-    histogram_of(p, "vllm:request_prefill_time_seconds", "Slot to first token.", &m->prefill);
-    histogram_of(p, "vllm:request_decode_time_seconds", "First token to the end.", &m->decode);
+                 &m->per_output_token.usual);
+    histogram_of(p, "vllm:e2e_request_latency_seconds", "Arrival to the end.", &m->e2e.usual);
+    histogram_of(p, "vllm:request_queue_time_seconds", "Waiting for a slot.", &m->queue.usual);
+    histogram_of(p, "vllm:request_prefill_time_seconds", "Slot to first token.", &m->prefill.usual);
+    histogram_of(p, "vllm:request_decode_time_seconds", "First token to the end.", &m->decode.usual);
     histogram_of(p, "vllm:request_prompt_tokens", "Tokens of a prompt.", &m->prompt_sizes);
     histogram_of(p, "vllm:request_generation_tokens", "Tokens of an answer.", &m->generation_sizes);
 }
@@ -223,14 +226,14 @@ static void fleet(page *p, const metrics_view *v)
     gauge_of(p, "ds4_slots_busy", "Slots at work.", (double)busy);
     gauge_of(p, "ds4_slots_total", "Slots.", v->n_slots);
     counter_of(p, "ds4_preemptions_total", "Requests that had to give up their slot; 0: none ever does.", 0);
-    histogram_created(p, "ds4_time_to_first_token_seconds", "Arrival to first token.", &m->ttft);
-    histogram_created(p, "ds4_inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token);
+    histogram_created(p, "ds4_time_to_first_token_seconds", "Arrival to first token.", &m->ttft.narrow);
+    histogram_created(p, "ds4_inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token.narrow);
     histogram_created(p, "ds4_request_time_per_output_token_seconds", "Mean time of an answer's tokens.",
-                      &m->per_output_token);
-    histogram_created(p, "ds4_queue_seconds", "Waiting for a slot.", &m->queue);
-    histogram_created(p, "ds4_prefill_seconds", "Slot to first token.", &m->prefill);
-    histogram_created(p, "ds4_decode_seconds", "First token to the end.", &m->decode);
-    histogram_created(p, "ds4_request_seconds", "Arrival to the end.", &m->e2e);
+                      &m->per_output_token.narrow);
+    histogram_created(p, "ds4_queue_seconds", "Waiting for a slot.", &m->queue.narrow);
+    histogram_created(p, "ds4_prefill_seconds", "Slot to first token.", &m->prefill.narrow);
+    histogram_created(p, "ds4_decode_seconds", "First token to the end.", &m->decode.narrow);
+    histogram_created(p, "ds4_request_seconds", "Arrival to the end.", &m->e2e.narrow);
 }
 
 static void http(page *p, const http_metrics *m)
