@@ -14,6 +14,7 @@
 
 #include "base/random.h"
 #include "fake_engine.h"
+#include "../prometheus.h"
 #include "runner.h"
 #include "serve/serve.h"
 
@@ -715,6 +716,67 @@ static client some_request(random_stream *r)
     const char *method = random_below(r, 8) ? *body && random_below(r, 8) ? "POST" : "GET" : "PUT";
     return ask_with(method, path, random_below(r, 10) ? "" : "anthropic-version: 2023-06-01\r\nX-DS4-Session: a\r\n",
                     body);
+}
+
+/* ---- what is counted -------------------------------------------------------------------------- */
+
+static prom_page page;
+
+static void scrape(void)
+{
+    client c = GET("/metrics");
+    WAIT_FOR(&c, NULL);
+    const char *body = strstr(text_of(&c), "\r\n\r\n");
+    const char *why = body ? prom_read(&page, body + 4) : "no page";
+    EXPECT_TEXT(why ? why : "", "");
+    hang_up(&c);
+}
+
+#define EXPECT_COUNT(name, label, want) \
+    do { const double v_ = prom_value(&page, name, label); \
+         if (v_ != (want)) test_fail(__FILE__, __LINE__, "%s %s is %g, want %g", name, label, v_, (double)(want)); } while (0)
+
+TEST(counters_tell_what_a_series_of_requests_was)
+{
+    const setup s = defaults();
+    up(&s);
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
+    scrape();
+    const double prompt = prom_value(&page, "vllm:prompt_tokens_total", ""),
+                 tokens = prom_value(&page, "vllm:generation_tokens_total", "");
+    EXPECT(prompt > 0 && tokens > 2);
+    EXPECT_COUNT("ds4_prefill_tokens_total", "", prompt);
+    EXPECT_COUNT("ds4_cache_miss_total", "reason=\"empty\"", 1);
+    EXPECT_COUNT("vllm:time_to_first_token_seconds_count", "", 1);
+    EXPECT_COUNT("vllm:inter_token_latency_seconds_count", "", tokens);       /* its end is sampled too */
+    EXPECT_COUNT("vllm:request_time_per_output_token_seconds_count", "", 1);
+
+    EXPECT_ANSWER(post("/v1/messages", MESSAGE_STREAM("hello")), 200, "Hello");         /* the same once more */
+    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"count\"}],"
+                       "\"temperature\":0,\"max_tokens\":3}"), 200, "\"length\"");
+    EXPECT_ANSWER(post("/v1/chat/completions", "{"), 400, "JSON");
+    scrape();
+    EXPECT_COUNT("vllm:request_success_total", "finished_reason=\"stop\"", 2);
+    EXPECT_COUNT("vllm:request_success_total", "finished_reason=\"length\"", 1);
+    EXPECT_COUNT("vllm:request_success_total", "finished_reason=\"error\"", 0);
+    EXPECT_COUNT("vllm:time_to_first_token_seconds_count", "", 3);
+    EXPECT_COUNT("ds4_time_to_first_token_seconds_count", "", 3);
+    EXPECT_COUNT("vllm:request_queue_time_seconds_count", "", 3);
+    EXPECT_COUNT("vllm:e2e_request_latency_seconds_count", "", 3);
+    EXPECT_COUNT("vllm:request_generation_tokens_sum", "", prom_value(&page, "vllm:generation_tokens_total", ""));
+    EXPECT_COUNT("vllm:request_prompt_tokens_sum", "", prom_value(&page, "vllm:prompt_tokens_total", ""));
+    EXPECT_COUNT("vllm:prefix_cache_queries_total", "", prom_value(&page, "vllm:prompt_tokens_total", ""));
+    const double hits = prom_value(&page, "vllm:prefix_cache_hits_total", "");
+    EXPECT(hits >= prompt);
+    EXPECT_COUNT("ds4_prompt_tokens_cached_total", "", hits);
+    EXPECT_COUNT("ds4_prefill_tokens_total", "", prom_value(&page, "vllm:prompt_tokens_total", "") - hits);
+    EXPECT_COUNT("ds4_http_requests_total", "path=\"/v1/chat/completions\",code=\"200\"", 2);
+    EXPECT_COUNT("ds4_http_requests_total", "path=\"/v1/chat/completions\",code=\"400\"", 1);
+    EXPECT_COUNT("ds4_http_requests_total", "path=\"/v1/messages\",code=\"200\"", 1);
+    EXPECT_COUNT("vllm:num_requests_running", "", 0);
+    EXPECT_COUNT("ds4_slots_total", "", 1);
+    EXPECT(prom_value(&page, "vllm:kv_cache_usage_perc", "") > 0 && prom_value(&page, "vllm:kv_cache_usage_perc", "") < 1);
+    down();
 }
 
 TEST(any_mixture_of_requests_leaves_the_server_as_it_was)
