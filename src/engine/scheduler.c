@@ -29,7 +29,7 @@ void sched_count_seconds(scheduler *s, double seconds)
 static void describe(const scheduler *s, const slot *sl, sched_slot_status *out)
 {
     const sched_ticket *t = sl->job;
-    *out = (sched_slot_status){ .slot = sl->index, .n_past = ds4_session_length(sl->session), .n_ctx = sl->capacity,
+    *out = (sched_slot_status){ .slot = sl->index, .side = sl->side, .n_past = ds4_session_length(sl->session), .n_ctx = sl->capacity,
                                 .session = sl->memory.n_hints ? sl->memory.hints[0] : 0,
                                 .last_used_ns = sl->memory.last_used_ns };
     out->state = sl->phase == PHASE_PROMPT ? SLOT_PREFILL : sl->phase != PHASE_IDLE ? SLOT_DECODE
@@ -51,7 +51,7 @@ static void publish_status(scheduler *s)
     pthread_mutex_lock(&s->status_lock);
     for (int i = 0; i < s->n_slots; i++) {
         describe(s, &s->slots[i], &s->status[i]);
-        used += (uint64_t)s->status[i].n_past;
+        if (!s->slots[i].side) used += (uint64_t)s->status[i].n_past;
         running += s->slots[i].job != NULL;
     }
     pthread_mutex_unlock(&s->status_lock);
@@ -74,7 +74,7 @@ int sched_status(const scheduler *constant, sched_slot_status *out, int cap)
 
 static int retry_seconds(const scheduler *s)
 {
-    const double wait = s->mean_seconds * (s->waiting + 1) / s->n_slots;
+    const double wait = s->mean_seconds * (s->waiting + 1) / s->o.n_slots;
     return wait < 1 ? 1 : wait > 60 ? 60 : (int)(wait + 0.5);
 }
 

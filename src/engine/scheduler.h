@@ -120,6 +120,7 @@ int        sched_capacity(const scheduler *s);          /* tokens of the largest
 /* For /slots and /health: a copy, without the engine's locks. */
 typedef struct {
     int      slot;
+    bool     side;              /* the one beside the conversations: not counted as a slot                  */
     enum { SLOT_EMPTY, SLOT_PREFILL, SLOT_DECODE, SLOT_IDLE } state;
     int      n_past, n_ctx;
     int      done, total;       /* SLOT_PREFILL                                                             */

@@ -211,7 +211,12 @@ static void fleet(page *p, const metrics_view *v)
 {
     const server_metrics *m = v->engine;
     uint64_t busy = 0, cached = 0;
-    for (int i = 0; i < v->n_slots; i++) busy += v->slots[i].state == SLOT_PREFILL || v->slots[i].state == SLOT_DECODE;
+    int slots = 0;
+    for (int i = 0; i < v->n_slots; i++) {
+        if (v->slots[i].side) continue;
+        slots++;
+        busy += v->slots[i].state == SLOT_PREFILL || v->slots[i].state == SLOT_DECODE;
+    }
     for (int i = 0; i < SOURCE_KINDS; i++) cached += counter_get(&m->cached_tokens[i]);
 
     gauge_of(p, "ds4_requests_running", "Requests in a slot.", (double)counter_get(&m->running));
@@ -224,7 +229,7 @@ static void fleet(page *p, const metrics_view *v)
     gauge_of(p, "ds4_kv_used_tokens", "Tokens that slots hold.", (double)counter_get(&m->kv_rows_used));
     gauge_of(p, "ds4_kv_capacity_tokens", "Tokens that slots can hold.", (double)counter_get(&m->kv_rows));
     gauge_of(p, "ds4_slots_busy", "Slots at work.", (double)busy);
-    gauge_of(p, "ds4_slots_total", "Slots.", v->n_slots);
+    gauge_of(p, "ds4_slots_total", "Slots.", slots);
     counter_of(p, "ds4_preemptions_total", "Requests that had to give up their slot; 0: none ever does.", 0);
     histogram_created(p, "ds4_time_to_first_token_seconds", "Arrival to first token.", &m->ttft.narrow);
     histogram_created(p, "ds4_inter_token_latency_seconds", "Between two tokens of an answer.", &m->inter_token.narrow);

@@ -46,6 +46,8 @@ static void one_slot(json_writer *w, const sched_slot_status *s, uint64_t now_ns
     snprintf(session, sizeof session, "%016" PRIx64, s->session);
     json_object(w);
     number(w, "id", s->slot);
+    json_key(w, "side");
+    json_bool(w, s->side);
     words(w, "state", states[s->state]);
     words(w, "session", s->session ? session : NULL);
     number(w, "n_past", s->n_past);

@@ -154,6 +154,18 @@ def it_says_where_it_listens_and_what_clients_want():
 
 
 @test
+def the_slot_for_titles_is_shown_and_not_counted():
+    with Running("--slots", "2", "-c", "2048") as s:
+        s.serving()
+        equal([slot["side"] for slot in json.loads(s.get("/slots")[1])], [False, False, True], "slots")
+        title = {"messages": [{"role": "user", "content": "What is ds4?"}], "max_tokens": 8}
+        equal(s.get("/v1/chat/completions", json.dumps(title))[0], 200, "status")
+        page = s.get("/metrics")[1]
+        for name, value in ("ds4_slots_total", "2"), ("ds4_kv_capacity_tokens", "4096"):
+            check(re.search(r"^%s\{[^}]*\} %s$" % (name, value), page, re.M), "no %s of %s" % (name, value))
+
+
+@test
 def a_taken_port_is_told_at_once():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
