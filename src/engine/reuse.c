@@ -140,6 +140,12 @@ static bool shares_hint(const reuse_prompt *p, const reuse_slot *s)
     return false;
 }
 
+/* Both tell whose conversation they are, and it is not the same one. */
+static bool is_other_session(const reuse_prompt *p, const reuse_slot *s)
+{
+    return p->n_hints > 0 && s->n_hints > 0 && !shares_hint(p, s);
+}
+
 /* Ranks of slots, the best first. */
 typedef enum {
     RANK_SAME_SESSION,          /* a hint says so, and there is more than the system part in common */
@@ -162,10 +168,12 @@ static candidate rank_slot(const reuse_prompt *p, const reuse_request *r, const 
     candidate c = { .match = *m, .last_used_ns = s->last_used_ns };
     const bool stale = r->now_ns > s->last_used_ns && r->now_ns - s->last_used_ns > STALE_NS;
     const bool whole = m->keep == s->key.n;
+    /* Two conversations on one system prompt would else take the same slot in turn, and each compute its own again. */
+    const int64_t of_use = is_other_session(p, s) ? 80 : 50;
     if (s->key.n == 0) c.rank = RANK_EMPTY;
     else if (r->side && !whole) c.rank = stale ? RANK_STALE : RANK_FOREIGN;
     else if (shares_hint(p, s) && m->keep > system_end) c.rank = RANK_SAME_SESSION;
-    else if (2 * (int64_t)m->keep >= s->key.n) c.rank = RANK_CONTINUES;
+    else if (100 * (int64_t)m->keep >= of_use * s->key.n) c.rank = RANK_CONTINUES;
     else c.rank = stale || s->key.n - m->keep <= SMALL_TOKENS ? RANK_STALE : RANK_FOREIGN;
     return c;
 }

@@ -599,6 +599,34 @@ TEST(a_hint_brings_a_conversation_back_to_its_slot)
     house_close(&h);
 }
 
+TEST(sessions_that_share_a_long_system_part_do_not_take_turns_on_one_slot)
+{
+    house h;
+    house_open(&h, 2, 3000);
+    fill(&h, 0, 3001, 1500);
+    h.p.hints[h.p.n_hints++] = 77;
+    EXPECT_INT(choose(&h).slot, 0);                 /* whose it is nobody knows: most of it is of use */
+    h.slots[0]->hints[h.slots[0]->n_hints++] = 78;
+    EXPECT_INT(choose(&h).slot, 1);
+    fill(&h, 1, 1, 4000);
+    h.slots[1]->last_used_ns = 99 * MINUTE;
+    const reuse_choice c = choose(&h);
+    EXPECT_INT(c.match.keep, 3001);                 /* no other: its session is saved first */
+    EXPECT(c.slot == 0 && c.foreign);
+    house_close(&h);
+}
+
+TEST(a_session_that_was_forked_goes_on_in_its_slot)
+{
+    house h;
+    house_open(&h, 2, 3000);
+    fill(&h, 0, 3001, 500);
+    h.p.hints[h.p.n_hints++] = 77;
+    h.slots[0]->hints[h.slots[0]->n_hints++] = 78;
+    EXPECT_INT(choose(&h).slot, 0);
+    house_close(&h);
+}
+
 TEST(a_side_request_takes_a_spare_slot_or_borrows_one)
 {
     house h;
