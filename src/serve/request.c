@@ -422,9 +422,9 @@ static const char *phase_of(const request *r)
 void request_gone(request *r)
 {
     r->x = NULL;
-    r->finish = r->p.request ? phase_of(r) : NULL;
     r->error = "the client went away";
-    if (r->working) return;
+    if (r->working) return;             /* r->p is the worker's until it is done */
+    r->finish = r->p.request ? phase_of(r) : NULL;
     log_end(r, r->begun ? 200 : 499);
     free_request(r);
 }

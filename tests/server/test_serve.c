@@ -592,6 +592,27 @@ TEST(a_client_that_leaves_the_queue_is_forgotten)
     down();
 }
 
+/* What a worker is about to fill in is nobody else's: a thread sanitizer sees who looks. */
+TEST(clients_that_leave_while_their_bodies_are_read_are_forgotten)
+{
+    enum { CLIENTS = 20, WORDS = 20000 };
+    const setup s = defaults();
+    up(&s);
+    bytes body;
+    bytes_init(&body, (size_t)1 << 20);
+    bytes_text(&body, "{\"messages\":[{\"role\":\"user\",\"content\":\"");
+    for (int i = 0; i < WORDS; i++) bytes_text(&body, "hello ");
+    bytes_text(&body, "\"}]}");
+    for (int i = 0; i < CLIENTS; i++) {
+        client c = post("/v1/chat/completions", body.data);
+        hang_up(&c);
+    }
+    WAIT_UNTIL(t.lines == CLIENTS);
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
+    bytes_free(&body);
+    down();
+}
+
 /* One more step is allowed: then the slot must be free. */
 static void leave_and_expect_a_free_slot(client *c, const char *phase, bool half)
 {
