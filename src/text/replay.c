@@ -243,25 +243,32 @@ static uint32_t get_u32(const char *data)
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* Where markup stands in a text: blocks are looked for nowhere else. */
+/* Where markup stands in a text: blocks that hold some are looked for nowhere else. */
 typedef struct {
     slice   text;
     size_t *at;                 /* owned, [n]: of each "<" in front of a marker */
     size_t  n, cap;
 } markup_places;
 
-static bool find_markup(markup_places *p)
+static const char *markup_in(slice text)
 {
     static const char open[] = "<" DSML_MARKER;
-    const char *at = p->text.len ? p->text.data : NULL, *end = at ? at + p->text.len : NULL;
-    while (at && (at = memmem(at, (size_t)(end - at), open, strlen(open)))) {
+    return text.len ? memmem(text.data, text.len, open, strlen(open)) : NULL;
+}
+
+static bool find_markup(markup_places *p)
+{
+    const slice text = p->text;
+    for (const char *at = markup_in(text); at;) {
         if (p->n == p->cap) {
             p->cap = p->cap ? p->cap * 2 : 256;
             size_t *grown = realloc(p->at, p->cap * sizeof *grown);
             if (!grown) return false;
             p->at = grown;
         }
-        p->at[p->n++] = (size_t)(at++ - p->text.data);
+        const size_t begin = (size_t)(at - text.data);
+        p->at[p->n++] = begin;
+        at = markup_in((slice){ at + 1, text.len - begin - 1 });
     }
     return true;
 }
@@ -269,9 +276,10 @@ static bool find_markup(markup_places *p)
 /* Blocks differ late and end early, so their ends are compared first. */
 static bool occurs(const markup_places *p, slice block)
 {
-    const char *first = block.len ? memchr(block.data, '<', block.len) : NULL;
-    const size_t lead = first ? (size_t)(first - block.data) : 0, tail = min_size(block.len, 16);
-    for (size_t i = 0; i < p->n && first; i++) {
+    const char *first = markup_in(block);       /* not just its first "<": a tag may be spelled wrong */
+    if (!first) return block.len && p->text.len && memmem(p->text.data, p->text.len, block.data, block.len);
+    const size_t lead = (size_t)(first - block.data), tail = min_size(block.len, 16);
+    for (size_t i = 0; i < p->n; i++) {
         if (p->at[i] < lead || block.len > p->text.len - (p->at[i] - lead)) continue;
         const char *begin = p->text.data + p->at[i] - lead;
         if (memcmp(begin + block.len - tail, block.data + block.len - tail, tail) != 0) continue;
@@ -301,7 +309,7 @@ ds4_status replay_section_write(replay_memory *m, slice text, bytes *out, ds4_er
     bool good = find_markup(&places);
 
     pthread_mutex_lock(&m->lock);
-    for (const record *r = m->oldest; r && places.n; r = r->newer) {
+    for (const record *r = m->oldest; r; r = r->newer) {
         if (occurs(&places, r->view.block)) n += write_entries(&r->view, &entries);
     }
     pthread_mutex_unlock(&m->lock);

@@ -181,6 +181,27 @@ TEST(a_section_brings_its_turns_back)
     replay_close(n);
 }
 
+TEST(a_section_holds_turns_whose_tags_are_spelled_wrong)
+{
+    static const char *const blocks[] = {
+        "\n\n<｜?SML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+        "\n\n<|DSML|tool_calls>\n<|DSML|invoke name=\"f\">\n</|DSML|invoke>\n</|DSML|tool_calls>",
+    };
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+        char text[400];
+        replay_memory *m = memory(100, 1u << 20);
+        add(m, "a", blocks[i], true);
+        snprintf(text, sizeof text, "before%sbehind", blocks[i]);
+        bytes out = section_of(m, text);
+        EXPECT(out.len > strlen(blocks[i]));
+        bytes_free(&out);
+        out = section_of(m, "something else");
+        EXPECT_INT(out.len, 0);
+        bytes_free(&out);
+        replay_close(m);
+    }
+}
+
 static void put(bytes *out, uint32_t v)
 {
     for (int i = 0; i < 4; i++) bytes_char(out, (char)(v >> 8 * i));
