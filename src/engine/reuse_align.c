@@ -87,7 +87,7 @@ typedef struct {
 
 static slice behind(slice s, size_t n)
 {
-    return (slice){ s.data + n, s.len - n };
+    return n ? (slice){ s.data + n, s.len - n } : s;        /* no text has no address to add to */
 }
 
 static void add_gap(walk *w, reuse_gap g)

@@ -10,7 +10,7 @@
 
 static slice behind(slice s, size_t n)
 {
-    return (slice){ s.data + n, s.len - n };
+    return n ? (slice){ s.data + n, s.len - n } : s;        /* no text has no address to add to */
 }
 
 turn_parts turn_parse(slice turn, const vocab *v)
