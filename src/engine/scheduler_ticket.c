@@ -86,6 +86,7 @@ static event *event_copy(const sched_event *e)
 void ticket_stage(sched_ticket *t, const sched_event *e)
 {
     event *copy = event_copy(e);
+    if (copy && e->kind == SCHED_ECHO) copy->size = sizeof *copy;   /* as long as the prompt: says nothing of the reader */
     if (copy) list_push(&t->staged, copy);
     else t->lost_events = true;
 }
@@ -108,8 +109,7 @@ void ticket_publish(sched_ticket *t, bool last)
     /* wake_lock spans the whole, so that the ticket is not released between its last event and its wake. */
     pthread_mutex_lock(&s->wake_lock);
     pthread_mutex_lock(&s->lock);
-    const bool unread = t->events.first && t->events.size + t->staged.size > SCHED_EVENT_BYTES;
-    if (t->released || (!last && unread)) {         /* one that reads may get more at once: logprobs of a long prompt */
+    if (t->released || (!last && t->events.size + t->staged.size > SCHED_EVENT_BYTES)) {
         if (!t->released && !t->cancelled)
             log_line(&s->o.log, LOG_WARNING, "id=%s cancelled: nobody reads its answer", t->id);
         t->cancelled = true;
