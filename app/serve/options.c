@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/status.h"
@@ -204,10 +205,27 @@ static ds4_status check_times(const server_flags *o, ds4_error *err)
     return DS4_OK;
 }
 
+/* What a browser sends: "http://host:port", nothing behind it. */
+static ds4_status check_origin(const char *flag, const char *text, ds4_error *err)
+{
+    const char *host = strstr(text, "://");
+    const bool good = host && host > text && host[3] && !strpbrk(host + 3, "/?#") && !strpbrk(text, " \t\r\n,");
+    if (good || strcmp(text, "*") == 0 || strcmp(text, "null") == 0) return DS4_OK;
+    return ds4_fail(err, DS4_EARG, "%s: expected an origin such as http://localhost:3000, got \"%s\"", flag, text);
+}
+
+static ds4_status check_origins(const server_flags *o, ds4_error *err)
+{
+    if (o->cors && check_origin("--cors", o->cors, err)) return DS4_EARG;
+    for (int i = 0; i < o->origins.n; i++)
+        if (check_origin("--allow-origin", o->origins.items[i], err)) return DS4_EARG;
+    return DS4_OK;
+}
+
 static ds4_status check(server_flags *o, ds4_error *err)
 {
     if (o->port > 65535) return ds4_fail(err, DS4_EARG, "--port: expected a number up to 65535, got %d", o->port);
-    if (check_times(o, err)) return DS4_EARG;
+    if (check_times(o, err) || check_origins(o, err)) return DS4_EARG;
     if (o->slots > 256) return ds4_fail(err, DS4_EARG, "--slots: expected a number up to 256, got %d", o->slots);
     if (o->slot_ctx > o->flags.ctx)
         return ds4_fail(err, DS4_EARG, "--slot-ctx: %d is more than the context, %d", o->slot_ctx, o->flags.ctx);

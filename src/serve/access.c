@@ -126,7 +126,8 @@ bool access_is_loopback(slice host)
  * Host. So equal is not enough: the name must be an address or localhost. */
 bool access_origin_ok(const access_rules *a, slice origin, slice host)
 {
-    if (!a->guard || a->cors || !origin.data) return true;
+    if (!a->guard || !origin.data) return true;
+    if (a->cors && (strcmp(a->cors, "*") == 0 || same_text(origin, slice_of(a->cors)))) return true;
     for (int i = 0; i < a->n_origins; i++) {
         if (strcmp(a->origins[i], "*") == 0 || same_text(origin, slice_of(a->origins[i]))) return true;
     }

@@ -18,7 +18,7 @@ typedef struct {
     const char *cors;           /* "*", or one origin; NULL: none           */
     const char *const *origins; /* [n_origins], borrowed: allowed besides    */
     int    n_origins;
-    bool   guard;               /* refuse other origins (loopback, no CORS) */
+    bool   guard;               /* refuse other origins (loopback)          */
 } access_rules;
 
 /* Replaces the keys by copies; on failure the former ones stay. */

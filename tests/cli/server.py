@@ -108,6 +108,8 @@ def wrong_flags_are_told_in_a_line():
     expect(call("--slot-ctx", "9000", "-c", "4096"), 2, "--slot-ctx: 9000 is more than the context")
     expect(call("--log-format", "xml"), 2, "--log-format")
     expect(call("--api-key="), 2, "an empty key is no key")
+    expect(call("--allow-origin", "localhost:3000"), 2, "--allow-origin: expected an origin")
+    expect(call("--cors=http://a.example/"), 2, "--cors: expected an origin")
     expect(call("operand"), 2, "operand: unexpected argument")
     expect(call("--quiet", "--verbose"), 2, "contradicts")
     expect(call("--scrub", "(", "-m", MODEL), 2)

@@ -90,6 +90,15 @@ TEST(an_allowed_origin_passes)
     EXPECT(!origin_ok(&a, "https://chat.example.evil", "127.0.0.1:8000"));
 }
 
+TEST(cors_for_one_origin_lets_no_other_in)
+{
+    const access_rules one = { .cors = "http://a.example", .guard = true }, all = { .cors = "*", .guard = true };
+    const slice here = slice_of("127.0.0.1:8000"), other = slice_of("http://b.example");
+    EXPECT(access_origin_ok(&one, slice_of("http://a.example"), here));
+    EXPECT(!access_origin_ok(&one, other, here));
+    EXPECT(access_origin_ok(&all, other, here));
+}
+
 TEST(cors_headers_echo_what_was_asked)
 {
     const access_rules off = { 0 }, on = { .cors = "*", .guard = true };
