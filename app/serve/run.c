@@ -17,6 +17,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/status.h"
 #include "journal.h"
 #include "notify.h"
 #include "secrets.h"
@@ -449,6 +450,14 @@ static int serve(process *p)
     return p->code;
 }
 
+/* The folder of kept conversations, before a model of many gigabytes is read for nothing. */
+static ds4_status check_folder(const server_flags *o, ds4_error *err)
+{
+    ds4_error why = { 0 };
+    const ds4_status st = o->kv_dir ? kvstore_check(o->kv_dir, &why) : DS4_OK;
+    return st ? ds4_fail(err, st, "--kv-disk-dir: %s", why.message) : DS4_OK;
+}
+
 static ds4_status open_files(process *p, ds4_error *err)
 {
     ds4_status st = journal_open(&p->log, p->o->log_file, err);
@@ -457,6 +466,7 @@ static ds4_status open_files(process *p, ds4_error *err)
     if (!st && p->o->scrubs.n) st = scrub_open(&p->scrubs, p->o->scrubs.items, p->o->scrubs.n, err);
     if (!st && p->o->responses_store)
         st = responses_store_open(&p->responses, p->o->responses_store, RESPONSES_BYTES, err);
+    if (!st) st = check_folder(p->o, err);
     return st ? st : read_keys(p, err);
 }
 
@@ -506,6 +516,7 @@ int server_check(const server_flags *o, console *c)
     free(p.key_text);
     if (!st && o->scrubs.n) st = scrub_open(&scrubs, o->scrubs.items, o->scrubs.n, &err);
     scrub_close(scrubs);
+    if (!st) st = check_folder(o, &err);
     if (st) return failed(&p, &err, st == DS4_EARG ? CLI_USAGE : CLI_FAILED);
     const int missing = find_model(&p);
     if (missing) return missing;

@@ -323,19 +323,25 @@ static void clean(const kv_index *ix)
     }
 }
 
+ds4_status kvstore_check(const char *dir, ds4_error *err)
+{
+    if (strlen(dir) == 0 || strlen(dir) > MAX_DIR_CHARS) return ds4_fail(err, DS4_EARG, "the folder's name is empty or too long");
+    const ds4_status st = kv_make_folder(dir, err);
+    return st ? st : check_writable(dir, err);
+}
+
 static ds4_status open_index(kvstore *s, const char *dir, ds4_error *err)
 {
     uint8_t id[KVC_ID_BYTES];
     char name[KV_ID_CHARS + 1];
-    if (strlen(dir) == 0 || strlen(dir) > MAX_DIR_CHARS) return ds4_fail(err, DS4_EARG, "the folder's name is empty or too long");
-    ds4_status st = kvc_engine_id(s->engine, id, err);
-    if (st) return st;
+    ds4_status st = kvstore_check(dir, err);
+    if (st || (st = kvc_engine_id(s->engine, id, err))) return st;
     kv_hex(id, KVC_ID_BYTES, name);
     const size_t size = strlen(dir) + 1 + sizeof name;
     s->own = malloc(size);
     if (!s->own) return ds4_fail(err, DS4_EMEMORY, "no memory for the session store");
     snprintf(s->own, size, "%s/%s", dir, name);
-    if ((st = kv_make_folder(s->own, err)) || (st = check_writable(dir, err))) return st;
+    if ((st = kv_make_folder(s->own, err))) return st;
     if ((st = kv_index_open(&s->index, dir, name, err))) return st;
     s->o.dir = s->index.dir;
     clean(&s->index);

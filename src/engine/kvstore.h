@@ -47,6 +47,10 @@ typedef struct {
     log_sink        log;
 } kvstore_options;
 
+/* Before a model is there: makes the folder (0700) and writes into it, so that a wrong one is told before the weights
+ * are read. DS4_EIO, DS4_EARG as below. */
+ds4_status kvstore_check(const char *dir, ds4_error *err);
+
 /* Makes the folder (0700), removes what dead processes left, scans. DS4_EIO: it can not be made or written. */
 ds4_status kvstore_open(kvstore **out, const kvstore_options *o, ds4_engine *e, ds4_error *err);
 void       kvstore_close(kvstore *s);                   /* waits for a save that runs; NULL is fine */

@@ -122,6 +122,7 @@ def check_reads_the_header_and_leaves():
     expect(call("--check", "-m", path_of("no.gguf", "not a model")), 3)
     expect(call("--check", "-m", MODEL, "--api-key-file", "missing"), 1, "missing")
     expect(call("--check", "-m", MODEL, "--api-key-file", path_of("none", "# nothing\n")), 1, "holds no key")
+    expect(call("--check", "-m", MODEL, "--kv-disk-dir", path_of("file", "no folder")), 1, "--kv-disk-dir", "file")
 
 
 @test
