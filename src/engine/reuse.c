@@ -42,7 +42,8 @@ static reuse_match match_whole(const alignment *a, const reuse_prompt *p, const 
 {
     const reuse_match none = { REUSE_COLD, 0, 0, true };
     const bool aligned = common_tokens(&p->key, &s->key) == a->n && a->at == prefix_key_end(&p->key, a->n);
-    const bool sampled = p->raw || s->base >= 0;        /* the session's tokens are the truth, not just one spelling */
+    /* What was sampled is the truth, not just one spelling; yet what follows must not have been one token with it. */
+    const bool sampled = (p->raw || s->base >= 0) && prefix_key_end(&p->key, prefix_key_count(&p->key, a->at)) == a->at;
     if (a->at == p->key.data.len) {
         if (!logits_at(session, a->n)) return none;
     } else if (!sampled && !aligned && !align_tokens_meet(p, s, a->n, a->at)) {

@@ -206,12 +206,15 @@ static int first_user_turn(const reuse_prompt *p, const special_tokens *special)
 }
 
 /* Where the rest stops. Places of the prompt are counted from its end, which the session shares however it spells
- * what lies before; all of them begin with a control token, behind which nothing is spelled twice. A point costs a step
- * of its own, so what is computed again as quickly gets none. */
+ * what lies before; all of them begin with a control token, behind which nothing is spelled twice, but for a prompt
+ * without turns: the last tokens of one that grows by a letter are others. A point costs a step of its own, so what is
+ * computed again as quickly gets none. */
 static void plan_stops(slot *sl, scheduler *s, sched_ticket *t)
 {
     const int n = (int)t->prompt.tokens.n, end = t->match.keep + (int)sl->feed.n;
-    const int places[SCHED_MARKS] = { reuse_system_end(&t->prompt, s->v), reuse_generation_begin(&t->prompt, s->v) };
+    const int begin = reuse_generation_begin(&t->prompt, s->v);
+    const int tail = max_int(0, n - s->o.save.boundary_trim_tokens);
+    const int places[SCHED_MARKS] = { begin == n ? tail : reuse_system_end(&t->prompt, s->v), begin };
     int last = t->match.keep;
     for (int i = 0; i < SCHED_MARKS; i++) {
         const int at = end - (n - places[i]);

@@ -4,6 +4,7 @@
 #include "base/checked.h"
 #include "base/random.h"
 #include "fake_engine.h"
+#include "text/tokenizer.h"
 
 /* ---- a server's inside --------------------------------------------------------------------- */
 
@@ -340,6 +341,40 @@ TEST(a_second_turn_computes_only_its_new_bytes)
         EXPECT_INT(counter_get(&r.metrics.cached_tokens[SOURCE_LIVE]), c.usage.cached_tokens);
     }
     client_close(&c);
+    rig_close(&r);
+}
+
+/* As an editor asks while somebody types. */
+TEST(text_that_grows_by_letters_is_answered_as_a_new_one_and_computed_once)
+{
+    rig r;
+    char text[8160];
+    for (size_t i = 0; i < sizeof text; i++) text[i] = "once upon a time "[i % 17];
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    for (int i = 0; i < 34; i++) {
+        client c;
+        token_list tokens;
+        reuse_prompt p;
+        ds4_error err;
+        client_open(&c);
+        token_list_init(&tokens, 1 << 20);
+        token_list_push(&tokens, vocab_special(r.at.v)->bos);
+        EXPECT_OK(tokenizer_encode(r.at.v, (slice){ text, 8000 + (size_t)i }, false, &tokens, &err), err);
+        const uint64_t want = fake_state_of(tokens.ids, (int)tokens.n);
+        EXPECT_OK(reuse_prompt_open(&p, r.at.v, &tokens, &err), err);
+        p.raw = true;
+        sched_request q = request(&p, CHAT_STARTS_TEXT);
+        q.raw = true;
+        q.max_tokens = 0;                       /* the session is the prompt */
+        const uint64_t before = prefilled(&r);
+        EXPECT_INT(submit(&r.at, &c, &q), DS4_OK);
+        client_wait(&c);
+        for (int k = 0; k < 5000 && busy_slots(&r); k++) pause_ms(1);
+        EXPECT_INT(fake_state(fake_session(r.e, 0)), want);
+        if (i) EXPECT(prefilled(&r) - before < 64);
+        token_list_free(&tokens);
+        client_close(&c);
+    }
     rig_close(&r);
 }
 
