@@ -22,6 +22,7 @@
 #include "notify.h"
 #include "secrets.h"
 #include "serve/access.h"
+#include "serve/request_log.h"
 #include "serve/serve.h"
 #include "../cli/model.h"
 #include "../version.h"
@@ -72,16 +73,29 @@ static void on_request_line(void *ctx, const char *line)
     else if (!p->o->say.quiet) console_print(p->console, "%s", line);
 }
 
+static bool wants_json(const process *p) { return strcmp(p->o->log_format, "json") == 0; }
+
+/* A reader of the log's file, or of JSON lines, wants all lines in one form. */
+static void log_note(process *p, const char *line)
+{
+    bytes out;
+    if (!p->log.file && !wants_json(p)) {
+        console_note(p->console, "%s", line);
+        return;
+    }
+    bytes_init(&out, (size_t)1 << 16);
+    request_log_note(line, wants_json(p), (int64_t)clock_unix_seconds(), &out);
+    if (!out.failed) on_request_line(p, out.data);
+    bytes_free(&out);
+}
+
 static void on_log(void *ctx, int level, const char *line)
 {
     process *p = ctx;
     switch (level) {
     case LOG_ERROR:   console_error(p->console, "%s", line);   break;
     case LOG_WARNING: console_warning(p->console, "%s", line); break;
-    case LOG_INFO:
-        if (p->log.file) journal_line(&p->log, line);
-        else console_note(p->console, "%s", line);
-        break;
+    case LOG_INFO:    log_note(p, line);                       break;
     default:          console_detail(p->console, "%s", line);  break;
     }
 }
@@ -366,7 +380,7 @@ static serve_options server_options(process *p)
     s.nonstream_keepalive = o->nonstream_keepalive;
     s.keepalive_ms = o->keepalive_secs * 1000;
     s.stream_defer_ms = o->stream_defer_ms;
-    s.log_json = strcmp(o->log_format, "json") == 0;
+    s.log_json = wants_json(p);
     s.request_line = on_request_line;
     s.request_line_ctx = p;
     s.log = (log_sink){ on_log, p };

@@ -97,3 +97,19 @@ void request_log_json(const request_record *r, int64_t when, bytes *out)
     words(&w, "error", r->error);
     json_object_end(&w);
 }
+
+void request_log_note(const char *line, bool json, int64_t when, bytes *out)
+{
+    char time[32];
+    stamp(when, time);
+    if (!json) {
+        bytes_printf(out, "%s %s", time, line);
+        return;
+    }
+    json_writer w;
+    json_init(&w, out);
+    json_object(&w);
+    words(&w, "time", time);
+    words(&w, "message", line);
+    json_object_end(&w);
+}

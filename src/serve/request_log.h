@@ -22,4 +22,7 @@ typedef struct {
 void request_log_text(const request_record *r, int64_t when, bytes *out);
 void request_log_json(const request_record *r, int64_t when, bytes *out);
 
+/* Any other line of the log, such as a decision of the cache, in the same forms. */
+void request_log_note(const char *line, bool json, int64_t when, bytes *out);
+
 #endif

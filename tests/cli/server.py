@@ -264,7 +264,9 @@ def logs_can_be_rotated_and_traces_are_private():
         s.serving()
         equal(s.get("/v1/chat/completions", CHAT)[0], 200, "status")
         check(wait_until(lambda: '"status":200' in open(log).read()), "no line")
-        line = [json.loads(l) for l in open(log).read().splitlines() if l.startswith("{")][-1]
+        lines = [json.loads(l) for l in open(log).read().splitlines()]      # each of them
+        check(any("reuse=cold" in l.get("message", "") for l in lines), "no decision of the cache")
+        line = [l for l in lines if "route" in l][-1]
         equal((line["route"], line["finish"], line["generated_tokens"]), ("/v1/chat/completions", "length", 8),
               "the line")
         check("What is ds4?" not in open(log).read(), "the log holds text")
