@@ -87,6 +87,11 @@ static void take_tokens(machine *m, token_list *out)
     for (int n = next(m) % 64; n > 0; n--) token_list_push(out, m->tokens[next(m) % 16]);
 }
 
+static slice behind(slice s, size_t n)
+{
+    return n ? (slice){ s.data + n, s.len - n } : s;
+}
+
 static void apply(machine *m, const reuse_prompt *p, const reuse_match *match)
 {
     token_list rest;
@@ -99,8 +104,7 @@ static void apply(machine *m, const reuse_prompt *p, const reuse_match *match)
     require(!reuse_slot_push(&m->slot, m->v, rest.ids, (int)rest.n, NULL));
     mark(m);
     const size_t held = prefix_key_end(&m->slot.key, match->keep);
-    require(slice_equal((slice){ m->slot.key.data.data + held, m->slot.key.data.len - held },
-                        (slice){ p->key.data.data + match->from, p->key.data.len - match->from }));
+    require(slice_equal(behind(prefix_key_bytes(&m->slot.key), held), behind(prefix_key_bytes(&p->key), match->from)));
     if (match->aligned) require(slice_equal(prefix_key_bytes(&m->slot.key), prefix_key_bytes(&p->key)));
     token_list_free(&rest);
 }
