@@ -85,11 +85,6 @@ typedef struct {
     bool                  failed;       /* no memory                                               */
 } walk;
 
-static slice behind(slice s, size_t n)
-{
-    return n ? (slice){ s.data + n, s.len - n } : s;        /* no text has no address to add to */
-}
-
 static void add_gap(walk *w, reuse_gap g)
 {
     alignment *a = w->a;
@@ -152,7 +147,7 @@ static bool skip_turn(walk *w)
     const size_t p_begin = w->x - (w->y - begin), p_end = turn_end(w, w->prompt, p_begin);
     const int n0 = slot_tokens_at(w->s, begin), n1 = slot_tokens_at(w->s, end);
     if (end == w->base.len || p_end == w->prompt.len || n0 < 0 || n1 < n0) return false;
-    const slice now = { w->prompt.data + p_begin, p_end - p_begin }, old = { w->base.data + begin, end - begin };
+    const slice now = slice_between(w->prompt, p_begin, p_end), old = slice_between(w->base, begin, end);
     if (!alike(w, now, old)) return false;
 
     while (w->carried < w->s->n_gaps && w->s->gaps[w->carried].at1 <= end) w->carried++;
@@ -166,7 +161,7 @@ static bool skip_turn(walk *w)
 static bool walk_base(walk *w)
 {
     do {
-        const size_t same = prefix_key_common(behind(w->prompt, w->x), behind(w->base, w->y));
+        const size_t same = prefix_key_common(slice_behind(w->prompt, w->x), slice_behind(w->base, w->y));
         w->x += same;
         w->y += same;
         carry_gaps(w);
@@ -178,7 +173,7 @@ static bool walk_base(walk *w)
     a->n = tokens_within(w->s, &at);
     a->at = w->x - (w->y - at);
     a->same = w->x;
-    a->rest = behind(w->base, w->y);
+    a->rest = slice_behind(w->base, w->y);
     a->view = w->base;
     return false;
 }
@@ -227,7 +222,7 @@ static bool looks_like_last(const walk *w, slice turn)
 static bool ends_in_reasoning(const walk *w)
 {
     const slice key = prefix_key_bytes(&w->s->key);
-    const turn_parts t = turn_parse(behind(key, prefix_key_end(&w->s->key, w->s->base)), w->v);
+    const turn_parts t = turn_parse(slice_behind(key, prefix_key_end(&w->s->key, w->s->base)), w->v);
     return t.think && !t.closed && w->s->n_calls == 0;
 }
 
@@ -239,7 +234,7 @@ static bool match_last_turn(walk *w, size_t begin, size_t *end)
     if (eos == w->prompt.len) return false;
     const size_t next = prefix_key_find(w->prompt, eos + PREFIX_KEY_MARK_BYTES, w->special->eos);
     a->by_id = next == w->prompt.len && answers_calls(w->p, w->s);
-    a->by_sight = looks_like_last(w, (slice){ w->prompt.data + begin, eos - begin });
+    a->by_sight = looks_like_last(w, slice_between(w->prompt, begin, eos));
     if (!a->by_id && !a->by_sight) return false;
 
     *end = eos;
@@ -256,13 +251,13 @@ static void walk_tail(walk *w)
     const reuse_slot *s = w->s;
     const slice key = prefix_key_bytes(&s->key);
     const size_t first = w->p->raw ? 0 : prefix_key_end(&s->key, s->stands);
-    const size_t begin = w->x, same = prefix_key_common(behind(w->prompt, begin), behind(key, first));
+    const size_t begin = w->x, same = prefix_key_common(slice_behind(w->prompt, begin), slice_behind(key, first));
     size_t end = 0;
 
     w->x += same;
     a->same = w->x;
-    a->rest = behind(key, first + same);
-    a->view = behind(key, first);
+    a->rest = slice_behind(key, first + same);
+    a->view = slice_behind(key, first);
     if (!w->p->raw && s->base >= 0 && match_last_turn(w, begin, &end)) {
         if (a->rest.len || end != w->x) add_gap(w, (reuse_gap){ s->base, s->key.n, begin, end });
         a->same = end;

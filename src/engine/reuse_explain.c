@@ -45,7 +45,7 @@ static reuse_miss in_system_part(const reuse_prompt *p, const reuse_slot *s, con
 static slice turn_around(slice key, size_t assistant, const vocab *v)
 {
     const size_t begin = assistant + PREFIX_KEY_MARK_BYTES, end = prefix_key_find(key, begin, vocab_special(v)->eos);
-    return (slice){ key.data + begin, end - begin };
+    return slice_between(key, begin, end);
 }
 
 /* The assistant token of the turn in which byte `at` lies; SIZE_MAX: it is no assistant's. */

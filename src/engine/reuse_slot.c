@@ -263,7 +263,7 @@ ds4_status reuse_slot_finish(reuse_slot *s, const reuse_prompt *p, const answer_
     s->stands = base;
     drop_gaps(s, base, at);
     if (unsent) return DS4_OK;
-    if (!set_turn(s, (slice){ key.data + at, key.len - at }, turn, v)) {
+    if (!set_turn(s, slice_behind(key, at), turn, v)) {
         forget_turn(s);
         return ds4_fail(err, DS4_EMEMORY, "no memory for what a slot remembers");
     }
@@ -285,7 +285,7 @@ static replay_style style_of_client(const reuse_slot *s, bool keeps_reasoning, c
     if (at == SIZE_MAX) return unknown;
 
     const size_t begin = at + PREFIX_KEY_MARK_BYTES, end = prefix_key_find(base, begin, vocab_special(v)->eos);
-    const turn_parts t = turn_parse((slice){ base.data + begin, end - begin }, v);
+    const turn_parts t = turn_parse(slice_between(base, begin, end), v);
     const bool differs = s->n_gaps > 0 && s->gaps[s->n_gaps - 1].at0 == begin;
     if (t.reasoning.len) return REPLAYS_ALL;
     return !differs ? unknown : t.think ? REPLAYS_EMPTY : REPLAYS_NONE;
@@ -308,7 +308,7 @@ bool reuse_visible_text(const reuse_slot *s, bool keeps_reasoning, const vocab *
 {
     const slice key = prefix_key_bytes(&s->key);
     const size_t begin = prefix_key_end(&s->key, s->stands), before = out->len;
-    const slice own = { key.data + begin, key.len - begin };
+    const slice own = slice_behind(key, begin);
     replay_style style = REPLAYS_ALL;
     if (s->base >= 0 && turn_parse(own, v).think && turn_trimmed(turn_bytes(&s->reasoning)).len > 0)
         style = style_of_client(s, keeps_reasoning, v);

@@ -8,25 +8,20 @@
 
 #define QUOTED_BYTES 80
 
-static slice behind(slice s, size_t n)
-{
-    return n ? (slice){ s.data + n, s.len - n } : s;        /* no text has no address to add to */
-}
-
 turn_parts turn_parse(slice turn, const vocab *v)
 {
     const special_tokens *special = vocab_special(v);
     const int32_t first = prefix_key_mark(turn, 0);
     turn_parts t = { .rest = turn };
     if (first == special->end_think) {
-        t.rest = behind(turn, PREFIX_KEY_MARK_BYTES);
+        t.rest = slice_behind(turn, PREFIX_KEY_MARK_BYTES);
     } else if (first == special->think) {
-        const slice inside = behind(turn, PREFIX_KEY_MARK_BYTES);
+        const slice inside = slice_behind(turn, PREFIX_KEY_MARK_BYTES);
         const size_t end = prefix_key_find(inside, 0, special->end_think);
         t.think = true;
         t.closed = end < inside.len;
         t.reasoning = (slice){ inside.data, end };
-        t.rest = t.closed ? behind(inside, end + PREFIX_KEY_MARK_BYTES) : (slice){ NULL, 0 };
+        t.rest = t.closed ? slice_behind(inside, end + PREFIX_KEY_MARK_BYTES) : (slice){ NULL, 0 };
     }
     return t;
 }
@@ -56,7 +51,7 @@ static bool is_blank(char c)
 
 slice turn_trimmed(slice text)
 {
-    while (text.len && is_blank(text.data[0])) text = behind(text, 1);
+    while (text.len && is_blank(text.data[0])) text = slice_behind(text, 1);
     while (text.len && is_blank(text.data[text.len - 1])) text.len--;
     return text;
 }
@@ -66,7 +61,7 @@ bool turn_is(slice whole, slice text, slice calls)
     whole = turn_trimmed(whole);
     calls = turn_trimmed(calls);
     if (calls.len > whole.len) return false;
-    const slice end = behind(whole, whole.len - calls.len);
+    const slice end = slice_behind(whole, whole.len - calls.len);
     whole.len -= calls.len;
     return slice_equal(end, calls) && slice_equal(turn_trimmed(whole), turn_trimmed(text));
 }
@@ -82,7 +77,7 @@ static void escape(slice text, bytes *out)
         else if (cp == UTF8_INVALID || cp < 0x20 || (cp >= 0x7F && cp < 0xA0))
             for (int i = 0; i < n; i++) bytes_printf(out, "\\x%02x", (unsigned char)text.data[i]);
         else bytes_append(out, text.data, (size_t)n);
-        text = behind(text, (size_t)n);
+        text = slice_behind(text, (size_t)n);
     }
 }
 
@@ -90,7 +85,7 @@ void turn_quote(slice key, size_t from, const vocab *v, bytes *out)
 {
     bytes text;
     bytes_init(&text, SIZE_MAX);
-    slice piece = behind(key, min_size(from, key.len));
+    slice piece = slice_behind(key, min_size(from, key.len));
     piece.len = min_size(piece.len, 2 * QUOTED_BYTES);
     piece.len = prefix_key_common(piece, piece);            /* whole marks only */
     bytes_char(out, '"');

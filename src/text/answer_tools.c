@@ -161,17 +161,12 @@ static void end_value(answer *a)
     a->place = IN_CALL;
 }
 
-static slice from(slice s, size_t n)
-{
-    return (slice){ s.data + n, s.len - n };
-}
-
 /* The tag that follows blanks. */
 static dsml_result next_tag(slice s, dsml_tag *out, slice *at)
 {
     size_t n = 0;
     while (n < s.len && n <= AHEAD_MAX && answer_is_blank(s.data[n])) n++;
-    *at = from(s, n);
+    *at = slice_behind(s, n);
     if (n > AHEAD_MAX) return DSML_NONE;
     if (at->len == 0) return DSML_PARTIAL;
     const dsml_result r = at->data[0] == '<' ? dsml_read(*at, false, out) : DSML_NONE;
@@ -184,7 +179,7 @@ static dsml_result plain_closer(slice s, const dsml_tag *closer)
 {
     dsml_tag next;
     slice at;
-    const dsml_result r = next_tag(from(s, closer->len), &next, &at);
+    const dsml_result r = next_tag(slice_behind(s, closer->len), &next, &at);
     if (r != DSML_TAG) return r;
     const bool goes_on = next.closing ? next.kind == DSML_INVOKE : next.kind == DSML_PARAMETER && next.has_name;
     return goes_on ? DSML_TAG : DSML_NONE;
@@ -196,10 +191,10 @@ static dsml_result forgotten_closer(slice s, const dsml_tag *closer)
 {
     dsml_tag next;
     slice at;
-    const dsml_result r = next_tag(from(s, closer->len), &next, &at);
+    const dsml_result r = next_tag(slice_behind(s, closer->len), &next, &at);
     if (r != DSML_TAG) return r;
     if (!next.closing || next.kind != DSML_TOOL_CALLS) return DSML_NONE;
-    return next_tag(from(at, next.len), &next, &at) == DSML_PARTIAL && at.len == 0 ? DSML_PARTIAL : DSML_NONE;
+    return next_tag(slice_behind(at, next.len), &next, &at) == DSML_PARTIAL && at.len == 0 ? DSML_PARTIAL : DSML_NONE;
 }
 
 /* Does the value end at s, which begins with '<' or with a newline? DSML_TAG: yes, and *skip
@@ -208,7 +203,7 @@ static dsml_result value_end(answer *a, slice s, size_t *skip)
 {
     dsml_tag tag;
     const size_t newline = s.data[0] == '\n';
-    const slice t = from(s, newline);
+    const slice t = slice_behind(s, newline);
     if (t.len == 0) return DSML_PARTIAL;
     if (t.data[0] != '<') return DSML_NONE;
     if (a->tentative) {
@@ -415,7 +410,7 @@ dsml_result tools_begin_in(const answer *a, slice s)
     if (block.kind != DSML_TOOL_CALLS || block.closing) return DSML_NONE;
 
     slice at;
-    const slice behind = from(s, block.len);
+    const slice behind = slice_behind(s, block.len);
     if (behind.len && behind.data[0] != '\n') return DSML_NONE;
     if ((r = next_tag(behind, &call, &at)) != DSML_TAG) return r;
     if (call.kind != DSML_INVOKE || call.closing) return DSML_NONE;

@@ -87,11 +87,6 @@ static void take_tokens(machine *m, token_list *out)
     for (int n = next(m) % 64; n > 0; n--) token_list_push(out, m->tokens[next(m) % 16]);
 }
 
-static slice behind(slice s, size_t n)
-{
-    return n ? (slice){ s.data + n, s.len - n } : s;
-}
-
 static void apply(machine *m, const reuse_prompt *p, const reuse_match *match)
 {
     token_list rest;
@@ -104,7 +99,8 @@ static void apply(machine *m, const reuse_prompt *p, const reuse_match *match)
     require(!reuse_slot_push(&m->slot, m->v, rest.ids, (int)rest.n, NULL));
     mark(m);
     const size_t held = prefix_key_end(&m->slot.key, match->keep);
-    require(slice_equal(behind(prefix_key_bytes(&m->slot.key), held), behind(prefix_key_bytes(&p->key), match->from)));
+    require(slice_equal(slice_behind(prefix_key_bytes(&m->slot.key), held),
+                        slice_behind(prefix_key_bytes(&p->key), match->from)));
     if (match->aligned) require(slice_equal(prefix_key_bytes(&m->slot.key), prefix_key_bytes(&p->key)));
     token_list_free(&rest);
 }
