@@ -43,7 +43,7 @@ static bool abandoned(void *ctx) { return atomic_load(&((rig *)ctx)->abandon); }
 typedef struct {
     int  slots, ctx, chunk, queue;
     const char *disk;
-    bool orphans;
+    bool orphans, strict;
     int  side;
 } rig_options;
 
@@ -73,6 +73,7 @@ static bool rig_open(rig *r, const rig_options *o)
     r->o.trace_ctx = r;
     r->o.now_ns = fake_now_ns;
     r->o.finish_orphans = o->orphans;
+    r->o.strict_drop_reasoning = o->strict;
     r->o.abandon = &r->abandon;
     if (!st && o->disk) {
         const kvstore_options ko = { .dir = o->disk, .budget_bytes = 1u << 30, .metrics = &r->metrics, .log = r->o.log };
@@ -579,6 +580,31 @@ TEST(a_checkpoint_that_gives_no_numbers_is_put_aside_and_the_request_runs_cold)
     }
     client_close(&c);
     rig_close(&r);
+    free(text);
+}
+
+TEST(reasoning_that_a_client_drops_does_not_come_back_from_disk_when_it_must_not)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv-strict"));
+    rig r;
+    client c;
+    char *text = long_text(2000);
+    const render_options think = { .think = true };
+    line lines[4] = { SYSTEM("S"), USER(text), ASSISTANT("the text"), USER("and now") };
+    for (int i = 0; i < 3; i++) {
+        const bool strict = i == 1;
+        if (!rig_open(&r, &(rig_options){ .disk = dir, .strict = strict })) return;
+        fake_rule(r.e, "and now", 0, "state $STATE</think>state $STATE");
+        fake_rule(r.e, "", 0, "much reasoning, which nobody sends back</think>the text");
+        if (ask(&r.at, &c, lines, i == 0 ? 2 : 4, &think) && i == 1) {
+            EXPECT(c.usage.cached_tokens <= 512);            /* its anchor */
+            expect_as_cold(lines, 4, &think, c.text[0].data);
+        }
+        if (i == 2) EXPECT(c.usage.cached_tokens > 1500);
+        client_close(&c);
+        rig_close(&r);
+    }
     free(text);
 }
 
