@@ -198,7 +198,10 @@ static api_config api_options(const process *p)
 {
     const server_flags *o = p->o;
     const model_flags *f = &o->flags;
-    static const char *const fields[] = { "reasoning_content", "reasoning", "both", "none" };
+    static const char *const fields[] = {
+        [REASONING_FIELD_CONTENT] = "reasoning_content", [REASONING_FIELD_REASONING] = "reasoning",
+        [REASONING_FIELD_BOTH] = "both", [REASONING_FIELD_NONE] = "none",
+    };
     api_config a = {
         .model = "deepseek-v4-flash", .aliases = o->aliases.items, .n_aliases = o->aliases.n,
         .strict_model = o->strict_model,

@@ -37,7 +37,8 @@ typedef struct {
     float        temperature, top_p, min_p;     /* defaults of the server or the model file       */
     int          top_k;
     bool         official_sampling;     /* --sampling-policy official                            */
-    enum { REASONING_FIELD_CONTENT, REASONING_FIELD_BOTH, REASONING_FIELD_NONE } reasoning_field;
+    enum { REASONING_FIELD_CONTENT, REASONING_FIELD_REASONING, REASONING_FIELD_BOTH, REASONING_FIELD_NONE }
+                 reasoning_field;       /* of chat: reasoning_content, reasoning, both of them       */
     bool         reject_media, responses_summary, anthropic_redact;
     const struct scrub_list *scrubs;    /* --scrub, NULL: none (api/scrub.h)                     */
     uint8_t      state_key[32];         /* encrypts reasoning that clients carry                 */

@@ -107,9 +107,9 @@ static void write_logprobs(json_writer *w, const bytes *text, bool has_text, con
 
 static void write_reasoning(json_writer *w, const api_config *c, slice text)
 {
-    if (c->reasoning_field == REASONING_FIELD_NONE) return;
-    json_slice_key(w, "reasoning_content", text);
-    if (c->reasoning_field == REASONING_FIELD_BOTH) json_slice_key(w, "reasoning", text);
+    const bool both = c->reasoning_field == REASONING_FIELD_BOTH;
+    if (both || c->reasoning_field == REASONING_FIELD_CONTENT) json_slice_key(w, "reasoning_content", text);
+    if (both || c->reasoning_field == REASONING_FIELD_REASONING) json_slice_key(w, "reasoning", text);
 }
 
 /* ---- chunks --------------------------------------------------------------------------------- */

@@ -169,6 +169,20 @@ def the_slot_for_titles_is_shown_and_not_counted():
 
 
 @test
+def reasoning_goes_into_the_field_that_is_asked_for():
+    fields = {"reasoning_content": ["reasoning_content"], "reasoning": ["reasoning"],
+              "both": ["reasoning", "reasoning_content"], "none": []}
+    question = {"messages": [{"role": "user", "content": "What is ds4?"}], "max_tokens": 4}
+    for flag, names in fields.items():
+        with Running("--reasoning-field", flag) as s:
+            s.serving()
+            message = json.loads(s.get("/v1/chat/completions", json.dumps(question))[1])["choices"][0]["message"]
+            equal(sorted(n for n in message if n.startswith("reasoning")), names, "fields of " + flag)
+            text = s.get("/v1/chat/completions", json.dumps(dict(question, stream=True)))[1]
+            equal(sorted(set(re.findall(r'"(reasoning\w*)":"', text))), names, "streamed fields of " + flag)
+
+
+@test
 def a_taken_port_is_told_at_once():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -242,6 +242,7 @@ static void set_config(transcript *t, const char *key, const char *value)
     else if (!strcmp(key, "anthropic_redact"))   c->anthropic_redact = yes;
     else if (!strcmp(key, "reasoning_field")) {
         c->reasoning_field = !strcmp(value, "both") ? REASONING_FIELD_BOTH
+                           : !strcmp(value, "reasoning") ? REASONING_FIELD_REASONING
                            : !strcmp(value, "none") ? REASONING_FIELD_NONE : REASONING_FIELD_CONTENT;
     } else if (!strcmp(key, "alias")) {
         t->alias[0] = "fast";
