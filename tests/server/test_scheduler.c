@@ -27,7 +27,7 @@ static void note_line(void *ctx, int level, const char *said)
     rig *r = ctx;
     const char *at = strstr(said, " reuse=");
     (void)level;
-    r->log_is_private |= strstr(said, "PRIVATE") != NULL;
+    if (strstr(said, "PRIVATE")) r->log_is_private = true;      /* lines also come from the saving thread */
     if (at && at > said && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
 }
 
