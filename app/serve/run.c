@@ -69,7 +69,7 @@ typedef struct {
 static void on_request_line(void *ctx, const char *line)
 {
     process *p = ctx;
-    if (p->log.file) journal_line(&p->log, line);
+    if (p->log.path) journal_line(&p->log, line);
     else if (!p->o->say.quiet) console_print(p->console, "%s", line);
 }
 
@@ -79,7 +79,7 @@ static bool wants_json(const process *p) { return strcmp(p->o->log_format, "json
 static void log_note(process *p, const char *line)
 {
     bytes out;
-    if (!p->log.file && !wants_json(p)) {
+    if (!p->log.path && !wants_json(p)) {
         console_note(p->console, "%s", line);
         return;
     }
