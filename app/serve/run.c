@@ -162,7 +162,8 @@ static void end(process *p, int code, int drain_secs)
     atomic_store(&p->stop, true);
     notify("STOPPING=1");
     /* The engine can not be closed under the loading thread: on_loaded goes on. */
-    if (!p->loading) serve_drain(p->server, drain_secs * 1000, on_drained, p);
+    if (p->loading) serve_refuse_all(p->server);
+    else serve_drain(p->server, drain_secs * 1000, on_drained, p);
 }
 
 /* ---- loading ----------------------------------------------------------------------------------- */
@@ -343,8 +344,9 @@ static void on_signal(uv_signal_t *handle, int number)
         terminal_restore();
         _exit(128 + number);
     }
-    console_note(p->console, "shutting down; running requests have %d s, a second signal ends at once",
-                 p->o->drain_secs);
+    if (p->loading) console_note(p->console, "shutting down; a second signal ends at once");
+    else console_note(p->console, "shutting down; running requests have %d s, a second signal ends at once",
+                      p->o->drain_secs);
     end(p, CLI_OK, p->o->drain_secs);
 }
 

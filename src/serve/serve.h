@@ -67,6 +67,9 @@ void       serve_attach(server *s, serve_model *m);
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+/* From now on /health says shutting_down and everything else 503; for an end that waits until loading stops. */
+void       serve_refuse_all(server *s);
+
 /* Stops listening and refuses what comes and what waits; what runs may go on until the deadline. on_drained
  * is called once, when nothing is under way any more. */
 void       serve_drain(server *s, int deadline_ms, void (*on_drained)(void *ctx), void *ctx);

@@ -324,6 +324,11 @@ static void scheduler_drained(uv_work_t *work, int status)
     s->drain_give_up_ns = clock_ns() + GRACE_MS * 1000000ull;
 }
 
+void serve_refuse_all(server *s)
+{
+    s->state = SERVE_DRAINING;
+}
+
 void serve_drain(server *s, int deadline_ms, void (*done)(void *ctx), void *ctx)
 {
     s->state = SERVE_DRAINING;

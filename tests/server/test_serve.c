@@ -348,6 +348,9 @@ TEST(while_the_model_loads_only_the_health_page_knows)
     EXPECT_ANSWER(GET("/metrics"), 200, "process_start_time_seconds");
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 503, "\"code\":\"loading\"", "Retry-After: 2");
     EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 503, "api_error");
+    serve_refuse_all(t.server);                 /* told to end while it loads */
+    EXPECT_ANSWER(GET("/health"), 503, "{\"status\":\"shutting_down\"}");
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 503, "\"code\":\"shutting_down\"");
     down();
 }
 
