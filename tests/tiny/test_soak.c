@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "text/tokenizer.h"
 
-enum { CONVERSATIONS = 6, LINES = 24, AT_ONCE = 4, ANSWER_TOKENS = 24, CONTEXT = 4608, QUICK_ROUNDS = 6 };
+enum { CONVERSATIONS = 6, LINES = 24, AT_ONCE = 4, ANSWER_TOKENS = 24, CONTEXT = 4608, QUICK_ROUNDS = 4 };
 
 typedef struct {
     line  lines[LINES];
