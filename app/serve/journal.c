@@ -3,32 +3,35 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/status.h"
 
-static FILE *open_private(const char *path)
+static FILE *open_private(const journal *j)
 {
-    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    struct stat s;
+    const int fd = open(j->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) return NULL;
-    FILE *f = fdopen(fd, "a");
+    const bool open_to_others = j->secret && fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && (s.st_mode & 077);
+    FILE *f = open_to_others && fchmod(fd, 0600) ? NULL : fdopen(fd, "a");
     if (!f) close(fd);
     return f;
 }
 
-ds4_status journal_open(journal *j, const char *path, ds4_error *err)
+ds4_status journal_open(journal *j, const char *path, bool secret, ds4_error *err)
 {
-    *j = (journal){ .path = path };
+    *j = (journal){ .path = path, .secret = secret };
     pthread_mutex_init(&j->lock, NULL);
-    if (!path || (j->file = open_private(path))) return DS4_OK;
+    if (!path || (j->file = open_private(j))) return DS4_OK;
     return ds4_fail(err, DS4_EIO, "%s: can not be written: %s", path, strerror(errno));
 }
 
 ds4_status journal_reopen(journal *j, ds4_error *err)
 {
     if (!j->path) return DS4_OK;
-    FILE *fresh = open_private(j->path);
+    FILE *fresh = open_private(j);
     if (!fresh) return ds4_fail(err, DS4_EIO, "%s: can not be written: %s", j->path, strerror(errno));
     pthread_mutex_lock(&j->lock);
     FILE *former = j->file;

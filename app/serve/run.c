@@ -479,8 +479,8 @@ static ds4_status check_folder(const server_flags *o, ds4_error *err)
 
 static ds4_status open_files(process *p, ds4_error *err)
 {
-    ds4_status st = journal_open(&p->log, p->o->log_file, err);
-    if (!st) st = journal_open(&p->trace, p->o->trace, err);
+    ds4_status st = journal_open(&p->log, p->o->log_file, false, err);
+    if (!st) st = journal_open(&p->trace, p->o->trace, true, err);
     if (!st) st = secrets_state_key(p->o->state_key, p->state_key, err);
     if (!st && p->o->scrubs.n) st = scrub_open(&p->scrubs, p->o->scrubs.items, p->o->scrubs.n, err);
     if (!st && p->o->responses_store)

@@ -273,7 +273,8 @@ CHAT = '{"messages":[{"role":"user","content":"What is ds4?"}],"max_tokens":8,"t
 
 @test
 def logs_can_be_rotated_and_traces_are_private():
-    log, trace = path_of("requests.log"), path_of("trace.log")
+    log, trace = path_of("requests.log"), path_of("trace.log", "of before\n")
+    os.chmod(trace, 0o644)
     with Running("--log-file", log, "--log-format", "json", "--trace", trace) as s:
         s.serving()
         equal(s.get("/v1/chat/completions", CHAT)[0], 200, "status")
