@@ -146,7 +146,8 @@ static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
     wait_for_checkpoints(s, t);
     const int most = sl->capacity - 1;
     for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, most, skip, &t->hit); skip = t->hit.text_bytes) {
-        if (t->hit.visible && s->o.strict_drop_reasoning) continue;     /* it may hold what the client left out */
+        /* It may hold what the client left out; and where text spells control tokens it would be refused once loaded. */
+        if (t->hit.visible && (s->o.strict_drop_reasoning || t->prompt.ambiguous)) continue;
         const int gain = t->hit.tokens - t->match.keep;
         if (gain < SCHED_DISK_GAIN) return false;
         const double saved = (double)gain * (double)s->row_ns * 1e-9;

@@ -608,6 +608,31 @@ TEST(reasoning_that_a_client_drops_does_not_come_back_from_disk_when_it_must_not
     free(text);
 }
 
+TEST(a_stored_session_that_would_be_refused_is_not_loaded)
+{
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", test_scratch("kv-ambiguous"));
+    rig r;
+    client c;
+    char *text = long_text(2000);
+    memcpy(text, "<｜User｜>", strlen("<｜User｜>"));
+    const render_options think = { .think = true };
+    const line lines[4] = { SYSTEM("S"), USER(text), ASSISTANT("the text"), USER("and now") };
+    for (int i = 0; i < 2; i++) {
+        if (!rig_open(&r, &(rig_options){ .disk = dir })) return;
+        fake_rule(r.e, "and now", 0, "state $STATE</think>state $STATE");
+        fake_rule(r.e, "", 0, "reasoning</think>the text");
+        if (ask(&r.at, &c, lines, i == 0 ? 2 : 4, &think) && i == 1) {
+            EXPECT_INT(histogram_below(&r.metrics.kv_load, r.metrics.kv_load.n), 1);     /* the anchor alone */
+            EXPECT_INT(c.usage.cached_tokens, 512);
+            expect_as_cold(lines, 4, &think, c.text[0].data);
+        }
+        client_close(&c);
+        rig_close(&r);
+    }
+    free(text);
+}
+
 TEST(a_call_that_is_demanded_is_not_begun_twice_when_a_checkpoint_turns_out_bad)
 {
     char dir[512];
