@@ -1,4 +1,5 @@
-/* console_flags: how much a program says and in which colours, its help and its version; ds4 and ds4-server share them. */
+/* console_flags: how much a program says and in which colours, its help and its version; ds4 and ds4-server share
+ * them. */
 #ifndef APP_CONSOLE_FLAGS_H
 #define APP_CONSOLE_FLAGS_H
 

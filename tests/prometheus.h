@@ -49,7 +49,8 @@ static const char *prom_announce(prom_page *p, const char *line)
     if (!help && strncmp(line, "# TYPE ", 7) != 0) return "a comment that is neither HELP nor TYPE";
     const char *name = line + 7;
     const size_t n = prom_name(name);
-    if (n == 0 || n >= sizeof p->families[0].text || name[n] != ' ' || !name[n + 1]) return "no name, or nothing behind it";
+    if (n == 0 || n >= sizeof p->families[0].text || name[n] != ' ' || !name[n + 1])
+        return "no name, or nothing behind it";
     prom_family *last = p->n_families ? &p->families[p->n_families - 1] : NULL;
     if (help) {
         for (int i = 0; i < p->n_families; i++)
@@ -58,7 +59,8 @@ static const char *prom_announce(prom_page *p, const char *line)
         snprintf(p->families[p->n_families++].text, sizeof last->text, "%.*s", (int)n, name);
         return NULL;
     }
-    if (!last || last->type || strlen(last->text) != n || memcmp(last->text, name, n)) return "TYPE is not behind its HELP";
+    if (!last || last->type || strlen(last->text) != n || memcmp(last->text, name, n))
+        return "TYPE is not behind its HELP";
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (strcmp(name + n + 1, types[i]) == 0) last->type = types[i];
     if (!last->type) return "an unknown type";

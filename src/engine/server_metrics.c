@@ -9,9 +9,10 @@ static const double sizes[] = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e
 /* A factor of 2^(1/3) from 1 ms to 131 s. */
 #define OCTAVE(x) (x), (x) * 1.2599210498948732, (x) * 1.5874010519681994
 static const double narrow[] = {
-    OCTAVE(0.001), OCTAVE(0.002), OCTAVE(0.004), OCTAVE(0.008), OCTAVE(0.016), OCTAVE(0.032), OCTAVE(0.064), OCTAVE(0.128),
-    OCTAVE(0.256), OCTAVE(0.512), OCTAVE(1.024), OCTAVE(2.048), OCTAVE(4.096), OCTAVE(8.192), OCTAVE(16.384),
-    OCTAVE(32.768), OCTAVE(65.536), 131.072
+    OCTAVE(0.001), OCTAVE(0.002), OCTAVE(0.004), OCTAVE(0.008), OCTAVE(0.016), OCTAVE(0.032), OCTAVE(0.064),
+    OCTAVE(0.128), OCTAVE(0.256), OCTAVE(0.512), OCTAVE(1.024), OCTAVE(2.048), OCTAVE(4.096), OCTAVE(8.192),
+    OCTAVE(16.384), OCTAVE(32.768), OCTAVE(65.536),
+    131.072,
 };
 
 #define COUNT(list) ((int)(sizeof list / sizeof list[0]))

@@ -23,8 +23,8 @@ static metrics_view view(void)
 {
     server_metrics_init(&counted);
     memset(&asked, 0, sizeof asked);
-    return (metrics_view){ .model = "m", .version = "1", .backend = "cpu", .quant = "q2", .ctx = 4096, .started = 1767225600,
-                           .engine = &counted, .http = &asked };
+    return (metrics_view){ .model = "m", .version = "1", .backend = "cpu", .quant = "q2", .ctx = 4096,
+                           .started = 1767225600, .engine = &counted, .http = &asked };
 }
 
 #define EXPECT_PAGE(v) do { const char *why_ = read_page(v); EXPECT_TEXT(why_ ? why_ : "", ""); } while (0)
@@ -105,12 +105,15 @@ TEST(a_measurement_is_in_the_usual_and_in_the_narrow_buckets)
 TEST(broken_pages_are_told)
 {
     static const char *const broken[] = {
-        "a{model_name=\"m\"} 1\n", "# HELP a x\n# TYPE a gauge\na 1\n", "# HELP a x\n# TYPE a gauge\na{model_name=\"m\"} x\n",
-        "# HELP a x\n# TYPE a counter\n", "# HELP a x\n# HELP a x\n", "# HELP a x\n# TYPE a gauge\na{model_name=\"m\"} 1",
+        "a{model_name=\"m\"} 1\n", "# HELP a x\n# TYPE a gauge\na 1\n",
+        "# HELP a x\n# TYPE a gauge\na{model_name=\"m\"} x\n",
+        "# HELP a x\n# TYPE a counter\n", "# HELP a x\n# HELP a x\n",
+        "# HELP a x\n# TYPE a gauge\na{model_name=\"m\"} 1",
         "# HELP a x\n# TYPE a gauge\nb{model_name=\"m\"} 1\n", "# HELP a x\n# TYPE a gauge\na{model_name=\"\\m\"} 1\n",
         "# HELP a x\n# TYPE a gauge\na{model_name=\"m\"} 1\na{model_name=\"m\"} 1\n",
         "# HELP a x\n# TYPE a histogram\na_bucket{model_name=\"m\",le=\"1\"} 2\na_sum{model_name=\"m\"} 1\n",
-        "# HELP a x\n# TYPE a histogram\na_bucket{model_name=\"m\",le=\"1\"} 2\na_bucket{model_name=\"m\",le=\"+Inf\"} 1\n",
+        "# HELP a x\n# TYPE a histogram\na_bucket{model_name=\"m\",le=\"1\"} 2\n"
+            "a_bucket{model_name=\"m\",le=\"+Inf\"} 1\n",
         "# HELP a x\n# TYPE a histogram\na_bucket{model_name=\"m\",le=\"+Inf\"} 2\na_count{model_name=\"m\"} 1\n",
         "# HELP a x\n# TYPE a histogram\na_bucket{model_name=\"m\",le=\"+Inf\"} 2\n",
     };
