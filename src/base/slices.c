@@ -88,13 +88,12 @@ ds4_status slices_run(const slices *s, ds4_error *err)
     pthread_t thread[MOST_THREADS];
     pthread_mutex_init(&j.lock, NULL);
     const int n = start(&j, thread);
-    const bool go = watch(&j);
+    bool go = watch(&j);
     for (int i = 0; i < n; i++) pthread_join(thread[i], NULL);
     pthread_mutex_destroy(&j.lock);
 
     if (n == 0) return ds4_fail(err, DS4_EMEMORY, "the system starts no thread to read with");
     if (j.failure) return ds4_fail(err, j.failure, "%s", j.error.message);
-    if (!go) return ds4_fail(err, DS4_ECANCELLED, "it was cancelled");
-    if (s->progress) s->progress(s->progress_ctx, s->total);
-    return DS4_OK;
+    if (go && s->progress) go = s->progress(s->progress_ctx, s->total);     /* a short job's only call */
+    return go ? DS4_OK : ds4_fail(err, DS4_ECANCELLED, "it was cancelled");
 }
