@@ -146,7 +146,8 @@ def main():
     print(f'| first token of a short request alone, s | {spread(alone)} |')
     print(f'| while {args.long} prompt tokens are computed, s | {spread(beside)} |')
     waits = [max(0, b - statistics.median(alone)) / step for b in beside]
-    print(f'| of that waiting, in decode steps of {step:.2f} s | {spread(waits)} |')
+    print(f'| the same in decode steps of {step:.2f} s, of {len(prompts())} prompt tokens | {spread([b / step for b in beside])} |')
+    print(f'| of that beyond what it takes alone, in decode steps | {spread(waits)} |')
     if not still:
         print('\nThe long prompt was finished before the last short request: the waits above are too good.')
     if args.json:
