@@ -12,7 +12,7 @@
 #define LONG_STEP_NS        UINT64_C(300000000)
 #define CHUNK_NS            UINT64_C(2000000000)
 #define FIRST_QUANTUM       128         /* until something was measured           */
-#define LEAST_QUANTUM       16
+#define LEAST_QUANTUM       4           /* also where a row takes longer than allowed */
 #define LEAST_CHUNK         128         /* fewer rows waste weights that were read */
 #define MOST_QUANTUM        2048
 #define MEASURED_ROWS       4096        /* half of the weight lies in the latest  */
