@@ -64,7 +64,7 @@ static int slot_rows(server_flags *o, option *table)
     ROW(.long_name = "prefill-quantum", .kind = OPTION_COUNT, .target = &o->prefill_quantum, .value_name = "N",
         .help = "prompt tokens computed beside answers in one step (default: measured)");
     ROW(.long_name = "batch-invariant", .kind = OPTION_FLAG, .target = &o->batch_invariant,
-        .help = "the same answer whatever else is computed");
+        .help = "the same answer whatever else is computed; on the CPU it always is");
     ROW(.long_name = "rewind-points", .kind = OPTION_COUNT, .target = &o->rewind_points, .value_name = "N",
         .help = "points a slot can go back to (default 16)");
     return n;

@@ -25,7 +25,7 @@ typedef struct {
 
     /* slots and memory */
     int         slots, slot_ctx, prefill_quantum, rewind_points;
-    bool        batch_invariant;
+    bool        batch_invariant;    /* asks for what always holds; nothing has to read it */
     const char *kv_dir;
     int         kv_space_mb;
     kv_save_policy save;

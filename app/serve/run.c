@@ -232,7 +232,6 @@ static sched_options scheduler_options(process *p)
     s.slot_ctx = o->slot_ctx;
     s.max_queue = o->max_queue;
     s.prefill_quantum = o->prefill_quantum;
-    s.batch_invariant = o->batch_invariant;
     s.strict_drop_reasoning = o->strict_drop_reasoning;
     s.finish_orphans = o->finish_orphans;
     s.abandon = &p->abandon;

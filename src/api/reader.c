@@ -241,7 +241,6 @@ bool api_given(const api_reader *rd, const api_value *v)
 bool api_is_string(const api_reader *rd, const api_value *v) { return api_kind(rd, v) == JSON_TREE_STRING; }
 bool api_is_array(const api_reader *rd, const api_value *v)  { return api_kind(rd, v) == JSON_TREE_ARRAY; }
 bool api_is_object(const api_reader *rd, const api_value *v) { return api_kind(rd, v) == JSON_TREE_OBJECT; }
-bool api_is_true(const api_reader *rd, const api_value *v)   { return api_kind(rd, v) == JSON_TREE_TRUE; }
 
 slice api_raw(const api_reader *rd, const api_value *v)
 {

@@ -70,7 +70,6 @@ json_tree_kind api_kind(const api_reader *rd, const api_value *v);     /* absent
 bool api_is_string(const api_reader *rd, const api_value *v);
 bool api_is_array(const api_reader *rd, const api_value *v);
 bool api_is_object(const api_reader *rd, const api_value *v);
-bool api_is_true(const api_reader *rd, const api_value *v);
 slice api_raw(const api_reader *rd, const api_value *v);    /* of a string or number */
 
 /* How many bytes of a client's text a sentence shows, for %.*s: at most max, no half character. */

@@ -30,7 +30,6 @@ typedef struct {
     int             slot_ctx;               /* tokens of slots >= 1; 0: as slot 0                          */
     int             max_queue;              /* waiting requests                                            */
     int             prefill_quantum;        /* tokens beside decoders; 0: auto                             */
-    bool            batch_invariant;        /* each row as if it were alone: rows of this engine always are */
     bool            strict_drop_reasoning, finish_orphans, exact_replay;
     kvstore        *store;                  /* NULL: none; borrowed                                        */
     kv_save_policy  save;

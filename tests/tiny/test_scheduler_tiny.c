@@ -128,7 +128,7 @@ TEST(a_conversation_goes_on_from_disk_with_the_same_words)
     free(text);
 }
 
-/* The engine's rows do not depend on what else is in a step, so batch_invariant asks for nothing more. */
+/* The engine's rows do not depend on what else is in a step, so --batch-invariant asks for nothing more. */
 TEST(eight_sessions_together_say_what_they_say_alone)
 {
     rig r;
