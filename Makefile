@@ -56,7 +56,7 @@ FLAGS_avx512vbmi := $(FLAGS_avx512) -mavx512vbmi -mgfni
 FLAGS_neon   := -march=armv8.2-a+dotprod
 FLAGS_neon_i8mm := -march=armv8.2-a+dotprod+i8mm
 
-SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c src/kernels/cpu/*.c))
+SRC  := $(filter-out $(foreach i,$(OTHER_ISAS),%_$(i).c),$(wildcard src/*/*.c src/kernels/cpu/*.c src/kernels/cuda/*.c))
 OBJ  := $(SRC:%.c=$(B)/%.o)
 LIB  := $(B)/libds4.a
 
@@ -74,7 +74,7 @@ SERVE_OBJ := $(SERVE_SRC:%.c=$(B)/%.o) $(patsubst %,$(B)/app/cli/%.o,model model
 BENCH_SRC := $(wildcard app/bench/*.c)
 BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/signals.o
 
-TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault conformance server,tests/$(d)/test_*.c))
+TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault conformance server gpu_host,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 ifeq ($(SYSTEM),Darwin)         # no memfd_create, and no peer
 TESTS    := $(filter-out $(B)/tests/unit/test_twin,$(TESTS))
@@ -165,6 +165,26 @@ $(FAULTS): $(B)/tests/fault/alloc.o $(B)/tests/fault/reads.o
 ifneq ($(SYSTEM),Darwin)
 $(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup pread,-Wl,--wrap=$(f))
 endif
+
+# The CUDA kernels as host code, lane by lane, behind a device that is none (tests/gpu_host).
+CXX      ?= c++
+CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas -ffp-contract=off -fno-math-errno \
+            -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
+CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
+LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
+GPU_HOST := $(LANE_OBJ) $(B)/tests/gpu_host/fake_device.o $(B)/tests/gpu_host/checked.o
+GPU_TESTS := $(filter $(B)/tests/gpu_host/%,$(TESTS))
+$(B)/lanes/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,CXX,$@)
+	$(Q)$(CXX) -x c++ $(CXXFLAGS) -MMD -MP -c $< -o $@
+$(B)/lanes/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(call say,CXX,$@)
+	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
+$(GPU_TESTS): $(GPU_HOST)
+$(GPU_TESTS): LIBS += -lstdc++
+$(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
 	$(call say,LINK,$@)

@@ -35,6 +35,11 @@ has_json() { compiles "$CC" -ljson-c '#include <json-c/json.h>'; }
 has_uv() { compiles "$CC" -luv '#include <uv.h>'; }
 has_crypto() { compiles "$CC" -lcrypto '#include <openssl/evp.h>'; }
 has_edit() { compiles "$CC" -ledit '#include <stdio.h>' '#include <editline/readline.h>'; }
+# The CUDA kernels run in tests as C++ on the CPU.
+has_cxx() {
+    echo 'int main() { return 0; }' >"$scratch/t.cpp"
+    ${CXX:-c++} -std=c++17 "$scratch/t.cpp" -o "$scratch/t" >/dev/null 2>&1
+}
 has_fuzzer() {
     printf '%s\n' '#include <stddef.h>' 'int LLVMFuzzerTestOneInput(const char *d, size_t n);' \
         'int LLVMFuzzerTestOneInput(const char *d, size_t n) { return !d && n; }' >"$scratch/f.c"
@@ -54,6 +59,7 @@ missing() {
     fi
     [ "$group" = build ] && return
     command -v python3 >/dev/null || echo python3
+    has_cxx || echo c++
     [ "$group" = test ] && return
     has_fuzzer || echo clang
 }
@@ -66,8 +72,11 @@ manager() {
 package() {
     case $1:$2 in
         apt-get:compiler)  echo gcc libc6-dev ;;
-        brew:compiler)     ;;
+        brew:compiler|brew:c++) ;;
         *:compiler)        echo gcc ;;
+        apt-get:c++)       echo g++ ;;
+        dnf:c++)           echo gcc-c++ ;;
+        pacman:c++)        echo gcc ;;
         apt-get:json-c)    echo libjson-c-dev ;;
         dnf:json-c)        echo json-c-devel ;;
         apt-get:libedit)   echo libedit-dev ;;
@@ -128,7 +137,7 @@ if [ -n "$m" ]; then
 fi
 
 remedy="run tools/deps.sh $group"
-[ "$m" = brew ] && case $list in *compiler*) remedy="run xcode-select --install" ;; esac
+[ "$m" = brew ] && case $list in *compiler*|*c++*) remedy="run xcode-select --install" ;; esac
 [ -z "$m" ] && remedy="install with this system's package manager"
 if [ -n "$check" ]; then
     echo "missing: $list; $remedy${packages:+ ($m installs: $packages)}"

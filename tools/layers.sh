@@ -3,7 +3,7 @@
 # docs/architecture.md: which module stands on which. When a line changes here,
 # a person should have meant it.
 cd "$(dirname "$0")/.." || exit 1
-grep -rnE --include='*.[chm]' --include='*.cu' '^[[:space:]]*#[[:space:]]*include[[:space:]]*"' src app | awk -F: '
+grep -rnE --include='*.[chm]' --include='*.cu' --include='*.cuh' '^[[:space:]]*#[[:space:]]*include[[:space:]]*"' src app | awk -F: '
 BEGIN {
     may["base"]    = ""
     may["quant"]   = "base"

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/status.h"
 
 static bool starts(const char *name, const char *prefix)
@@ -10,12 +11,25 @@ static bool starts(const char *name, const char *prefix)
     return strncmp(name, prefix, strlen(prefix)) == 0;
 }
 
+/* "cuda" of "check:cuda". */
+static const char *device_of(const char *name)
+{
+    static const char *const wrappers[] = { "check:", "trace:", "time:" };
+    for (size_t i = 0; i < countof(wrappers); i++)
+        if (starts(name, wrappers[i])) return name + strlen(wrappers[i]);
+    return name;
+}
+
+static bool is_cuda(const char *name) { return strcmp(device_of(name), "cuda") == 0; }
+
 bool backend_exists(const char *name)
 {
-    if (starts(name, "check:")) name += strlen("check:");
-    else if (starts(name, "trace:")) name += strlen("trace:");
-    else if (starts(name, "time:")) name += strlen("time:");
-    return strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0;
+    return strcmp(device_of(name), "auto") == 0 || strcmp(device_of(name), "cpu") == 0 || is_cuda(name);
+}
+
+uint64_t backend_scratch_bytes(const backend_options *o)
+{
+    return is_cuda(o->name) ? backend_cuda_scratch_bytes(o) : backend_cpu_scratch_bytes(o);
 }
 
 /* FNV-1a over the rows of a result: equal tapes mean equal bits. */
@@ -47,10 +61,12 @@ ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err)
     *out = NULL;
     if (!backend_exists(o->name))
         return ds4_fail(err, DS4_EUNSUPPORTED,
-                        "backend \"%s\" is not built into this program; there are cpu, check:cpu, trace:cpu and time:cpu",
+                        "backend \"%s\" is not built into this program; there are cpu and cuda, also as check:, trace: and time:",
                         o->name);
     backend *b;
-    const ds4_status st = backend_cpu_open(&b, o, err);
+    backend_options inner = *o;
+    inner.mirrored = starts(o->name, "check:") || starts(o->name, "trace:");
+    const ds4_status st = is_cuda(o->name) ? backend_cuda_open(&b, &inner, err) : backend_cpu_open(&b, &inner, err);
     if (st) return st;
     if (starts(o->name, "check:")) return backend_check_open(out, b, o, err);
     if (starts(o->name, "trace:")) return backend_trace_open(out, b, tell_line, (void *)o, err);

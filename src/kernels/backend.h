@@ -20,7 +20,29 @@ typedef struct {
     int index_heads;            /* of the indexer                                 */
     int index_width;
     int index_top_k;            /* most rows that top_k chooses                   */
+    int n_layer, max_segments;  /* sessions of a step                             */
+    int max_tokens;             /* of one session                                 */
+    int n_streams;              /* S                                              */
+    int n_heads;                /* H                                              */
+    int n_vocab;                /* V                                              */
+    int block_tokens;           /* tokens that a block of compressed rows covers  */
 } backend_limits;
+
+/* What a tensor is for. */
+typedef enum {
+    WEIGHT_VECTOR,              /* read whole as floats or integers: norms, biases, small matrices */
+    WEIGHT_ROWS,                /* single rows are decoded: the embedding, hash tables             */
+    WEIGHT_MATRIX,              /* multiplied                                                      */
+    WEIGHT_EXPERTS              /* the same, a stack of them                                       */
+} weight_use;
+
+/* What decides which ops a pass over these rows will call, and with which sizes. */
+typedef struct {
+    const batch_rows *rows;
+    const int32_t    *logits_rows;      /* [n_logits] ascending                               */
+    int               n_logits;
+    bool              selects;          /* some row sees more compressed rows than top-k      */
+} step_shape;
 
 struct backend {
     char    name[64];           /* "cpu (avx512, 2 threads)" */
@@ -33,15 +55,33 @@ struct backend {
     void       (*buf_free)(backend *b, buf *m);
     ds4_status (*upload)(backend *b, view to, const void *from, ds4_error *err);     /* dense rows */
     ds4_status (*download)(backend *b, void *to, view from, ds4_error *err);
+    ds4_status (*copy)(backend *b, view to, view from, ds4_error *err);              /* same shape; an op's place in the queue */
     ds4_status (*wait)(backend *b, ds4_error *err);     /* until all submitted ops are done */
     void       (*close)(backend *b);
+
+    /* The rest is NULL for backends whose memory is the host's. */
+
+    /* Takes a weight into device memory: *w, a view of a file's mapping, becomes one with the same shape,
+     * type and stride in a buffer of its own (buf_free). rows_each: rows of one expert's matrix. */
+    ds4_status (*adopt)(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
+    /* Around the ops of a pass. *done: the backend has run them all itself, from a recording of an
+     * earlier pass of this shape. step_end is called after a failed op too. */
+    ds4_status (*step_begin)(backend *b, const step_shape *s, bool *done, ds4_error *err);
+    ds4_status (*step_end)(backend *b, ds4_error *err);
+    /* Brings the host's copy of these rows up to date; only with backend_options.mirrored. */
+    ds4_status (*mirror)(backend *b, view v, ds4_error *err);
 };
 
 typedef struct {
-    const char    *name;        /* "auto" "cpu" "check:cpu" "trace:cpu" "time:cpu"   */
+    const char    *name;        /* "auto" "cpu" "cuda" "check:cuda" "trace:cpu" "time:cpu" */
     int            n_threads;   /* 0: pool_default_threads                           */
     uint32_t       isa_mask;    /* CPU: instruction sets that may be used            */
     bool           exact;       /* float activations in every matrix product         */
+    bool           mirrored;    /* device memory has a copy in the host's (buf.host), so that check: and
+                                   trace: can look at it                             */
+    int            device;      /* which one of several                              */
+    uint64_t       expert_bytes;/* device memory for routed experts; the others stay in host
+                                   memory; 0: room for all                           */
     backend_limits limits;
     void         (*line)(void *ctx, const char *line);  /* check: differences, trace: ops */
     void          *line_ctx;
@@ -56,6 +96,9 @@ bool       backend_exists(const char *name);
 uint64_t   backend_scratch_bytes(const backend_options *o);
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err);
+ds4_status backend_cuda_open(backend **out, const backend_options *o, ds4_error *err);
+uint64_t   backend_cpu_scratch_bytes(const backend_options *o);
+uint64_t   backend_cuda_scratch_bytes(const backend_options *o);
 
 /* Runs `inner` and the scalar definitions side by side, op by op; a difference
  * above tolerance is an error that names op, layer and element. Takes `inner`

@@ -4,7 +4,7 @@
  * For each op: keep what it will overwrite, run the definition, keep its
  * results, put the old bytes back, run the backend under test, compare. The
  * run goes on with the tested backend's results, so an error is named where it
- * is made and not where it ends up. Needs memory that the host can address. */
+ * is made and not where it ends up. Device memory needs a mirror in the host's. */
 #include "kernels/backend.h"
 
 #include <math.h>
@@ -135,6 +135,14 @@ static ds4_status compare(queue *dev, const char *op, const result_visit *at, co
     return DS4_OK;
 }
 
+/* What the backend under test computed, where the host can look at it. */
+static ds4_status fetch(queue *dev, check_backend *c, view v)
+{
+    ds4_error err;
+    const ds4_status st = c->w.base.mirror ? c->w.base.mirror(&c->w.base, v, &err) : DS4_OK;
+    return st ? queue_fail(dev, st, "%s", err.message) : DS4_OK;
+}
+
 #define CHECK_PRIMITIVE(op)                                                   \
     static ds4_status check_##op(queue *dev, const op##_args *a)              \
     {                                                                         \
@@ -149,6 +157,7 @@ static ds4_status compare(queue *dev, const char *op, const result_visit *at, co
             copy_in(c->kept[i].v, c->kept[i].before, c->kept[i].row_bytes);   \
         }                                                                     \
         if (!st) st = wrap_status(dev, c->w.inner->ops.op(&c->w.inner->queue, a)); \
+        for (int i = 0; i < c->n_kept && !st; i++) st = fetch(dev, c, c->kept[i].v); \
         for (int i = 0; i < c->n_kept && !st; i++) st = compare(dev, #op, &at, &c->kept[i]); \
         drop_results(c);                                                      \
         return st;                                                            \

@@ -14,7 +14,7 @@
 
 /* Memory on a device, handed out by a backend. */
 typedef struct buf {
-    uint8_t *host;              /* where the host may address it, else NULL */
+    uint8_t *host;              /* where the host may address it, or has a copy of it (backend.mirror), else NULL */
     uint64_t bytes;
     int      mapped;            /* belongs to somebody else: only the record is freed */
 } buf;

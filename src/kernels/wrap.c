@@ -35,6 +35,21 @@ static ds4_status wait_inner(backend *b, ds4_error *err)
     return inner_of(b)->wait(inner_of(b), err);
 }
 
+static ds4_status copy_inner(backend *b, view to, view from, ds4_error *err)
+{
+    return inner_of(b)->copy(inner_of(b), to, from, err);
+}
+
+static ds4_status adopt_inner(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err)
+{
+    return inner_of(b)->adopt(inner_of(b), w, use, rows_each, err);
+}
+
+static ds4_status mirror_inner(backend *b, view v, ds4_error *err)
+{
+    return inner_of(b)->mirror(inner_of(b), v, err);
+}
+
 void wrap_init(wrapper *w, backend *inner, const char *prefix)
 {
     w->inner = inner;
@@ -46,7 +61,10 @@ void wrap_init(wrapper *w, backend *inner, const char *prefix)
     w->base.buf_free = free_inner;
     w->base.upload = upload_inner;
     w->base.download = download_inner;
+    w->base.copy = copy_inner;
     w->base.wait = wait_inner;
+    if (inner->adopt) w->base.adopt = adopt_inner;
+    if (inner->mirror) w->base.mirror = mirror_inner;
 }
 
 ds4_status wrap_status(queue *dev, ds4_status st)

@@ -92,6 +92,15 @@ static ds4_status download(backend *b, void *to, view from, ds4_error *err)
     return DS4_OK;
 }
 
+static ds4_status copy_rows(backend *b, view to, view from, ds4_error *err)
+{
+    (void)b;
+    (void)err;
+    const uint64_t row = row_bytes(to);
+    for (int64_t i = 0; i < to.rows; i++) memcpy(view_at(to, i), view_at(from, i), row);
+    return DS4_OK;
+}
+
 static ds4_status wait_done(backend *b, ds4_error *err)
 {
     (void)b;
@@ -134,7 +143,7 @@ static int threads_of(const backend_options *o)
     return o->n_threads > 0 ? o->n_threads : pool_default_threads();
 }
 
-uint64_t backend_scratch_bytes(const backend_options *o)
+uint64_t backend_cpu_scratch_bytes(const backend_options *o)
 {
     const scratch_sizes s = scratch_of(&o->limits, threads_of(o));
     const uint64_t ints = (uint64_t)(4 * o->limits.n_experts + 1 + o->limits.max_pairs);
@@ -202,7 +211,7 @@ ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *
     ds4_status st = pool_open(&b->pool, b->n_threads, err);
     if (!st && !take_scratch(b))
         st = ds4_fail(err, DS4_EMEMORY, "cpu: no memory for %llu bytes of scratch",
-                      (unsigned long long)backend_scratch_bytes(o));
+                      (unsigned long long)backend_cpu_scratch_bytes(o));
     if (st) {
         cpu_close(&b->base);
         return st;
@@ -224,6 +233,7 @@ ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *
     b->base.buf_free = buf_free;
     b->base.upload = upload;
     b->base.download = download;
+    b->base.copy = copy_rows;
     b->base.wait = wait_done;
     b->base.close = cpu_close;
     *out = &b->base;

@@ -1,0 +1,142 @@
+/* cuda_internal: what the files of the CUDA backend share. Private to them.
+ *
+ * The backend is plain C over device.h; kernels are named by id. One file per family of
+ * ops holds the functions that turn an op's arguments into launches, its scratch and its
+ * part of the table. An op reads like this:
+ *
+ *     cuda_op(b);                                  begins; nothing declared yet
+ *     cuda_reads(b, a->x);                         every range it reads or writes, so that the
+ *     cuda_writes(b, a->y);                        backend knows what may run beside it
+ *     st = CUDA_LAUNCH(dev, rms_norm, cuda_grid(n, 1, 1), 256, 0, args);
+ *     return cuda_done(dev, st);
+ *
+ * Streams, events and recordings are the business of cuda_step.c alone. */
+#ifndef KERNELS_CUDA_INTERNAL_H
+#define KERNELS_CUDA_INTERNAL_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/planes.h"
+
+/* A buffer on the device, or a weight that was adopted. */
+typedef struct {
+    buf        base;            /* host: the mirror, or the mapping that a weight came from */
+    gpu_ptr    at;
+    gpu_memory kind;
+    bool       owns_host;       /* base.host is a mirror of ours                          */
+    bool       planes;          /* a weight cut into planes: offsets of views are the file's */
+    int64_t    rows_each;       /* rows of one matrix; fewer than all in a stack          */
+    gpu_ptr    table;           /* stacks: gpu_ptr[n] of the experts' matrices            */
+} cuda_buf;
+
+/* Scratch and private state of one family. */
+typedef enum {
+    CUDA_FAMILY_ROWS, CUDA_FAMILY_MATMUL, CUDA_FAMILY_EXPERTS, CUDA_FAMILY_KV, CUDA_FAMILY_INDEXER,
+    CUDA_FAMILY_ATTENTION, CUDA_FAMILY_HEAD, CUDA_FAMILIES
+} cuda_family;
+
+typedef struct cuda_step cuda_step;             /* cuda_step.c: tables of rows, streams, recordings */
+typedef struct cuda_residency cuda_residency;   /* cuda_weights.c: which experts are on the card    */
+
+typedef struct {
+    backend         base;
+    gpu_device     *device;     /* owned */
+    backend_options o;          /* name and line are not kept */
+    gpu_ptr         scratch[CUDA_FAMILIES];     /* each at a multiple of 256 bytes */
+    gpu_ptr         scratch_store;
+    cuda_step      *step;
+    cuda_residency *residency;
+} cuda_backend;
+
+static inline cuda_backend *cuda_of(queue *dev) { return (cuda_backend *)dev->backend; }
+static inline cuda_buf     *cuda_buf_of(view v) { return (cuda_buf *)v.buf; }
+
+/* The backend over an open device, which it takes also when it fails: backend_cuda_open opens the
+ * driver's, tests one of their own. */
+ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, ds4_error *err);
+
+/* ---- addresses ------------------------------------------------------------------------ */
+
+gpu_ptr    cuda_at(view v);                     /* of row 0; plain rows only */
+gpu_rows   cuda_rows(view v);                   /* stride in elements; an absent view has at 0 */
+gpu_weight cuda_weight(view v);                 /* of an adopted matrix or some of its rows */
+gpu_experts cuda_experts(view v);               /* of an adopted stack */
+gpu_rope   cuda_rope(rope r, bool inverse);
+gpu_kv_row cuda_kv_row(kv_row r);
+
+/* ---- ops: cuda_step.c ------------------------------------------------------------------ */
+
+typedef struct { unsigned x, y, z; } cuda_dim;
+static inline cuda_dim cuda_grid(int64_t x, int64_t y, int64_t z)
+{
+    return (cuda_dim){ (unsigned)x, (unsigned)y, (unsigned)z };
+}
+
+void       cuda_op(cuda_backend *b);
+void       cuda_reads(cuda_backend *b, view v);         /* absent views are ignored */
+void       cuda_writes(cuda_backend *b, view v);
+void       cuda_reads_at(cuda_backend *b, gpu_ptr at, uint64_t bytes);
+void       cuda_writes_at(cuda_backend *b, gpu_ptr at, uint64_t bytes);
+/* The session memory of one layer, of all segments. */
+typedef enum { CUDA_RING = 1, CUDA_POOL = 2, CUDA_INDEX_POOL = 4, CUDA_STATE = 8, CUDA_INDEX_STATE = 16 } cuda_memory;
+void       cuda_reads_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which);
+void       cuda_writes_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which);
+
+ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, unsigned shared, const void *args, size_t n);
+#define CUDA_LAUNCH(dev, name, grid, block, shared, args) \
+    cuda_launch(dev, CUDA_##name, grid, block, shared, &(args), sizeof(args))
+/* Ends the op; st is what the launches gave. */
+ds4_status cuda_done(queue *dev, ds4_status st);
+
+/* The rows as kernels see them. Within step_begin and step_end at addresses that never change for a
+ * backend, so that a recording can be run again; elsewhere uploaded anew by every call. layer < 0: no
+ * session memory. */
+ds4_status cuda_batch(queue *dev, const batch_rows *rows, int layer, gpu_batch *out);
+/* More rows than a recording or a side stream is for: the GPU is full with one op at a time. */
+bool       cuda_is_prefill(const cuda_backend *b, int rows);
+
+ds4_status cuda_step_open(cuda_backend *b, ds4_error *err);
+void       cuda_step_close(cuda_backend *b);
+uint64_t   cuda_step_bytes(const backend_limits *l);    /* of device memory */
+ds4_status cuda_step_begin(backend *b, const step_shape *s, bool *done, ds4_error *err);
+ds4_status cuda_step_end(backend *b, ds4_error *err);
+/* Copies between rows on the device, as an op. */
+ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
+
+/* ---- weights: cuda_weights.c ------------------------------------------------------------ */
+
+ds4_status cuda_adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
+ds4_status cuda_residency_open(cuda_backend *b, ds4_error *err);
+void       cuda_residency_close(cuda_backend *b);
+void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
+
+/* ---- families ---------------------------------------------------------------------------- *
+ * scratch: bytes that the family wants in scratch[]; ops: fills its part of the table. A stage that is
+ * not filled keeps its default. */
+
+/* `x` as integer products with weights of this type want it; valid until x is written or two more
+ * rows-sets have been made. Part of the op under way: declares what it uses (cuda_matmul.c). */
+ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out);
+/* y = w x for any weight type and number of rows, within an op under way. */
+ds4_status cuda_products(queue *dev, view w, view x, view y);
+
+uint64_t cuda_rows_scratch(const backend_limits *l);
+uint64_t cuda_matmul_scratch(const backend_limits *l);
+uint64_t cuda_experts_scratch(const backend_limits *l);
+uint64_t cuda_kv_scratch(const backend_limits *l);
+uint64_t cuda_indexer_scratch(const backend_limits *l);
+uint64_t cuda_attention_scratch(const backend_limits *l);
+uint64_t cuda_head_scratch(const backend_limits *l);
+void     cuda_rows_ops(ops *o);
+void     cuda_matmul_ops(ops *o);
+void     cuda_experts_ops(ops *o);
+void     cuda_kv_ops(ops *o);
+void     cuda_indexer_ops(ops *o);
+void     cuda_attention_ops(ops *o);
+void     cuda_head_ops(ops *o);
+
+/* Fails the queue with a device's error. */
+ds4_status cuda_fail(queue *dev, ds4_status st, const ds4_error *err);
+
+#endif

@@ -1,0 +1,64 @@
+#include "checked.h"
+
+#include <stdlib.h>
+
+backend *checked_open(const backend_limits *limits, bool exact, lane_order order)
+{
+    ds4_error err;
+    gpu_device *d;
+    backend *cuda = NULL, *b = NULL;
+    const backend_options o = { .name = "check:cuda", .n_threads = 1, .exact = exact, .limits = *limits, .mirrored = true };
+    EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = order }, &err), err);
+    EXPECT_OK(cuda_open_on(&cuda, d, &o, &err), err);
+    EXPECT_OK(backend_check_open(&b, cuda, &o, &err), err);
+    return b;
+}
+
+view checked_view(backend *b, int64_t rows, int cols, quant_type type)
+{
+    ds4_error err;
+    const uint64_t stride = (uint64_t)cols * (uint64_t)quant_get(type)->block_bytes;
+    view v = { .rows = rows, .cols = cols, .type = type, .stride = stride };
+    const ds4_status st = b->buf_alloc(b, (uint64_t)rows * stride, &v.buf, &err);
+    EXPECT_OK(st, err);
+    return v;
+}
+
+static float uniform(random_stream *r, float scale) { return scale * (float)(2.0 * random_double(r) - 1.0); }
+
+view checked_random(backend *b, int64_t rows, int cols, float scale, uint64_t seed)
+{
+    ds4_error err;
+    const view v = checked_view(b, rows, cols, QUANT_F32);
+    float *x = malloc((size_t)rows * (size_t)cols * sizeof *x);
+    random_stream r;
+    random_seed(&r, seed);
+    for (int64_t i = 0; i < rows * cols; i++) x[i] = uniform(&r, scale);
+    EXPECT_OK(b->upload(b, v, x, &err), err);
+    free(x);
+    return v;
+}
+
+view checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_use use, int64_t rows_each, uint64_t seed)
+{
+    ds4_error err;
+    uint64_t stride = 0;
+    EXPECT(quant_row_bytes(type, (uint64_t)cols, &stride));
+    uint8_t *data = malloc((size_t)rows * stride);      /* the weight's mapping: stays */
+    float *row = malloc((size_t)cols * sizeof *row), *importance = malloc((size_t)cols * sizeof *importance);
+    random_stream r;
+    random_seed(&r, seed);
+    for (int i = 0; i < cols; i++) importance[i] = 1.0f;
+    for (int64_t i = 0; i < rows; i++) {
+        for (int j = 0; j < cols; j++) row[j] = uniform(&r, 1.0f);
+        EXPECT_OK(quant_encode_row(type, data + (uint64_t)i * stride, row, importance, cols, &err), err);
+    }
+    free(row);
+    free(importance);
+    view v = { .rows = rows, .cols = cols, .type = type, .stride = stride };
+    EXPECT_OK(b->buf_map(b, data, (uint64_t)rows * stride, &v.buf, &err), err);
+    EXPECT_OK(b->adopt(b, &v, use, rows_each, &err), err);
+    return v;
+}
+
+void checked_free(backend *b, view v) { b->buf_free(b, v.buf); }
