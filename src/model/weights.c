@@ -28,6 +28,8 @@ typedef struct {
     const weights_options *o;
     weights_copy        dense;              /* experts_apart: first pass lists, second finds  */
     uint64_t            expanded_bytes;     /* of the buffer: first pass counts, second fills */
+    uint64_t            adopt_bytes, adopted_bytes;     /* in all; taken over so far */
+    int                 n_adopt;
     bool                counting;
     ds4_error          *err;
     ds4_status          st;                 /* first failure; later finds do nothing */
@@ -98,6 +100,40 @@ static view expanded_view(loader *ld, const gguf_tensor *t, int64_t rows, int co
     return v;
 }
 
+static weight_use use_of(tensor_use use)
+{
+    switch (use) {
+    case USE_ROWS:
+    case USE_TABLE:   return WEIGHT_ROWS;
+    case USE_MATRIX:  return WEIGHT_MATRIX;
+    case USE_EXPERTS: return WEIGHT_EXPERTS;
+    case USE_VECTOR:
+    case USE_SMALL:   break;
+    }
+    return WEIGHT_VECTOR;
+}
+
+/* The view of a tensor in the device's memory. Tensors that share bytes in the file do not there. */
+static view adopted_view(loader *ld, const gguf_tensor *t, tensor_use use, int64_t rows, int cols, int64_t rows_each)
+{
+    model_weights *w = ld->w;
+    backend *b = w->backend;
+    view v = mapped_view(ld, t, rows, cols);
+    if (ld->counting) {
+        ld->n_adopt++;
+        ld->adopt_bytes += t->bytes;
+        return v;
+    }
+    const weights_options *o = ld->o;
+    ld->st = b->adopt(b, &v, use_of(use), rows_each, ld->err);
+    if (ld->st) return v;
+    w->adopted[w->n_adopted++] = v.buf;
+    ld->adopted_bytes += t->bytes;
+    if (o->progress && !o->progress(o->progress_ctx, "uploading", ld->adopted_bytes, ld->adopt_bytes))
+        ld->st = ds4_fail(ld->err, DS4_ECANCELLED, "loading was cancelled");
+    return v;
+}
+
 /* Finds blk.N.NAME (layer >= 0) or NAME; ne0 x ne1 x ne2 elements, 1 where absent. */
 static view find(loader *ld, int layer, const char *name, tensor_use use, int64_t ne0, int64_t ne1, int64_t ne2)
 {
@@ -123,6 +159,8 @@ static view find(loader *ld, int layer, const char *name, tensor_use use, int64_
         return (view){ 0 };
     }
     if (use == USE_SMALL && !is_float(t->type)) return expanded_view(ld, t, ne1 * ne2, (int)ne0);
+    if (ld->w->backend->adopt)
+        return adopted_view(ld, t, use, ne1 * ne2, (int)ne0, use == USE_EXPERTS ? ne1 : ne1 * ne2);
     if (ld->o->experts_apart && use != USE_EXPERTS) return dense_view(ld, t, ne1 * ne2, (int)ne0);
     return mapped_view(ld, t, ne1 * ne2, (int)ne0);
 }
@@ -289,15 +327,24 @@ uint64_t weights_dense_bytes(const gguf *g)
 
 /* ---- open, close ------------------------------------------------------------------ */
 
+static ds4_status room_for_adopted(loader *ld)
+{
+    if (ld->n_adopt == 0) return DS4_OK;
+    ld->w->adopted = calloc((size_t)ld->n_adopt, sizeof *ld->w->adopted);
+    return ld->w->adopted ? DS4_OK : ds4_fail(ld->err, DS4_EMEMORY, "no memory for %d weight records", ld->n_adopt);
+}
+
 /* The first look at all tensors finds out how much room they want, the second makes views of it. */
 static ds4_status find_twice(loader *ld)
 {
     backend *b = ld->w->backend;
     ld->counting = true;
     find_all(ld);
+    if (!ld->st) ld->st = check_hash(ld->c, ld->g, ld->err);    /* before the work begins */
+    if (!ld->st) ld->st = room_for_adopted(ld);
     if (!ld->st && ld->o->experts_apart) ld->st = copy_dense(ld);
     if (!ld->st && ld->expanded_bytes > 0) ld->st = b->buf_alloc(b, ld->expanded_bytes, &ld->w->expanded, ld->err);
-    if (ld->st || (!ld->w->dense && !ld->w->expanded)) return ld->st;
+    if (ld->st || (!ld->w->dense && !ld->w->expanded && !ld->w->adopted)) return ld->st;
     ld->counting = false;
     find_all(ld);
     return ld->st;
@@ -315,7 +362,6 @@ ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, 
     loader ld = { .w = w, .c = c, .g = g, .o = o ? o : &mapped, .err = err, .st = map_shards(w, g, err) };
     if (!ld.st && ld.o->experts_apart) ld.st = weights_copy_init(&ld.dense, g, err);
     if (!ld.st) ld.st = find_twice(&ld);
-    if (!ld.st) ld.st = check_hash(c, g, err);
     weights_copy_free(&ld.dense);
     if (ld.st) weights_close(w);
     return ld.st;
@@ -323,9 +369,11 @@ ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, 
 
 void weights_close(model_weights *w)
 {
+    for (int i = 0; i < w->n_adopted; i++) w->backend->buf_free(w->backend, w->adopted[i]);
     for (int i = 0; w->shard && i < w->n_shards; i++) w->backend->buf_free(w->backend, w->shard[i]);
     if (w->expanded) w->backend->buf_free(w->backend, w->expanded);
     if (w->dense) w->backend->buf_free(w->backend, w->dense);
+    free(w->adopted);
     free(w->shard);
     free(w->layer);
     memset(w, 0, sizeof *w);

@@ -1,7 +1,8 @@
 /* weights: the tensors of a model as views, each checked against the shape.
  *
- * Owns the backend's buffers over the file mapping and a few small matrices
- * that are kept as floats. The gguf must outlive it. Immutable after open. */
+ * Owns the backend's buffers over the file mapping, or those in the memory of a device
+ * of its own, and a few small matrices that are kept as floats. The gguf must outlive it.
+ * Immutable after open. */
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
@@ -47,6 +48,8 @@ typedef struct {
     backend *backend;           /* borrowed                 */
     buf    **shard;             /* [n_shards] over the mappings */
     int      n_shards;
+    buf    **adopted;           /* [n_adopted] weights in the device's memory */
+    int      n_adopted;
     buf     *expanded;          /* small matrices that were stored in blocks, as floats */
     buf     *dense;             /* experts apart: a copy of all that is not one */
     uint64_t dense_bytes;       /* read for it, and                     */
@@ -56,14 +59,15 @@ typedef struct {
 typedef struct {
     /* Routed experts are read by somebody else (model/experts.h), so that nothing but them
      * is ever dropped from memory and no step waits for a page: their views keep shape and
-     * type, and their bytes are never touched. All other tensors are copied. */
+     * type, and their bytes are never touched. All other tensors are copied. Not for a
+     * backend that adopts weights: it decides itself which experts it holds. */
     bool  experts_apart;
-    bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);  /* of the copy; may be NULL */
+    bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);  /* of the copy or the upload; may be NULL */
     void  *progress_ctx;
 } weights_options;
 
 /* DS4_EFORMAT names the tensor that is missing or has the wrong shape or type. o NULL:
- * every tensor is a view into the mapping. */
+ * every tensor is a view into the mapping, or is adopted by a backend with memory of its own. */
 ds4_status weights_open(model_weights *w, const model_config *c, const gguf *g, backend *b,
                         const weights_options *o, ds4_error *err);
 void       weights_close(model_weights *w);     /* a zeroed or half-open one too */
