@@ -45,6 +45,7 @@ op_cost op_cost_hc_expand(const hc_expand_args *a) { (void)a; return (op_cost){ 
 op_cost op_cost_kv_write(const kv_write_args *a)   { (void)a; return (op_cost){ 0 }; }
 op_cost op_cost_compress(const compress_args *a)   { return weight_only(a->ape); }
 op_cost op_cost_top_k(const top_k_args *a)         { (void)a; return (op_cost){ 0 }; }
+op_cost op_cost_top_logits(const top_logits_args *a) { (void)a; return (op_cost){ 0 }; }
 
 static const kv_layer *memory_of(const batch_rows *rows, int t, int layer)
 {

@@ -1,6 +1,6 @@
 /* ops: what a backend must be able to compute.
  *
- * Sixteen primitives and eight stages. A stage's default (ops_default.c) is
+ * Seventeen primitives and eight stages. A stage's default (ops_default.c) is
  * composed from primitives and is the definition that judges any replacement.
  * Each op takes one plain struct. All activations are F32 rows of the batch,
  * [T][...], which may come from many sessions; sections in brackets name the
@@ -262,6 +262,17 @@ typedef struct {
     int   layer;
 } expert_ffn_args;
 
+/* What a sampler needs of a row: its k largest logits, descending, ties to the lower id, and for
+ * the probabilities of all norm = { m, sum exp(logit - m) }, m the largest. NaN is
+ * ordered as -infinity and adds nothing to the sum, -0 as 0; a logit that equals an infinite m adds 1.
+ * values are the logits as they are. Where k > V ids are -1 and values -infinity. */
+typedef struct {
+    view  logits;               /* [n][V]         */
+    view  ids;                  /* [n][k] I32     */
+    view  values;               /* [n][k]         */
+    view  norm;                 /* [n][2]         */
+} top_logits_args;
+
 /* ---- stages -------------------------------------------------------------- */
 
 /* hc_mix, then the sublayer's RMS norm: normed = norm(x). */
@@ -355,7 +366,7 @@ typedef struct {
 #define OPS_PRIMITIVES(X)                                                     \
     X(embed_rows) X(rms_norm) X(matmul) X(swiglu) X(add) X(rope_tail)         \
     X(kv_round) X(hc_mix) X(hc_expand) X(kv_write) X(compress)                \
-    X(index_scores) X(top_k) X(attend) X(router) X(expert_ffn)
+    X(index_scores) X(top_k) X(attend) X(router) X(expert_ffn) X(top_logits)
 #define OPS_STAGES(X)                                                         \
     X(hc_pre) X(q_path) X(kv_path) X(select_rows) X(attn_out) X(shared_ffn)   \
     X(moe_block) X(head)

@@ -128,6 +128,14 @@ void results_expert_ffn(const expert_ffn_args *a, result_visit *v)
     RESULT(y);
 }
 
+void results_top_logits(const top_logits_args *a, result_visit *v)
+{
+    AT(-1, "");
+    RESULT(ids);
+    RESULT(values);
+    RESULT(norm);
+}
+
 void results_hc_pre(const hc_pre_args *a, result_visit *v)
 {
     AT(a->mix.layer, a->mix.name);

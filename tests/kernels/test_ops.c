@@ -244,6 +244,32 @@ TEST(top_k_takes_lower_rows_on_ties_and_visible_rows_only)
     b->close(b);
 }
 
+TEST(top_logits_descend_with_ties_to_the_lower_id_and_no_regard_for_nan)
+{
+    backend *b = open_cpu(0);
+    float logits[4][6] = { { 1.0f, 3.0f, -2.0f, 3.0f, NAN, 2.0f }, { NAN, NAN, NAN, NAN, NAN, NAN },
+                           { 0.0f, -0.0f, INFINITY, 0.0f, INFINITY, -INFINITY }, { -0.0f, 0.0f, -1.0f, -1.0f, -1.0f, -1.0f } };
+    int32_t ids[4][3];
+    float values[4][3], norm[4][2];
+    buf *m[4];
+    view id = over(b, &m[1], (float *)ids, 4, 3);
+    id.type = QUANT_I32;
+    EXPECT(!b->ops.top_logits(&b->queue, &(top_logits_args){ .logits = over(b, &m[0], logits[0], 4, 6), .ids = id,
+                                                             .values = over(b, &m[2], values[0], 4, 3),
+                                                             .norm = over(b, &m[3], norm[0], 4, 2) }));
+    static const int32_t want[4][3] = { { 1, 3, 5 }, { 0, 1, 2 }, { 2, 4, 0 }, { 0, 1, 2 } };
+    for (int t = 0; t < 4; t++)
+        for (int j = 0; j < 3; j++) {
+            EXPECT_INT(ids[t][j], want[t][j]);
+            EXPECT(!memcmp(&values[t][j], &logits[t][want[t][j]], 4));
+        }
+    const float sums[4] = { (float)(2.0 + exp(-1.0) + exp(-2.0) + exp(-5.0)), 0.0f, 2.0f, (float)(2.0 + 4.0 * exp(-1.0)) };
+    const float most[4] = { 3.0f, -INFINITY, INFINITY, 0.0f };
+    for (int t = 0; t < 4; t++) EXPECT(norm[t][0] == most[t] && fabsf(norm[t][1] - sums[t]) < 1e-6f);
+    for (int i = 0; i < 4; i++) b->buf_free(b, m[i]);
+    b->close(b);
+}
+
 /* An add that is off in one element. */
 static ds4_status wrong_add(queue *dev, const add_args *a)
 {

@@ -226,6 +226,7 @@ ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *
     ops_cpu_kv(&b->base.ops);
     ops_cpu_indexer(&b->base.ops);
     ops_cpu_attention(&b->base.ops);
+    ops_cpu_head(&b->base.ops);
     ops_default_stages(&b->base.ops);
     b->base.queue = (queue){ .ops = &b->base.ops, .backend = &b->base };
     b->base.buf_alloc = buf_alloc;

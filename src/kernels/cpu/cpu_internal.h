@@ -96,5 +96,6 @@ void ops_cpu_matmul(ops *o);    /* matmul, expert_ffn               */
 void ops_cpu_kv(ops *o);        /* kv_write, compress               */
 void ops_cpu_indexer(ops *o);   /* index_scores, top_k              */
 void ops_cpu_attention(ops *o); /* attend                           */
+void ops_cpu_head(ops *o);      /* top_logits                       */
 
 #endif
