@@ -3,7 +3,7 @@
 #
 #   tools/run_tests.sh build/release [NAME]      NAME: only those whose name contains it
 #
-# Programs of tests/{unit,kernels,tiny,golden,fault,conformance,server}; fuzz targets over their
+# Programs of tests/{unit,kernels,tiny,golden,fault,conformance,server,gpu_host}; fuzz targets over their
 # stored inputs; shell tests tests/*/test_*.sh, which find the programs in
 # $DS4_BIN (status 0 passed, 77 skipped; a last line `N passed, N failed, N
 # skipped` counts instead); the layer check. Prints a line per program, the
@@ -64,7 +64,7 @@ account() {
 
 wanted() { [[ $1 == *"$filter"* ]]; }
 
-for source in tests/{unit,kernels,tiny,golden,fault,conformance,server}/test_*.c; do
+for source in tests/{unit,kernels,tiny,golden,fault,conformance,server,gpu_host}/test_*.c; do
     name=${source#tests/} name=${name%.c}
     if ! [ -e "$source" ] || ! wanted "$name"; then continue; fi
     timed "$build/tests/$name"

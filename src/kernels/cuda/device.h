@@ -102,4 +102,8 @@ struct gpu_piece {
  * sentence says what to do. */
 ds4_status gpu_driver_open(gpu_device **out, int index, ds4_error *err);
 
+/* What gpu_driver_open would find, with its errors; takes no memory of the card. available, which may be
+ * NULL: bytes that an allocation could get now; to know it takes as long as opening. Any thread. */
+ds4_status gpu_driver_probe(gpu_info *out, int index, uint64_t *available, ds4_error *err);
+
 #endif
