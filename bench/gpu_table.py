@@ -1,0 +1,123 @@
+"""The table of bench/gpu.sh.
+
+  gpu_table.py same A.json B.json      are the greedy tokens of two --dump-logprobs files equal?
+  gpu_table.py table --dir DIR --json FILE --md FILE ...      checks and speed records to one record and a table
+
+Aims are those of one H200 with the q2 file of the full shape; on other cards they stand there to compare."""
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+
+
+def same(a, b):
+    tokens = [[s['selected']['id'] for s in json.load(open(f))['steps']] for f in (a, b)]
+    for i, (x, y) in enumerate(zip(*tokens)):
+        if x != y:
+            sys.exit(f'step {i}: token {x} here, {y} there')
+    if len(tokens[0]) != len(tokens[1]) or not tokens[0]:
+        sys.exit(f'{len(tokens[0])} tokens here, {len(tokens[1])} there')
+    print(f'{len(tokens[0])} tokens are equal')
+
+
+def records(path):
+    """By (test, depth): a file that is not there has none."""
+    found = {}
+    if os.path.exists(path):
+        for line in open(path):
+            r = json.loads(line)
+            if r.get('cell', {}).get('mode') == 'speed':
+                found[r['cell']['test'], r['cell']['depth']] = r
+    return found
+
+
+def rate(r):
+    return r['stat']['p50'] if r else None
+
+
+def spread(r):
+    s = r['stat']
+    return f"{s['p50']:.1f} +- {s['mad']:.1f} (n={s['n']}, {s['min']:.1f} to {s['max']:.1f})" if r else 'not measured'
+
+
+def verdict(value, least, aim, lower=False):
+    if value is None:
+        return 'not measured'
+    good = (lambda limit: value <= limit) if lower else (lambda limit: value >= limit)
+    return 'aim met' if good(aim) else 'reached' if good(least) else 'MISSED'
+
+
+def median_of(path, column):
+    if not os.path.exists(path):
+        return None
+    values = []
+    for row in csv.reader(open(path), skipinitialspace=True):
+        try:
+            values.append(float(row[column].split()[0]))
+        except (IndexError, ValueError):
+            continue
+    return statistics.median(values) if values else None
+
+
+def table(o):
+    decode, prefill, sessions = (records(os.path.join(o.dir, f + '.json')) for f in ('decode', 'prefill', 'sessions'))
+    checks = [dict(zip(('result', 'name', 'said'), line.rstrip('\n').split('\t')))
+              for line in open(os.path.join(o.dir, 'checks'))]
+    card = dict(zip(*list(csv.reader(open(os.path.join(o.dir, 'card.csv')), skipinitialspace=True))[:2]))
+    short, near, far = (decode.get(('tg64', d)) for d in (0, 2048, 65536))
+    chunk, many = prefill.get(('pp4096', 0)), sessions.get(('tg32x16', 512))
+    loss = 100 * (rate(far) / rate(near) - 1) if near and far else None
+    load = next((r['load_s'] for r in (short, chunk, many) if r and 'load_s' in r), None)
+    whole = o.layers == 43
+    rows = [
+        ('decode, short context, t/s', spread(short), '150 / 300', verdict(rate(short), 150, 300)),
+        ('decode at 64k tokens against 2k', 'not measured' if loss is None else f'{loss:+.1f} % ({spread(far)} against {spread(near)})',
+         '-10 % / -5 %', verdict(loss, -10, -5)),
+        ('prefill, 4k chunk, t/s', spread(chunk), '3,000 / 8,000', verdict(rate(chunk), 3000, 8000)),
+        ('16 sessions decoding, total t/s', spread(many), '500 / 1,000', verdict(rate(many), 500, 1000)),
+        ('load from page cache, s', 'not measured' if load is None else f'{load:.1f}', '60 / 30', verdict(load, 60, 30, lower=True)),
+    ]
+    record = {
+        'schema': 1, 'card': card, 'layers': o.layers, 'commit': o.commit, 'command': 'bench/gpu.sh', 'seconds': o.seconds,
+        'checks': checks, 'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()),
+                                    'sessions': list(sessions.values())},
+        'load_s': load, 'watts_median': median_of(os.path.join(o.dir, 'smi.csv'), 1),
+        'table': [dict(zip(('what', 'measured', 'reach_aim', 'verdict'), r)) for r in rows],
+    }
+    with open(o.json, 'w') as f:
+        json.dump(record, f, indent=1)
+        f.write('\n')
+    with open(o.md, 'w') as f:
+        f.write(f"# {card.get('name', 'a card')}, driver {card.get('driver_version', '?')}\n\n")
+        f.write(f"`bench/gpu.sh` at {o.commit}, {o.seconds} s. Median +- median absolute deviation.\n")
+        if not whole:
+            f.write(f'ONLY {o.layers} OF 43 LAYERS: not comparable with the aims.\n')
+        f.write('\n| q2, full shape | measured | reach / aim | |\n|---|---|---|---|\n')
+        for r in rows:
+            f.write('| ' + ' | '.join(r if whole else r[:3] + ('',)) + ' |\n')
+        f.write('\n| check | result | |\n|---|---|---|\n')
+        for c in checks:
+            f.write(f"| {c['name']} | {c['result']} | {c['said']} |\n")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = p.add_subparsers(dest='what', required=True)
+    s = sub.add_parser('same')
+    s.add_argument('files', nargs=2)
+    t = sub.add_parser('table')
+    for name in ('dir', 'json', 'md', 'commit'):
+        t.add_argument('--' + name, required=True)
+    for name in ('layers', 'seconds'):
+        t.add_argument('--' + name, type=int, required=True)
+    o = p.parse_args()
+    if o.what == 'same':
+        same(*o.files)
+    else:
+        table(o)
+
+
+if __name__ == '__main__':
+    main()
