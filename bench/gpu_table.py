@@ -69,7 +69,7 @@ def table(o):
     short, near, far = (decode.get(('tg64', d)) for d in (0, 2048, 65536))
     chunk, many = prefill.get(('pp4096', 0)), sessions.get(('tg32x16', 512))
     loss = 100 * (rate(far) / rate(near) - 1) if near and far else None
-    load = next((r['load_s'] for r in (short, chunk, many) if r and 'load_s' in r), None)
+    load = next((r['model']['load_s'] for r in (short, chunk, many) if r), None)
     whole = o.layers == 43
     rows = [
         ('decode, short context, t/s', spread(short), '150 / 300', verdict(rate(short), 150, 300)),

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/stretch.h"
 #include "engine/engine.h"
@@ -43,9 +44,11 @@ ds4_status arm_open(bench_arm *a, const ds4_engine_options *o, int n_sessions, i
     a->depth = calloc((size_t)n_sessions, sizeof *a->depth);
     a->next = calloc((size_t)n_sessions, sizeof *a->next);
     a->piece = malloc((size_t)e.max_tokens * sizeof *a->piece);
+    const uint64_t start = clock_ns();
     ds4_status st = a->session && a->depth && a->next && a->piece
         ? ds4_engine_open(&a->engine, &e, err)
         : ds4_fail(err, DS4_EMEMORY, "no memory for %d sessions", n_sessions);
+    a->load_s = (double)(clock_ns() - start) / 1e9;
     if (!st) st = open_sessions(a, e.max_tokens, err);
     if (st) {
         arm_close(a);

@@ -17,6 +17,7 @@
 typedef struct {
     ds4_engine   *engine;
     ds4_shape     shape;
+    double        load_s;       /* ds4_engine_open                            */
     int           threads;
     token_bytes   bytes;
     int           kv_row_bytes, index_row_bytes;

@@ -45,6 +45,7 @@ static void hash_sample(report_context *c, const gguf *g)
 void report_describe_model(report_context *c, const bench_arm *a)
 {
     c->shape = a->shape;
+    c->load_s = a->load_s;
     c->model_bytes = gguf_file_bytes(a->engine->file);
     list_types(c, a->engine->file);
     hash_sample(c, a->engine->file);
@@ -366,6 +367,7 @@ static void model_part(json_writer *w, const report_context *c)
     text(w, "types", c->model_types);
     whole(w, "expert_bits", c->shape.expert_bits);
     text(w, "hash", c->model_hash);
+    real(w, "load_s", c->load_s);
     text(w, "backend", c->shape.backend);
     json_object_end(w);
 }

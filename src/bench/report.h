@@ -16,6 +16,7 @@ typedef struct {
     const char *model_path;
     ds4_shape   shape;
     uint64_t    model_bytes;
+    double      load_s;                     /* until the first arm's engine was open      */
     char        model_types[256];           /* "Q8_0 301, IQ2_XXS 86": tensors of a type  */
     char        model_hash[20];             /* of the header and a sample of the data     */
     const char *text;                       /* what was fed: a file, or "random tokens"   */
