@@ -31,6 +31,7 @@ kv_options engine_kv_options(const ds4_engine_options *o)
 forward_options engine_forward_options(const ds4_engine_options *o)
 {
     return (forward_options){ .max_rows = o->max_batch_rows, .max_tokens = o->max_tokens,
+                              .max_sessions = o->max_sessions + (o->side_tokens > 0),
                               .rounding = !o->no_rounding, .stop = o->interrupted, .stop_ctx = o->interrupted_ctx };
 }
 

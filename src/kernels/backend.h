@@ -40,7 +40,7 @@ typedef enum {
 typedef struct {
     const batch_rows *rows;
     const int32_t    *logits_rows;      /* [n_logits] ascending                               */
-    int               n_logits;
+    int               n_logits;         /* 0 also where the head's ops follow outside          */
     bool              selects;          /* some row sees more compressed rows than top-k      */
 } step_shape;
 
@@ -65,9 +65,10 @@ struct backend {
      * type and stride in a buffer of its own (buf_free). rows_each: rows of one expert's matrix. */
     ds4_status (*adopt)(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
     /* Around the ops of a pass. *done: the backend has run them all itself, from a recording of an
-     * earlier pass of this shape. step_end is called after a failed op too. */
+     * earlier pass of this shape. step_end is called after a failed op too, with complete false.
+     * *again: a recording was begun that can not be kept, so nothing has been computed; begin once more. */
     ds4_status (*step_begin)(backend *b, const step_shape *s, bool *done, ds4_error *err);
-    ds4_status (*step_end)(backend *b, ds4_error *err);
+    ds4_status (*step_end)(backend *b, bool complete, bool *again, ds4_error *err);
     /* Brings the host's copy of these rows up to date; only with backend_options.mirrored. */
     ds4_status (*mirror)(backend *b, view v, ds4_error *err);
 };

@@ -8,7 +8,7 @@
 #include "base/status.h"
 
 #define SCORE_TILE 16           /* rows whose indexer scores are in memory at once */
-#define HEAD_TILE  16           /* rows that pass the vocabulary matrix at once    */
+#define HEAD_TILE  64           /* rows that pass the vocabulary matrix at once    */
 
 /* Views of the workspace at full size; a step uses the first T rows of each. */
 typedef struct {
@@ -18,6 +18,7 @@ typedef struct {
     view latent, q;             /* [T][q rank], [T][H*K]; q becomes the heads      */
     view row;                   /* [T][K]                                          */
     view value, score;          /* [T][widest compressor]                          */
+    view index_value, index_score;      /* the indexer's, so that both may be under way */
     view index_q, index_w;      /* [T][IH*ID], [T][IH]                             */
     view scores;                /* [SCORE_TILE][compressed rows of a full session] */
     view selected;              /* [T][top k] I32                                  */
@@ -35,7 +36,6 @@ struct forward {
     forward_options      o;
     buf                 *store;
     workspace            ws;
-    float               *staging;   /* [S*D] host row between two device rows */
 };
 
 /* ---- workspace ------------------------------------------------------------------ */
@@ -48,11 +48,11 @@ static view place(buf *store, uint64_t *used, int64_t rows, int cols, quant_type
     return v;
 }
 
-static int widest_compressor(const model_config *c)
+static int widest_compressor(const model_config *c, int width)
 {
     int n = 1;
     for (int l = 0; l < c->n_layer; l++)
-        if (c->ratio[l] > 0) n = max_int(n, config_series(c->ratio[l]) * max_int(c->head_dim, c->index_dim));
+        if (c->ratio[l] > 0) n = max_int(n, config_series(c->ratio[l]) * width);
     return n;
 }
 
@@ -63,7 +63,8 @@ static int most_rows(const forward_options *o, int ratio) { return o->max_tokens
 static workspace lay_out(const model_config *c, const forward_options *o, buf *store, uint64_t *used)
 {
     const int T = o->max_rows, D = c->n_embd, S = c->n_streams, k = c->n_expert_used;
-    const int comp = widest_compressor(c), tile = min_int(HEAD_TILE, T);
+    const int comp = widest_compressor(c, c->head_dim), index = widest_compressor(c, c->index_dim);
+    const int tile = min_int(HEAD_TILE, T);
     *used = 0;
 #define F32_ROWS(n, cols) place(store, used, n, cols, QUANT_F32)
 #define I32_ROWS(n, cols) place(store, used, n, cols, QUANT_I32)
@@ -74,6 +75,7 @@ static workspace lay_out(const model_config *c, const forward_options *o, buf *s
         .latent = F32_ROWS(T, c->q_rank), .q = F32_ROWS(T, c->n_head * c->head_dim),
         .row = F32_ROWS(T, c->head_dim),
         .value = F32_ROWS(T, comp), .score = F32_ROWS(T, comp),
+        .index_value = F32_ROWS(T, index), .index_score = F32_ROWS(T, index),
         .index_q = F32_ROWS(T, c->index_heads * c->index_dim), .index_w = F32_ROWS(T, c->index_heads),
         .scores = F32_ROWS(min_int(SCORE_TILE, T), most_rows(o, 4)),
         .selected = I32_ROWS(T, c->index_top_k),
@@ -99,7 +101,7 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
     cols = max_int(cols, c->n_head * c->head_dim / c->out_groups);
     cols = max_int(cols, c->out_groups * c->out_rank);
     cols = max_int(cols, c->expert_width);
-    cols = max_int(cols, widest_compressor(c));
+    cols = max_int(cols, widest_compressor(c, max_int(c->head_dim, c->index_dim)));
     cols = max_int(cols, max_int(c->head_dim, c->index_dim));
     return (backend_limits){
         .max_rows = o->max_rows,
@@ -111,6 +113,13 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
         .index_heads = c->index_heads,
         .index_width = c->index_dim,
         .index_top_k = c->index_top_k,
+        .n_layer = c->n_layer,
+        .max_segments = min_int(max_int(o->max_sessions, 1), o->max_rows),
+        .max_tokens = o->max_tokens,
+        .n_streams = c->n_streams,
+        .n_heads = c->n_head,
+        .n_vocab = c->n_vocab,
+        .block_tokens = KV_BLOCK_TOKENS,
     };
 }
 
@@ -122,9 +131,7 @@ ds4_status forward_open(forward **out, const model_config *c, const model_weight
     if (!f) return ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
     *f = (forward){ .c = c, .w = w, .b = b, .o = *o };
 
-    f->staging = malloc((size_t)c->n_streams * (size_t)c->n_embd * sizeof *f->staging);
-    const ds4_status st = f->staging ? b->buf_alloc(b, forward_bytes(c, o), &f->store, err)
-                                     : ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
+    const ds4_status st = b->buf_alloc(b, forward_bytes(c, o), &f->store, err);
     if (st) {
         forward_close(f);
         return st;
@@ -139,7 +146,6 @@ void forward_close(forward *f)
 {
     if (!f) return;
     if (f->store) f->b->buf_free(f->b, f->store);
-    free(f->staging);
     free(f);
 }
 
@@ -199,8 +205,8 @@ static ds4_status compress(const pass *p, const compressor_weights *w, bool inde
 {
     const model_config *c = p->c;
     const int width = index ? c->index_dim : c->head_dim;
-    const view value = narrowed(p->ws.value, config_series(p->ratio) * width);
-    const view score = narrowed(p->ws.score, config_series(p->ratio) * width);
+    const view value = narrowed(index ? p->ws.index_value : p->ws.value, config_series(p->ratio) * width);
+    const view score = narrowed(index ? p->ws.index_score : p->ws.score, config_series(p->ratio) * width);
 
     RUN(matmul, (matmul_args){ .w = w->value, .x = p->ws.normed, .y = value, .layer = p->layer,
                                .name = index ? "indexer_compressor_kv" : "attn_compressor_kv" });
@@ -215,10 +221,10 @@ static ds4_status compress(const pass *p, const compressor_weights *w, bool inde
 }
 
 /* Whether any row sees more compressed rows than the indexer lets through. */
-static bool must_select(const pass *p)
+static bool must_select(const model_config *c, const batch_rows *rows)
 {
-    for (int t = 0; t < p->rows->n; t++)
-        if ((p->rows->pos[t] + 1) / p->ratio > p->c->index_top_k) return true;
+    for (int t = 0; t < rows->n; t++)
+        if ((rows->pos[t] + 1) / 4 > c->index_top_k) return true;
     return false;
 }
 
@@ -250,7 +256,7 @@ static ds4_status attention(const pass *p)
     if (p->ratio > 0 && (st = compress(p, &L->compressor, false))) return st;
     if (p->ratio == 4 && (st = compress(p, &L->index_compressor, true))) return st;
 
-    const bool select = p->ratio == 4 && must_select(p);
+    const bool select = p->ratio == 4 && must_select(c, p->rows);
     if (select && (st = select_rows(p))) return st;
 
     RUN(attend, (attend_args){ .q = p->ws.q, .heads = p->ws.q, .sinks = L->sinks,
@@ -324,73 +330,116 @@ static ds4_status one_layer(const pass *p)
 static workspace cut_to(workspace ws, int T, int n_used)
 {
     view *const per_row[] = { &ws.streams, &ws.x, &ws.normed, &ws.y, &ws.post, &ws.comb, &ws.latent, &ws.q,
-                              &ws.row, &ws.value, &ws.score, &ws.index_q, &ws.index_w, &ws.selected, &ws.low,
-                              &ws.router, &ws.ids, &ws.weights, &ws.gate, &ws.up, &ws.shared };
+                              &ws.row, &ws.value, &ws.score, &ws.index_value, &ws.index_score, &ws.index_q, &ws.index_w,
+                              &ws.selected, &ws.low, &ws.router, &ws.ids, &ws.weights, &ws.gate, &ws.up, &ws.shared };
     for (size_t i = 0; i < countof(per_row); i++) *per_row[i] = view_rows(*per_row[i], 0, T);
     ws.mid = view_rows(ws.mid, 0, (int64_t)T * n_used);
     return ws;
 }
 
-/* Gathers some rows' streams and takes them to the vocabulary, a tile at a time. */
-static ds4_status head(const pass *p, const int32_t *rows, int n, float *out, ds4_error *err)
+/* The streams of some rows, side by side: gathered, a copy for every run of neighbours, where they are not. */
+static ds4_status gather(const pass *p, const int32_t *rows, int n, view *out)
+{
+    backend *b = p->f->b;
+    ds4_status st = DS4_OK;
+    *out = view_rows(p->ws.head_streams, 0, n);
+    if (rows[n - 1] - rows[0] == n - 1) {
+        *out = view_rows(p->ws.streams, rows[0], n);
+        return DS4_OK;
+    }
+    for (int first = 0, count; first < n && !st; first += count) {
+        for (count = 1; first + count < n && rows[first + count] == rows[first] + count;) count++;
+        st = b->copy(b, view_rows(*out, first, count), view_rows(p->ws.streams, rows[first], count), &p->dev->error);
+    }
+    return st;
+}
+
+/* Takes at most a tile of rows to the vocabulary. */
+static ds4_status head(const pass *p, const int32_t *rows, int n)
 {
     const model_config *c = p->c;
     const model_weights *w = p->f->w;
-    backend *b = p->f->b;
-    const int tile = (int)p->ws.logits.rows;
-    ds4_status st = DS4_OK;
+    const view x = view_rows(p->ws.head_x, 0, n);
+    view streams;
+    const ds4_status st = gather(p, rows, n, &streams);
+    if (st) return st;
+    RUN(head, (head_args){
+        .mix = { .streams = streams, .fn = w->hc_head.fn, .base = w->hc_head.base, .scale = w->hc_head.scale,
+                 .x = x, .eps = c->rms_eps, .hc_eps = c->hc_eps, .n_streams = c->n_streams, .head = true,
+                 .layer = -1, .name = "head" },
+        .norm = { .x = x, .y = x, .weight = w->output_norm, .eps = c->rms_eps, .layer = -1, .name = "output_norm" },
+        .output = { .w = w->output, .x = x, .y = view_rows(p->ws.logits, 0, n), .layer = -1, .name = "output" } });
+    return DS4_OK;
+}
 
-    for (int first = 0; first < n && !st; first += tile) {
-        const int count = min_int(tile, n - first);
-        const view streams = view_rows(p->ws.head_streams, 0, count), x = view_rows(p->ws.head_x, 0, count);
-        const view logits = view_rows(p->ws.logits, 0, count);
-        for (int i = 0; i < count && !st; i++) {
-            st = b->download(b, p->f->staging, view_rows(p->ws.streams, rows[first + i], 1), err);
-            if (!st) st = b->upload(b, view_rows(streams, i, 1), p->f->staging, err);
-        }
-        if (st) break;
-        st = p->dev->ops->head(p->dev, &(head_args){
-            .mix = { .streams = streams, .fn = w->hc_head.fn, .base = w->hc_head.base,
-                     .scale = w->hc_head.scale, .x = x, .eps = c->rms_eps, .hc_eps = c->hc_eps,
-                     .n_streams = c->n_streams, .head = true, .layer = -1, .name = "head" },
-            .norm = { .x = x, .y = x, .weight = w->output_norm, .eps = c->rms_eps, .layer = -1, .name = "output_norm" },
-            .output = { .w = w->output, .x = x, .y = logits, .layer = -1, .name = "output" } });
-        if (st) *err = p->dev->error;
-        else st = b->download(b, out + (size_t)first * c->n_vocab, logits, err);
-    }
-    return st;
+static ds4_status stopped(const pass *p)
+{
+    const forward_options *o = &p->f->o;
+    return o->stop && o->stop(o->stop_ctx) ? queue_fail(p->dev, DS4_ECANCELLED, "the step was interrupted") : DS4_OK;
 }
 
 static ds4_status run_layers(pass *p)
 {
     const model_config *c = p->c;
+    ds4_status st;
     RUN(embed_rows, (embed_rows_args){ .table = p->f->w->embed, .streams = p->ws.streams, .rows = p->rows,
                                        .n_streams = c->n_streams });
-    const forward_options *o = &p->f->o;
     for (int l = 0; l < c->n_layer; l++) {
-        if (o->stop && o->stop(o->stop_ctx)) return queue_fail(p->dev, DS4_ECANCELLED, "the step was interrupted");
+        if (l > 0 && (st = stopped(p))) return st;
         p->layer = l;
         p->L = &p->f->w->layer[l];
         p->ratio = c->ratio[l];
         p->rope = (rope){ p->ratio > 0 ? c->rope_scaled : c->rope_plain, c->n_rot };
-        const ds4_status st = one_layer(p);
-        if (st) return st;
+        if ((st = one_layer(p))) return st;
     }
     return DS4_OK;
+}
+
+static ds4_status run_ops(pass *p, const int32_t *logits_rows, int n_logits)
+{
+    const ds4_status st = run_layers(p);
+    return st || n_logits == 0 ? st : head(p, logits_rows, n_logits);
+}
+
+/* The ops of a step, n_logits at most a tile; a backend with recordings may know them already. It may also
+ * fail to keep the recording that it was making: then nothing has been computed, and the ops are called again. */
+static ds4_status run_step(pass *p, const int32_t *logits_rows, int n_logits)
+{
+    backend *b = p->f->b;
+    const step_shape shape = { .rows = p->rows, .logits_rows = logits_rows, .n_logits = n_logits,
+                               .selects = must_select(p->c, p->rows) };
+    ds4_status st = stopped(p);
+    if (st || !b->step_begin) return st ? st : run_ops(p, logits_rows, n_logits);
+    for (bool again = true; again && !st;) {
+        bool done;
+        st = b->step_begin(b, &shape, &done, &p->dev->error);
+        if (st) return st;
+        if (!done) st = run_ops(p, logits_rows, n_logits);
+        ds4_error err;
+        const ds4_status ended = b->step_end(b, st == DS4_OK, &again, &err);
+        if (ended && !st) p->dev->error = err;
+        if (ended && !st) st = ended;
+    }
+    return st;
 }
 
 ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits_rows, int n_logits,
                        float *logits, ds4_error *err)
 {
-    pass p = { .f = f, .c = f->c, .dev = &f->b->queue, .rows = rows,
-               .ws = cut_to(f->ws, rows->n, f->c->n_expert_used) };
+    backend *b = f->b;
+    pass p = { .f = f, .c = f->c, .dev = &b->queue, .rows = rows, .ws = cut_to(f->ws, rows->n, f->c->n_expert_used) };
+    const int tile = (int)p.ws.logits.rows;
+    const bool at_once = n_logits <= tile;
     if (f->o.experts) experts_begin_step(f->o.experts, rows);
-    ds4_status st = run_layers(&p);
-    if (st) {
-        if (err) *err = p.dev->error;
-        return st;
+
+    ds4_status st = run_step(&p, logits_rows, at_once ? n_logits : 0);
+    for (int first = 0; first < n_logits && !st; first += tile) {
+        const int n = min_int(tile, n_logits - first);
+        if (!at_once) st = head(&p, logits_rows + first, n);
+        if (!st) st = b->wait(b, &p.dev->error);
+        if (!st) st = b->download(b, logits + (size_t)first * (size_t)f->c->n_vocab, view_rows(p.ws.logits, 0, n), &p.dev->error);
     }
-    ds4_error local;
-    st = n_logits > 0 ? head(&p, logits_rows, n_logits, logits, err ? err : &local) : DS4_OK;
-    return st ? st : f->b->wait(f->b, err);
+    if (!st && n_logits == 0) st = b->wait(b, &p.dev->error);
+    if (st && err) *err = p.dev->error;
+    return st;
 }

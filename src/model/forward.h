@@ -15,6 +15,7 @@ typedef struct forward forward;
 typedef struct {
     int  max_rows;              /* T of the largest step              */
     int  max_tokens;            /* of one session                     */
+    int  max_sessions;          /* in one step; 0: one                */
     bool rounding;              /* the trained FP8/FP4 steps [4.12]   */
     bool (*stop)(void *ctx);    /* asked between layers; true: DS4_ECANCELLED; may be NULL */
     void *stop_ctx;

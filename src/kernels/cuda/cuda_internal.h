@@ -100,7 +100,7 @@ ds4_status cuda_step_open(cuda_backend *b, ds4_error *err);
 void       cuda_step_close(cuda_backend *b);
 uint64_t   cuda_step_bytes(const backend_limits *l);    /* of device memory */
 ds4_status cuda_step_begin(backend *b, const step_shape *s, bool *done, ds4_error *err);
-ds4_status cuda_step_end(backend *b, ds4_error *err);
+ds4_status cuda_step_end(backend *b, bool complete, bool *again, ds4_error *err);
 /* Copies between rows on the device, as an op. */
 ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 

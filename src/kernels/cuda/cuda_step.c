@@ -160,10 +160,11 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     return st;
 }
 
-ds4_status cuda_step_end(backend *base, ds4_error *err)
+ds4_status cuda_step_end(backend *base, bool complete, bool *again, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
-    (void)err;
+    (void)complete, (void)err;
+    *again = false;
     b->step->rows = NULL;
     return DS4_OK;
 }
@@ -207,5 +208,6 @@ ds4_status cuda_copy(backend *base, view to, view from, ds4_error *err)
     ds4_status st = DS4_OK;
     for (int64_t i = 0; i < to.rows && !st; i++)
         st = b->device->copy(b->device, GPU_MAIN, cuda_at(view_rows(to, i, 1)), cuda_at(view_rows(from, i, 1)), row, err);
+    for (int64_t i = 0; i < to.rows && !st && b->o.mirrored; i++) memcpy(view_at(to, i), view_at(from, i), row);
     return st;
 }
