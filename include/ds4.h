@@ -239,6 +239,17 @@ void       ds4_sampler_free(ds4_sampler *s);
 ds4_token  ds4_sample(ds4_sampler *s, const float *logits);
 /* The likeliest allowed token, without penalties and without a draw: for markup, which penalties would bend. */
 ds4_token  ds4_sample_best(ds4_sampler *s, const float *logits);
+/* The largest logits of a row, largest first and equal ones by id, none of them NaN. */
+typedef struct {
+    const ds4_token *token;      /* [n]                                                   */
+    const float     *logit;      /* [n]                                                   */
+    int              n;
+    float            sum;        /* of exp(logit - logit[0]) over the whole row, within
+                                    one part in 10,000                                    */
+} ds4_top_logits;
+/* As ds4_sample (best: ds4_sample_best) with the whole row, where its largest logits decide: the same token, the
+ * same use of the stream. False: they do not, nothing has happened, and the row has to be asked. */
+bool       ds4_sample_top(ds4_sampler *s, const ds4_top_logits *top, bool best, ds4_token *out);
 /* Natural logs of probabilities after mask, bias and penalties, before temperature and truncation: of `chosen`, and
  * of the n likeliest (at most n; returns how many). Call before ds4_sampler_accept(chosen). */
 typedef struct {

@@ -81,6 +81,16 @@ void ds4_sampler_accept(ds4_sampler *s, ds4_token t)
     if (t >= 0 && t < s->n_vocab && s->seen[t] < INT32_MAX) s->seen[t]++;
 }
 
+static bool allowed(const uint32_t *mask, ds4_token t) { return !mask || (mask[t / 32] >> (t % 32) & 1); }
+
+static void apply_bias(ds4_sampler *s, int n)
+{
+    const ds4_sampling *p = &s->params;
+    for (int i = 0; i < p->n_bias; i++)
+        for (int j = 0; j < n; j++)
+            if (s->candidates[j].token == s->bias[i].token) s->candidates[j].logit += s->bias[i].bias;
+}
+
 /* The allowed tokens with the bias applied. NaN never becomes one. */
 static int gather_biased(ds4_sampler *s, const float *logits)
 {
@@ -89,13 +99,11 @@ static int gather_biased(ds4_sampler *s, const float *logits)
     int n = 0;
 
     for (int t = 0; t < s->n_vocab; t++) {
-        if (mask && !(mask[t / 32] >> (t % 32) & 1)) continue;
+        if (!allowed(mask, t)) continue;
         if (isnan(logits[t])) continue;
         s->candidates[n++] = (candidate){ t, logits[t] };
     }
-    for (int i = 0; i < p->n_bias; i++)
-        for (int j = 0; j < n; j++)
-            if (s->candidates[j].token == s->bias[i].token) s->candidates[j].logit += s->bias[i].bias;
+    apply_bias(s, n);
     return n;
 }
 
@@ -187,6 +195,154 @@ ds4_token ds4_sample_best(ds4_sampler *s, const float *logits)
 {
     const int n = gather_biased(s, logits);
     return best_of(s->candidates, n);
+}
+
+/* ---- from the largest logits of a row --------------------------------------------------------- *
+ * Tokens that are not listed have logits up to the last that is; as long as nothing raises one of
+ * them, candidates above that stand where the sorted list of the whole row has them. What the
+ * others weigh together is known within bounds, and a token is given only when both ends of the
+ * bounds agree on it. */
+
+#define SUM_ERROR   1e-4        /* of ds4_top_logits.sum                     */
+#define SLACK       1e-5        /* of weights that are computed another way  */
+#define DRAW_SLACK  1e-9        /* of sums in another order                  */
+
+typedef struct {
+    int    n;                   /* candidates that are known, best first     */
+    bool   all;                 /* there are no others                       */
+    double low, high;           /* bounds of what the others weigh           */
+    double heaviest;            /* no other weighs more than this            */
+} known_best;
+
+static bool is_listed(const ds4_top_logits *top, ds4_token t)
+{
+    for (int i = 0; i < top->n; i++)
+        if (top->token[i] == t) return true;
+    return false;
+}
+
+/* Whether bias or penalties could raise a token that is not listed. */
+static bool raises_others(const ds4_sampler *s, const ds4_top_logits *top, bool best)
+{
+    const ds4_sampling *p = &s->params;
+    for (int i = 0; i < p->n_bias; i++)
+        if (!(s->bias[i].bias <= 0) && !is_listed(top, s->bias[i].token)) return true;
+    return !best && !(p->repetition_penalty >= 1 && p->frequency_penalty >= 0 && p->presence_penalty >= 0);
+}
+
+/* Whether anything may lower or remove one. */
+static bool lowers_others(const ds4_sampler *s)
+{
+    const ds4_sampling *p = &s->params;
+    return p->mask || p->n_bias > 0 || p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0;
+}
+
+/* The listed candidates, sorted; true: k->n of them are known to be the best. */
+static bool gather_top(ds4_sampler *s, const ds4_top_logits *top, bool best, known_best *k)
+{
+    const uint32_t *mask = s->params.mask ? s->params.mask(s->params.mask_ctx) : NULL;
+    *k = (known_best){ .all = top->n == s->n_vocab };
+    if (!k->all && raises_others(s, top, best)) return false;
+    int n = 0;
+    for (int i = 0; i < top->n; i++)
+        if (allowed(mask, top->token[i])) s->candidates[n++] = (candidate){ top->token[i], top->logit[i] };
+    apply_bias(s, n);
+    if (!best) penalise(s, n);
+    for (int i = 0; i < n; i++)
+        if (isnan(s->candidates[i].logit)) return false;
+    qsort(s->candidates, (size_t)n, sizeof *s->candidates, by_logit);
+    while (k->n < n && (k->all || s->candidates[k->n].logit > top->logit[top->n - 1])) k->n++;
+    return k->n > 0;
+}
+
+/* Bounds of the others' weights, relative to the best candidate's logit. */
+static void weigh_others(const ds4_sampler *s, const ds4_top_logits *top, float best, known_best *k)
+{
+    const double T = s->params.temperature, first = top->logit[0], last = top->logit[top->n - 1];
+    const double others = s->n_vocab - k->n, unlisted = s->n_vocab - top->n;
+    k->heaviest = (double)expf(((float)last - best) / s->params.temperature) * (1 + SLACK);
+    k->low = 0;
+    k->high = others * k->heaviest;
+
+    double listed = 0;
+    for (int i = 0; i < top->n; i++) listed += exp(top->logit[i] - first);
+    const double most = top->sum * (1 + SUM_ERROR) - listed, least = top->sum * (1 - SUM_ERROR) - listed;
+    if (!isfinite(most)) return;
+    /* Of numbers x up to `edge` whose sum is bounded: sums of x^(1/T). */
+    const double edge = exp(last - first), scale = exp((first - best) / T);
+    const double up = most > 0 ? most : 0, down = least > 0 ? least : 0;
+    if (edge == 0) return;
+    const double by_edge = pow(edge, 1 / T - 1), even = pow(unlisted, 1 - 1 / T);
+    const double high = scale * (T <= 1 ? by_edge * up : even * pow(up, 1 / T));
+    const double low = scale * (T <= 1 ? even * pow(down, 1 / T) : by_edge * down);
+    const double between = (top->n - k->n) * k->heaviest;   /* listed, but not above the last */
+    if (high + between < k->high) k->high = (high + between) * (1 + SLACK);
+    if (!lowers_others(s) && low < k->high) k->low = low * (1 - SLACK);
+}
+
+/* Where the sorted weights are cut: 1..k->n when that is known, 0 when no cut is among them, -1 when
+ * it depends on the others. */
+static int cut_known(const candidate *c, const known_best *k, double sum, float top_p, float min_p)
+{
+    const double high = k->all ? sum : (sum + k->high) * (1 + DRAW_SLACK);
+    const double low = k->all ? sum : (sum + k->low) * (1 - DRAW_SLACK);
+    double reached = 0.0;
+    for (int i = 0; i < k->n; i++) {
+        if (i > 0 && c[i].logit < min_p * c[0].logit) return i;
+        reached += c[i].logit;
+        if (top_p < 1 && reached >= top_p * high) return i + 1;
+        if (top_p < 1 && reached >= top_p * low) return -1;
+    }
+    return k->all || k->heaviest < (double)min_p * c[0].logit ? k->n : 0;
+}
+
+/* A draw among weights of which only the first are known, where it falls on one of these in any case. */
+static bool draw_known(ds4_sampler *s, const known_best *k, double sum, ds4_token *out)
+{
+    const ds4_sampling *p = &s->params;
+    random_stream random = s->random;
+    const double at = random_double(&random), low = p->top_p < 1 || p->min_p > 0 ? sum : sum + k->low;
+    double before = 0.0;
+    for (int i = 0; i < k->n; i++) {
+        const double behind = before + s->candidates[i].logit;
+        if (at * low >= before * (1 + DRAW_SLACK) && at * (sum + k->high) < behind * (1 - DRAW_SLACK)) {
+            s->random = random;
+            *out = s->candidates[i].token;
+            return true;
+        }
+        before = behind;
+    }
+    return false;
+}
+
+bool ds4_sample_top(ds4_sampler *s, const ds4_top_logits *top, bool best, ds4_token *out)
+{
+    const ds4_sampling *p = &s->params;
+    known_best k;
+    if (top->n <= 0 || !gather_top(s, top, best, &k)) return false;
+    if (best || p->temperature == 0 || p->top_k == 1) {
+        *out = s->candidates[0].token;
+        return true;
+    }
+    const float highest = s->candidates[0].logit;
+    const bool fewer = p->top_k > 0 && p->top_k <= k.n;
+    if (fewer) {
+        k.n = p->top_k;
+        k.all = true;
+    }
+    const double sum = soften(s->candidates, k.n, p->temperature);
+    if (!k.all) {
+        weigh_others(s, top, highest, &k);
+        if (p->top_k > 0) {
+            k.low = 0;
+            k.high = fmin(k.high, (p->top_k - k.n) * k.heaviest);
+        }
+    }
+    const int n = cut_known(s->candidates, &k, sum, p->top_p, p->min_p);
+    if (n < 0) return false;
+    if (n == 0) return draw_known(s, &k, sum, out);
+    *out = draw(s, s->candidates, n);
+    return true;
 }
 
 /* Keeps the n best of what it is shown, best first. */
