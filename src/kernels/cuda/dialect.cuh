@@ -52,11 +52,11 @@ DEVICE void launch_next(void)
 #endif
 }
 
-/* Weights are read once: past L1, first out of L2. 16 bytes, aligned. */
+/* Weights are read once: past L1, in the longest pieces that memory gives. 16 bytes, aligned. */
 DEVICE uint4 load_once(const void *p)
 {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
