@@ -74,6 +74,7 @@ static ds4_status buf_alloc(backend *base, uint64_t bytes, buf **out, ds4_error 
     m->base.bytes = bytes;
     ds4_status st = b->device->alloc(b->device, GPU_LOCAL, bytes ? bytes : 1, &m->at, NULL, err);
     if (!st) st = b->device->fill(b->device, GPU_MAIN, m->at, 0, bytes, err);
+    if (!st) st = b->device->sync(b->device, GPU_MAIN, err);    /* transfers are not in the stream's order */
     if (!st && b->o.mirrored) {
         m->owns_host = true;
         m->base.host = calloc(bytes ? bytes : 1, 1);
@@ -157,7 +158,9 @@ static ds4_status mirror(backend *base, view v, ds4_error *err)
 static ds4_status wait_done(backend *base, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
-    return b->device->sync(b->device, -1, err);
+    const ds4_status st = b->device->sync(b->device, -1, err);
+    if (!st) cuda_step_waited(b);
+    return st;
 }
 
 /* ---- open ----------------------------------------------------------------------------------- */

@@ -65,6 +65,9 @@ gpu_experts cuda_experts(view v);               /* of an adopted stack */
 gpu_rope   cuda_rope(rope r, bool inverse);
 gpu_kv_row cuda_kv_row(kv_row r);
 
+/* Events of the device by number: 0..CUDA_OP_EVENTS-1 are those of ops (cuda_order.c). */
+enum { CUDA_OP_EVENTS = 48, CUDA_EVENT_RESIDENCY = CUDA_OP_EVENTS /* and the rest: cuda_weights.c */ };
+
 /* ---- ops: cuda_step.c ------------------------------------------------------------------ */
 
 typedef struct { unsigned x, y, z; } cuda_dim;
@@ -86,12 +89,15 @@ void       cuda_writes_memory(cuda_backend *b, const batch_rows *rows, int layer
 ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, unsigned shared, const void *args, size_t n);
 #define CUDA_LAUNCH(dev, name, grid, block, shared, args) \
     cuda_launch(dev, CUDA_##name, grid, block, shared, &(args), sizeof(args))
+/* The stream of the op under way, for a fill or a copy that is part of it. Ask before each. */
+ds4_status cuda_op_stream(queue *dev, int *stream);
 /* Ends the op; st is what the launches gave. */
 ds4_status cuda_done(queue *dev, ds4_status st);
+/* Launches that stand in no op come after every op before it and before every op after it. */
 
-/* The rows as kernels see them. Within step_begin and step_end at addresses that never change for a
- * backend, so that a recording can be run again; elsewhere uploaded anew by every call. layer < 0: no
- * session memory. */
+/* The rows as kernels see them. Within step_begin and step_end at addresses that only the numbers of rows
+ * and segments decide, so that a recording can be run again; elsewhere uploaded anew by every call.
+ * layer < 0: no session memory. */
 ds4_status cuda_batch(queue *dev, const batch_rows *rows, int layer, gpu_batch *out);
 /* More rows than a recording or a side stream is for: the GPU is full with one op at a time. */
 bool       cuda_is_prefill(const cuda_backend *b, int rows);
@@ -101,6 +107,12 @@ void       cuda_step_close(cuda_backend *b);
 uint64_t   cuda_step_bytes(const backend_limits *l);    /* of device memory */
 ds4_status cuda_step_begin(backend *b, const step_shape *s, bool *done, ds4_error *err);
 ds4_status cuda_step_end(backend *b, bool complete, bool *again, ds4_error *err);
+/* All streams have been waited for. */
+void       cuda_step_waited(cuda_backend *b);
+/* Tests: steps that have a recording are run plainly instead, and what they launch is compared with it.
+ * A difference fails the step: it would have been replayed with arguments that are not its own. */
+void       cuda_step_check(cuda_backend *b, bool on);
+int        cuda_step_recordings(const cuda_backend *b);
 /* Copies between rows on the device, as an op. */
 ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 

@@ -1,0 +1,164 @@
+/* cuda_record: recordings of steps.
+ *
+ * A decode step calls the same ops with the same arguments for every token: one row of each session,
+ * logits of all. The second step of such a shape is recorded, and later ones are one launch. */
+#include "kernels/cuda/cuda_step.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/status.h"
+
+static bool can_record(const step_shape *s)
+{
+    return s->rows->n <= CUDA_STEP_ROWS && s->rows->n_segments == s->rows->n && s->n_logits == s->rows->n;
+}
+
+static void drop(cuda_backend *b, recording *r)
+{
+    if (r->graph) b->device->graph_free(b->device, r->graph);
+    free(r->note);
+    *r = (recording){ 0 };
+}
+
+static recording *find(cuda_records *all, const step_shape *s)
+{
+    for (int i = 0; i < RECORDINGS; i++)
+        if (all->all[i].rows == s->rows->n && all->all[i].selects == s->selects) return &all->all[i];
+    return NULL;
+}
+
+/* A place for a shape that is new: an unused one, or the one that was used longest ago. */
+static ds4_status make_room(cuda_backend *b, recording **out, ds4_error *err)
+{
+    cuda_records *all = &b->step->records;
+    recording *r = &all->all[0];
+    for (int i = 1; i < RECORDINGS; i++)
+        if (all->all[i].used < r->used) r = &all->all[i];
+    *out = r;
+    if (!r->graph) {
+        drop(b, r);
+        return DS4_OK;
+    }
+    const ds4_status st = b->base.wait(&b->base, err);      /* it may be running */
+    if (!st) drop(b, r);
+    return st;
+}
+
+ds4_status records_begin(cuda_backend *b, const step_shape *s, bool *done, ds4_error *err)
+{
+    cuda_records *all = &b->step->records;
+    all->now = NULL;
+    all->checking = all->differs = false;
+    if (all->unsupported || !can_record(s)) return DS4_OK;
+
+    recording *r = find(all, s);
+    if (!r) {
+        const ds4_status st = make_room(b, &r, err);
+        if (st) return st;
+        *r = (recording){ .rows = s->rows->n, .selects = s->selects, .used = ++all->clock };
+        return DS4_OK;
+    }
+    r->used = ++all->clock;
+    if (r->refused) return DS4_OK;
+    if (r->graph && all->check) {
+        all->now = r;
+        all->checking = true;
+        all->n_checked = 0;
+        return DS4_OK;
+    }
+    if (r->graph) {
+        *done = true;
+        return b->device->graph_run(b->device, r->graph, err);
+    }
+    const ds4_status st = b->device->graph_begin(b->device, err);
+    if (st == DS4_EUNSUPPORTED) all->unsupported = true;
+    if (st) return st == DS4_EUNSUPPORTED ? DS4_OK : st;
+    r->n_notes = 0;
+    all->now = r;
+    return DS4_OK;
+}
+
+static ds4_status end_check(cuda_backend *b, bool complete, ds4_error *err)
+{
+    const cuda_records *all = &b->step->records;
+    const recording *r = all->now;
+    if (!complete) return DS4_OK;
+    if (all->differs || all->n_checked != r->n_notes)
+        return ds4_fail(err, DS4_EDEVICE, "%s: launch %d of %d of a step of %d rows (kernel %d) is not what was recorded for it",
+                        b->base.name, all->n_checked, r->n_notes, r->rows,
+                        r->n_notes ? r->note[min_int(all->n_checked, r->n_notes - 1)].kernel : -1);
+    return DS4_OK;
+}
+
+ds4_status records_end(cuda_backend *b, bool complete, bool *again, ds4_error *err)
+{
+    cuda_records *all = &b->step->records;
+    recording *r = all->now;
+    if (!r) return DS4_OK;
+    if (all->checking) {
+        const ds4_status st = end_check(b, complete, err);
+        all->checking = false;
+        all->now = NULL;
+        return st;
+    }
+    all->now = NULL;
+    if (!complete) {
+        b->device->graph_abandon(b->device);
+        r->refused = b->step->order.failed;     /* a step that was interrupted may be recorded yet */
+        return DS4_OK;
+    }
+    const ds4_status st = b->device->graph_end(b->device, &r->graph, err);
+    if (!st) return b->device->graph_run(b->device, r->graph, err);
+    r->graph = NULL;
+    all->unsupported = true;
+    *again = st != DS4_EDEVICE;                 /* no memory for it, say: steps run without */
+    return *again ? DS4_OK : st;
+}
+
+void records_close(cuda_backend *b, cuda_records *all)
+{
+    for (int i = 0; i < RECORDINGS; i++) drop(b, &all->all[i]);
+}
+
+/* FNV-1a */
+static uint64_t hash(uint64_t h, const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args, size_t args_n,
+                        ds4_error *err)
+{
+    cuda_records *all = &b->step->records;
+    recording *r = all->now;
+    if (!r) return DS4_OK;
+    const uint64_t basis = 0xcbf29ce484222325u ^ ((uint64_t)(unsigned)kernel << 8 | (uint64_t)(unsigned)stream);
+    const record_note note = { kernel, hash(hash(basis, what, n), args, args_n) };
+    if (all->checking) {
+        if (all->differs) return DS4_OK;
+        all->differs = all->n_checked >= r->n_notes || r->note[all->n_checked].hash != note.hash;
+        all->n_checked += !all->differs;
+        return DS4_OK;
+    }
+    if (r->n_notes == r->cap_notes) {
+        const int cap = r->cap_notes ? 2 * r->cap_notes : 256;
+        record_note *more = realloc(r->note, (size_t)cap * sizeof *more);
+        if (!more) return ds4_fail(err, DS4_EMEMORY, "%s: no memory to record a step", b->base.name);
+        r->note = more;
+        r->cap_notes = cap;
+    }
+    r->note[r->n_notes++] = note;
+    return DS4_OK;
+}
+
+void cuda_step_check(cuda_backend *b, bool on) { b->step->records.check = on; }
+int  cuda_step_recordings(const cuda_backend *b)
+{
+    int n = 0;
+    for (int i = 0; i < RECORDINGS; i++) n += b->step->records.all[i].graph != NULL;
+    return n;
+}
