@@ -172,7 +172,7 @@ CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unk
             -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
 CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
 LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
-GPU_HOST := $(LANE_OBJ) $(B)/tests/gpu_host/fake_device.o $(B)/tests/gpu_host/checked.o
+GPU_HOST := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue checked)
 GPU_TESTS := $(filter $(B)/tests/gpu_host/%,$(TESTS))
 $(B)/lanes/%.o: %.cu
 	@mkdir -p $(@D)

@@ -4,6 +4,10 @@
 
 #include <stddef.h>
 
+/* Set in every device address, so that it is none on the host: kernels come to memory through gpu_at,
+ * which takes it away, and through nothing else. */
+#define LANE_ADDRESS (1ull << 52)
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -88,7 +88,7 @@ struct runner {
 
 static thread_local runner *R;
 
-[[noreturn]] static void fail(const char *why)
+void lane_fail(const char *why)
 {
     fprintf(stderr, "lanes: kernel %s, block %u,%u,%u, thread %u: %s\n", R && R->kernel ? R->kernel->name : "?",
             lane_now.block.x, lane_now.block.y, lane_now.block.z, lane_now.thread.x, why);
@@ -119,14 +119,14 @@ extern "C" void lane_entry(void)
     R->kernel->run(R->args);
     R->lane[R->now].state = LANE_DONE;
     to_main(true);
-    fail("a finished lane was run again");
+    lane_fail("a finished lane was run again");
 }
 
 static void begin(fibre *f)
 {
     if (!f->stack) {
         void *p = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) fail("no memory for a lane's stack");
+        if (p == MAP_FAILED) lane_fail("no memory for a lane's stack");
         f->stack = static_cast<uint8_t *>(p);
     }
     void **sp = reinterpret_cast<void **>(f->stack + STACK_BYTES);
@@ -172,7 +172,7 @@ void lane_block_limit(unsigned threads, const char *kernel)
 {
     if (lane_now.dim.x <= threads) return;
     fprintf(stderr, "lanes: %s is made for blocks of %u threads at most\n", kernel, threads);
-    fail("the block is too large");
+    lane_fail("the block is too large");
 }
 
 static uint8_t *garbage(uint8_t *p, size_t n)
@@ -187,7 +187,7 @@ void *lane_shared(const void *site, size_t bytes, size_t align)
         if (R->site[i].site == site) return R->site[i].at;
     if (align < 16) align = 16;
     R->shared_used = (R->shared_used + align - 1) / align * align;
-    if (R->n_sites == 64 || R->shared_used + bytes > MAX_SHARED) fail("too many block-local arrays");
+    if (R->n_sites == 64 || R->shared_used + bytes > MAX_SHARED) lane_fail("too many block-local arrays");
     void *at = garbage(R->shared + R->shared_used, bytes);
     R->shared_used += bytes;
     R->site[R->n_sites++] = { site, at, bytes };
@@ -196,7 +196,7 @@ void *lane_shared(const void *site, size_t bytes, size_t align)
 
 void *lane_shared_dynamic(void)
 {
-    if (!R->dynamic) fail("the launch has no dynamic shared memory");
+    if (!R->dynamic) lane_fail("the launch has no dynamic shared memory");
     return R->dynamic;
 }
 
@@ -212,7 +212,7 @@ void lane_barrier(void)
 const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes)
 {
     fibre *f = &R->lane[R->now];
-    if (bytes > SLOT_BYTES) fail("a warp operation of more than 64 bytes");
+    if (bytes > SLOT_BYTES) lane_fail("a warp operation of more than 64 bytes");
     /* Two slots in turn: a lane may be a whole operation ahead of one that still reads. */
     const unsigned turn = f->turns++ & 1;
     memcpy(R->slot[R->now / 32][turn][R->now % 32], value, bytes);
@@ -249,9 +249,9 @@ static void run_warp(unsigned first)
             lane_now.thread.x = first + i;
             fprintf(stderr, "lanes: thread %u is at %s, thread %u at %s\n", first, f->state == LANE_DONE ? "its end" : f->what,
                     first + i, f[i].state == LANE_DONE ? "its end" : f[i].what);
-            fail("the lanes of a warp went different ways");
+            lane_fail("the lanes of a warp went different ways");
         }
-        if (f->state == LANE_AT_WARP && n < 32) fail("a warp operation in a warp of fewer than 32 lanes");
+        if (f->state == LANE_AT_WARP && n < 32) lane_fail("a warp operation in a warp of fewer than 32 lanes");
         if (f->state != LANE_AT_WARP) return;
     }
 }
@@ -269,7 +269,7 @@ static void run_block(void)
         for (unsigned w = 0; w < warps; w++) run_warp(32 * turn_of(w, warps, start));
         more = R->lane[0].state == LANE_AT_BARRIER;
         for (unsigned i = 0; i < R->n; i++)
-            if (R->lane[i].state != R->lane[0].state) fail("a thread ended while others wait at __syncthreads");
+            if (R->lane[i].state != R->lane[0].state) lane_fail("a thread ended while others wait at __syncthreads");
     }
 }
 
@@ -282,9 +282,9 @@ void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned 
         R->random = 1;
     }
     R->kernel = kernel;
-    if (block == 0 || block > MAX_BLOCK || block % 32) fail("a block has 32 to 1024 threads, whole warps");
-    if (!grid[0] || !grid[1] || !grid[2]) fail("an empty grid");
-    if (shared > MAX_SHARED) fail("too much dynamic shared memory");
+    if (block == 0 || block > MAX_BLOCK || block % 32) lane_fail("a block has 32 to 1024 threads, whole warps");
+    if (!grid[0] || !grid[1] || !grid[2]) lane_fail("an empty grid");
+    if (shared > MAX_SHARED) lane_fail("too much dynamic shared memory");
     R->args = args;
     R->n = block;
     R->order = order;

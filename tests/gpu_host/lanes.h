@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "lane_runner.h"
+
 #define DEVICE static inline
 #define FORMULA static inline
 #define CONSTANT_TABLE static const
@@ -62,6 +64,7 @@ extern thread_local lane_place lane_now;
 #define blockDim  lane_now.dim
 #define gridDim   lane_now.grid
 
+[[noreturn]] void lane_fail(const char *why);
 void  lane_block_limit(unsigned threads, const char *kernel);
 void *lane_shared(const void *site, size_t bytes, size_t align);
 void *lane_shared_dynamic(void);
@@ -70,6 +73,13 @@ void  lane_barrier(void);
  * apart, is lane l's, good until the lane's next exchange. what: the operation, for messages. */
 const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes);
 int   lane_of_warp(void);
+
+/* What lies at a device address; 0 stays nothing. */
+template <class T> static inline T *gpu_at(uint64_t p, uint64_t offset = 0)
+{
+    if (p && !(p & LANE_ADDRESS)) lane_fail("gpu_at of something that is no device address");
+    return reinterpret_cast<T *>((p & ~LANE_ADDRESS) + offset);
+}
 
 static inline void __syncthreads(void) { lane_barrier(); }
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)mask; lane_exchange("syncwarp", "", 1); }

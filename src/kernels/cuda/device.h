@@ -75,8 +75,9 @@ struct gpu_device {
     ds4_status (*sync)(gpu_device *d, int stream, ds4_error *err);      /* stream < 0: all */
 
     /* Between begin and end nothing is done; the work of GPU_MAIN, and of the streams that wait
-     * for its events, is kept. The other streams must be joined again before end. begin fails where
-     * there are no graphs (DS4_EUNSUPPORTED). abandon ends a recording that failed. */
+     * for its events, is kept. The other streams must be joined again before end; events waited for
+     * are recorded in between too, copies are from and to pinned memory, nothing is allocated or synced.
+     * begin fails where there are no graphs (DS4_EUNSUPPORTED). abandon ends a recording that failed. */
     ds4_status (*graph_begin)(gpu_device *d, ds4_error *err);
     ds4_status (*graph_end)(gpu_device *d, gpu_graph **out, ds4_error *err);
     void       (*graph_abandon)(gpu_device *d);

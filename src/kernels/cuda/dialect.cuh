@@ -18,6 +18,8 @@
 
 #include <stdint.h>
 
+#include "kernels/cuda/device_types.h"
+
 #define FULL_MASK 0xffffffffu
 enum { WARP = 32 };
 
@@ -126,15 +128,14 @@ DEVICE void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* What lies at a device address. The only way from one to a pointer. */
+template <class T> DEVICE T *gpu_at(gpu_ptr p, uint64_t offset = 0) { return reinterpret_cast<T *>(p + offset); }
+
 #else
 #include "lanes.h"
 #endif
 
-#include "kernels/cuda/device_types.h"
-
 /* ---- the same on both sides ------------------------------------------------------- */
-
-template <class T> DEVICE T *gpu_at(gpu_ptr p, uint64_t offset = 0) { return reinterpret_cast<T *>(p + offset); }
 
 DEVICE float as_float(uint32_t u)
 {
