@@ -100,20 +100,28 @@ static int tokens_left(const generation *g)
     return min_int(g->options->max_tokens - g->result->tokens, room);
 }
 
-/* The next token. Reasoning that ends without </think>, or takes too long, gets
- * one; so every answer has a text part. */
-static ds4_token choose(generation *g)
+static bool end_is_near(const generation *g)
 {
     const float *logits = ds4_session_logits(g->timeline->session);
+    return logits && among_best(logits, vocab_size(g->vocab), g->special->end_think, 3);
+}
+
+/* The next token. Reasoning that ends without </think>, or takes too long, gets
+ * one; so every answer has a text part. */
+static ds4_status choose(generation *g, ds4_token *id)
+{
     const ds4_token end = g->special->end_think;
+    *id = end;
     if (g->section == PRINT_REASONING) {
         const think_phase phase = think_phase_of(g->options->think_budget, g->result->reasoning_tokens,
                                                  tokens_left(g), g->limit);
-        if (phase == THINK_OVER) return end;
-        if (phase == THINK_CLOSING && among_best(logits, vocab_size(g->vocab), end, 3)) return end;
+        if (phase == THINK_OVER || (phase == THINK_CLOSING && end_is_near(g))) return DS4_OK;
     }
-    const ds4_token id = ds4_sample(g->sampler, logits);
-    return id == g->special->eos && g->section == PRINT_REASONING ? end : id;
+    const ds4_status st = ds4_session_sample(g->timeline->session, g->sampler, false, id, g->err);
+    if (st) return st;
+    if (*id < 0) return ds4_fail(g->err, DS4_EDEVICE, "the model's logits are not numbers");
+    if (*id == g->special->eos && g->section == PRINT_REASONING) *id = end;
+    return DS4_OK;
 }
 
 /* ---- the loop --------------------------------------------------------------- */
@@ -133,8 +141,8 @@ static finish_reason decode(generation *g)
         if (st) return failed(st);
         if (signals_interrupted()) return FINISH_INTERRUPTED;
 
-        const ds4_token id = choose(g);
-        if (id < 0) return failed(ds4_fail(g->err, DS4_EDEVICE, "the model's logits are not numbers"));
+        ds4_token id;
+        if ((st = choose(g, &id))) return failed(st);
         if (id == g->special->eos) return FINISH_STOP;
         token_list_push(&t->tokens, id);
         ds4_sampler_accept(g->sampler, id);

@@ -54,7 +54,7 @@ ds4_status timeline_sync(timeline *t, size_t upto, ds4_error *err)
     const size_t common = timeline_common(t, upto);
     if (common < length) length = (size_t)ds4_session_rewind(t->session, (int)common);
     /* A point kept without logits: its last token is computed again. */
-    if (length == upto && upto && !ds4_session_logits(t->session))
+    if (length == upto && upto && !ds4_session_has_logits(t->session, (int)length))
         length = (size_t)ds4_session_rewind(t->session, (int)upto - 1);
 
     const uint64_t start = clock_ns();

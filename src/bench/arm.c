@@ -31,6 +31,16 @@ static ds4_status open_sessions(bench_arm *a, int max_tokens, ds4_error *err)
     return ds4_batch_new(&a->batch, a->engine, err);
 }
 
+static ds4_status open_sampler(bench_arm *a, ds4_error *err)
+{
+    const ds4_logit_bias never = { vocab_special(a->engine->vocab)->eos, -INFINITY };
+    ds4_sampling greedy = ds4_sampling_defaults();
+    greedy.temperature = 0;
+    greedy.bias = &never;
+    greedy.n_bias = never.token >= 0;
+    return ds4_sampler_new(&a->likeliest, &greedy, a->shape.n_vocab, err);
+}
+
 ds4_status arm_open(bench_arm *a, const ds4_engine_options *o, int n_sessions, int max_tokens, ds4_error *err)
 {
     ds4_engine_options e = *o;
@@ -50,11 +60,12 @@ ds4_status arm_open(bench_arm *a, const ds4_engine_options *o, int n_sessions, i
         : ds4_fail(err, DS4_EMEMORY, "no memory for %d sessions", n_sessions);
     a->load_s = (double)(clock_ns() - start) / 1e9;
     if (!st) st = open_sessions(a, e.max_tokens, err);
+    if (!st) ds4_engine_shape(a->engine, &a->shape);
+    if (!st) st = open_sampler(a, err);
     if (st) {
         arm_close(a);
         return st;
     }
-    ds4_engine_shape(a->engine, &a->shape);
     token_bytes_of_file(&a->bytes, a->engine->file, &a->engine->config);
     const bool packed = kv_is_packed(a->session[0]->kv);
     a->kv_row_bytes = kv_row_bytes(kv_row_format(&a->engine->config, packed, false));
@@ -65,6 +76,7 @@ ds4_status arm_open(bench_arm *a, const ds4_engine_options *o, int n_sessions, i
 void arm_close(bench_arm *a)
 {
     ds4_batch_free(a->batch);
+    ds4_sampler_free(a->likeliest);
     for (int i = 0; a->session && i <= a->n_sessions; i++) ds4_session_close(a->session[i]);
     ds4_engine_close(a->engine);
     free(a->session);
@@ -95,15 +107,6 @@ static const ds4_token *text_at(bench_arm *a, int i, int first, int n)
     const int64_t start = (int64_t)i * (a->n_text / (a->n_sessions + 1) + 1) + first;
     for (int k = 0; k < n; k++) a->piece[k] = a->text[(start + k) % a->n_text];
     return a->piece;
-}
-
-static ds4_token likeliest(const bench_arm *a, const float *logits)
-{
-    const ds4_token eos = vocab_special(a->engine->vocab)->eos;
-    ds4_token best = eos == 0 ? 1 : 0;
-    for (ds4_token t = 0; t < a->shape.n_vocab; t++)
-        if (t != eos && logits[t] > logits[best]) best = t;
-    return best;
 }
 
 /* ---- standing where the cell begins -------------------------------------- */
@@ -145,8 +148,8 @@ static ds4_status go_to(bench_arm *a, int i, int depth, ds4_error *err)
 /* The token that decoding begins with: what the logits say, at the very start BOS. */
 static void choose_first(bench_arm *a, int i)
 {
-    const float *logits = ds4_session_logits(a->session[i]);
-    a->next[i] = logits ? likeliest(a, logits) : vocab_special(a->engine->vocab)->bos;
+    if (ds4_session_sample(a->session[i], a->likeliest, false, &a->next[i], NULL) || a->next[i] < 0)
+        a->next[i] = vocab_special(a->engine->vocab)->bos;
 }
 
 /* ---- running ------------------------------------------------------------- */
@@ -157,7 +160,10 @@ static ds4_status decode_step(bench_arm *a, ds4_session **session, ds4_token *ne
     ds4_batch_clear(a->batch);
     for (int i = 0; i < n && !st; i++) st = ds4_batch_add(a->batch, session[i], &next[i], 1, DS4_LOGITS_LAST, err);
     if (!st) st = ds4_engine_step(a->engine, a->batch, err);
-    for (int i = 0; i < n && !st; i++) next[i] = likeliest(a, ds4_batch_logits(a->batch, i));
+    for (int i = 0; i < n && !st; i++) {
+        st = ds4_session_sample(session[i], a->likeliest, false, &next[i], err);
+        if (!st && next[i] < 0) st = ds4_fail(err, DS4_EDEVICE, "the model's logits are not numbers");
+    }
     ds4_batch_clear(a->batch);
     return st;
 }

@@ -27,6 +27,7 @@ typedef struct {
     ds4_token    *next;         /* [n_sessions] token to decode               */
     int           n_sessions;
     ds4_batch    *batch;
+    ds4_sampler  *likeliest;    /* takes the best token that does not end the text */
     const ds4_token *text;      /* borrowed; read in a circle                 */
     int           n_text;
     ds4_token    *piece;        /* [max_tokens] what is fed                   */

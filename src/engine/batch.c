@@ -19,6 +19,9 @@ struct ds4_batch {
     float        *logits;       /* [cap_logits][V]                                     */
     int           cap_logits;
     bool          stepped;      /* logits are there                                    */
+    bool          kept;         /* on the device, as long as no other pass was run     */
+    uint64_t      pass;
+    bool          fetched[FORWARD_KEPT];
 };
 
 ds4_status ds4_batch_new(ds4_batch **out, ds4_engine *e, ds4_error *err)
@@ -135,6 +138,25 @@ static void count_step(ds4_engine *e, const ds4_batch *b, uint64_t ns)
     pthread_mutex_unlock(&e->metrics_lock);
 }
 
+/* Logits that nobody asked for yet come to the host before the pass that writes over them. Sessions of the batch get new
+ * ones, or keep the old ones if the pass does not come to its end. */
+static ds4_status save_logits(ds4_engine *e, ds4_error *err)
+{
+    ds4_status st = DS4_OK;
+    for (int i = 0; i < FORWARD_KEPT && !st; i++)
+        if (e->kept[i] && !e->kept[i]->in_batch) st = session_fetch_logits(e->kept[i], err);
+    return st;
+}
+
+static void give_logits(ds4_batch *b, int i)
+{
+    const segment *g = &b->segments[i];
+    const int at = b->logits_of[g->first + g->n - 1];
+    if (at < 0) return;
+    if (b->kept) session_keep_logits(b->sessions[i], at);
+    else session_take_logits(b->sessions[i], b->logits + (size_t)at * (size_t)b->engine->config.n_vocab);
+}
+
 ds4_status ds4_engine_step(ds4_engine *e, ds4_batch *b, ds4_error *err)
 {
     if (b->n_rows == 0) return ds4_fail(err, DS4_EARG, "the batch is empty");
@@ -145,24 +167,32 @@ ds4_status ds4_engine_step(ds4_engine *e, ds4_batch *b, ds4_error *err)
 
     const batch_rows rows = { .n = b->n_rows, .pos = b->pos, .token = b->token, .segment_of = b->segment_of,
                               .segment = b->segments, .n_segments = b->n_segments };
-    if (!st) st = forward_run(e->forward, &rows, b->logits_row, b->n_logits, b->logits, err);
+    b->kept = e->keeps_logits && b->n_logits <= FORWARD_KEPT;
+    if (!st && e->keeps_logits) st = save_logits(e, err);
+    if (!st) st = forward_run(e->forward, &rows, b->logits_row, b->n_logits, b->kept ? NULL : b->logits, err);
     if (st) return st;
 
     for (int i = 0; i < b->n_segments; i++) {
-        const segment *s = &b->segments[i];
-        const int last = s->first + s->n - 1;
-        const float *logits = b->logits_of[last] >= 0
-            ? b->logits + (size_t)b->logits_of[last] * (size_t)e->config.n_vocab : NULL;
-        session_advance(b->sessions[i], b->token + s->first, s->n, logits);
+        session_advance(b->sessions[i], b->token + b->segments[i].first, b->segments[i].n);
         b->sessions[i]->in_batch = 0;
     }
+    for (int i = 0; i < b->n_segments; i++) give_logits(b, i);
     b->stepped = true;
+    b->pass = ++e->n_passes;
+    memset(b->fetched, 0, sizeof b->fetched);
     count_step(e, b, clock_ns() - start);
     return DS4_OK;
 }
 
-const float *ds4_batch_logits(const ds4_batch *b, int i)
+const float *ds4_batch_logits(const ds4_batch *constant, int i)
 {
+    ds4_batch *b = (ds4_batch *)constant;           /* where they lie is nobody's business */
     if (!b->stepped || i < 0 || i >= b->n_rows || b->logits_of[i] < 0) return NULL;
-    return b->logits + (size_t)b->logits_of[i] * (size_t)b->engine->config.n_vocab;
+    const int at = b->logits_of[i];
+    float *row = b->logits + (size_t)at * (size_t)b->engine->config.n_vocab;
+    if (b->kept && !b->fetched[at]) {
+        if (b->pass != b->engine->n_passes || forward_logits(b->engine->forward, at, row, NULL)) return NULL;
+        b->fetched[at] = true;
+    }
+    return row;
 }

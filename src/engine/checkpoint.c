@@ -253,7 +253,8 @@ static void put_head(kvc *k)
     put(k, s->tokens, (size_t)k->length * sizeof *s->tokens);
 
     const float none = NAN;                         /* a session without logits says so */
-    if (s->has_logits) put(k, s->logits, (size_t)c->n_vocab * sizeof(float));
+    const float *logits = ds4_session_logits(s);
+    if (logits) put(k, logits, (size_t)c->n_vocab * sizeof(float));
     else for (int i = 0; i < c->n_vocab; i++) put(k, &none, sizeof none);
 
     for (int index = 0; index < 2; index++)
@@ -546,6 +547,7 @@ static void read_tokens_and_logits(transfer *t)
     ds4_session *s = t->s;
     const model_config *c = &s->engine->config;
     stream_read(&t->io, s->tokens, (size_t)t->length * sizeof *s->tokens);
+    session_drop_logits(s);
     stream_read(&t->io, s->logits, (size_t)c->n_vocab * sizeof *s->logits);
     if (t->io.st) return;
     for (int i = 0; i < t->length; i++)

@@ -342,6 +342,7 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     forward_options f = engine_forward_options(&e->o);
     f.experts = e->experts;
     if ((st = forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err))) return st;
+    e->keeps_logits = e->backend->adopt != NULL;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
     fill_shape(e);
     return e->o.warm_weights && !e->o.huge_pages && !e->experts ? load_warm(e, err) : DS4_OK;

@@ -25,6 +25,9 @@ struct ds4_engine {
     ds4_shape          shape;
     log_sink           log;
     int                n_sessions;
+    bool               keeps_logits;        /* on the device (FORWARD_KEPT rows), until somebody asks     */
+    ds4_session       *kept[FORWARD_KEPT];  /* whose logits the rows of the last step are; NULL: nobody's */
+    uint64_t           n_passes;            /* run so far: rows of an earlier one are gone                */
     pthread_mutex_t    metrics_lock;        /* guards metrics only */
     ds4_metrics        metrics;
 };
@@ -43,6 +46,9 @@ struct ds4_session {
     ds4_token    *tokens;       /* [capacity] */
     float        *logits;       /* [V]        */
     bool          has_logits;
+    int           logits_row;   /* has_logits: row of the last pass where they still lie, -1: in `logits` */
+    ds4_top_logits top;         /* logits_row >= 0: what is known of them       */
+    forward_top   top_store;    /* what `top` points into                       */
     rewind_point *points;       /* [engine->o.rewind_points], ascending */
     int           n_points;
     int           pinned;       /* length of the point that stays; 0: none */
@@ -54,7 +60,13 @@ static inline int engine_sessions(const ds4_engine_options *o) { return o->max_s
 kv_options      engine_kv_options(const ds4_engine_options *o);
 forward_options engine_forward_options(const ds4_engine_options *o);
 
-/* The session's tokens after a step of n; keeps logits (NULL: none). */
-void session_advance(ds4_session *s, const ds4_token *t, int n, const float *logits);
+/* The session's tokens after a step of n, as yet without logits. */
+void session_advance(ds4_session *s, const ds4_token *t, int n);
+/* Its logits: a copy, or row i of the last pass. */
+void session_take_logits(ds4_session *s, const void *logits);
+void session_keep_logits(ds4_session *s, int row);
+void session_drop_logits(ds4_session *s);
+/* Afterwards `logits` holds them, if there are any. */
+ds4_status session_fetch_logits(ds4_session *s, ds4_error *err);
 
 #endif

@@ -138,7 +138,7 @@ static void next_choice(scheduler *s, slot *sl)
     const int at = slot_rewind(sl, s, t->prompt_end);
     token_list_clear(&sl->feed);
     sl->fed = 0;
-    if (at == t->prompt_end && ds4_session_logits(sl->session)) {
+    if (at == t->prompt_end && ds4_session_has_logits(sl->session, at)) {
         begin_choice(s, sl);
         return;
     }
@@ -220,25 +220,27 @@ static void time_token(scheduler *s, sched_ticket *t)
     t->last_token_ns = now;
 }
 
-static void note_logprob(sched_ticket *t, answer_section in, ds4_token token, const float *logits)
+static void note_logprob(const slot *sl, answer_section in, ds4_token token, bool forced)
 {
+    sched_ticket *t = sl->job;
     ds4_logprob top[SCHED_TOP_LOGPROBS];
     float self = 0.0f;                              /* of a forced token */
+    const float *logits = forced ? NULL : ds4_session_logits(sl->session);
     const int n = logits ? ds4_sampler_logprobs(t->sampler, logits, token, &self, top, t->top_logprobs) : 0;
     ticket_note_token(t, in, token, self, top, n);
 }
 
-/* A token joins the answer and, unless it is the end of turn, what the session is fed next. logits NULL: forced. */
-static answer_verdict take(scheduler *s, slot *sl, ds4_token token, const float *logits)
+/* A token joins the answer and, unless it is the end of turn, what the session is fed next. forced: it was not sampled. */
+static answer_verdict take(scheduler *s, slot *sl, ds4_token token, bool forced)
 {
     sched_ticket *t = sl->job;
     answer *a = current(t);
     const answer_section in = answer_in(a);
-    if (t->logprobs) note_logprob(t, in, token, logits);
+    if (t->logprobs) note_logprob(sl, in, token, forced);
     answer_verdict v = answer_push(a, token);
     if (v == ANSWER_END_THINK) {
         token = s->special->end_think;
-        logits = NULL;
+        forced = true;
         v = answer_push(a, token);
     }
     if (token == s->special->eos) return ANSWER_END;
@@ -253,7 +255,7 @@ static answer_verdict take(scheduler *s, slot *sl, ds4_token token, const float 
     }
     if (s->o.metrics) {
         counter_add(&s->o.metrics->generation_tokens, 1);
-        if (!logits) counter_add(&s->o.metrics->forced_tokens, 1);
+        if (forced) counter_add(&s->o.metrics->forced_tokens, 1);
     }
     return v;
 }
@@ -271,7 +273,7 @@ static bool check_end(scheduler *s, slot *sl, answer_verdict v)
 static bool force(scheduler *s, slot *sl, const token_list *tokens)
 {
     for (size_t i = 0; i < tokens->n; i++)
-        if (check_end(s, sl, take(s, sl, tokens->ids[i], NULL))) return true;
+        if (check_end(s, sl, take(s, sl, tokens->ids[i], true))) return true;
     return false;
 }
 
@@ -304,17 +306,24 @@ static bool among_best(const float *logits, int n, ds4_token id, int places)
     return better < places;
 }
 
-/* -1: nothing can be sampled. *forced: the token was not drawn. */
-static ds4_token choose(scheduler *s, sched_ticket *t, const float *logits, bool *forced)
+static bool end_think_is_near(const scheduler *s, const slot *sl)
 {
-    const ds4_token end = s->special->end_think;
+    const float *logits = ds4_session_logits(sl->session);
+    return logits && among_best(logits, s->n_vocab, s->special->end_think, 3);
+}
+
+/* *forced: the token was not sampled. *token -1: nothing can be. */
+static ds4_status choose(scheduler *s, slot *sl, ds4_token *token, bool *forced, ds4_error *err)
+{
+    sched_ticket *t = sl->job;
     *forced = false;
     if (!t->raw && answer_in(current(t)) == SECTION_REASONING) {
         const think_phase phase = think_phase_of(t->think_budget, t->reasoned, t->limit - t->sampled, t->limit);
-        *forced = phase == THINK_OVER || (phase == THINK_CLOSING && among_best(logits, s->n_vocab, end, 3));
-        if (*forced) return end;
+        *forced = phase == THINK_OVER || (phase == THINK_CLOSING && end_think_is_near(s, sl));
+        *token = s->special->end_think;
+        if (*forced) return DS4_OK;
     }
-    return answer_wants_greedy(current(t)) ? ds4_sample_best(t->sampler, logits) : ds4_sample(t->sampler, logits);
+    return ds4_session_sample(sl->session, t->sampler, answer_wants_greedy(current(t)), token, err);
 }
 
 static bool all_numbers(const float *logits, int n)
@@ -336,15 +345,19 @@ static void sample_next(scheduler *s, slot *sl)
     sched_ticket *t = sl->job;
     token_list_clear(&sl->feed);
     sl->fed = 0;
-    const float *logits = ds4_session_logits(sl->session);
-    bool forced = false;
-    const ds4_token token = logits ? choose(s, t, logits, &forced) : -1;
+    ds4_error err;
+    ds4_token token;
+    bool forced;
+    if (choose(s, sl, &token, &forced, &err)) {
+        answers_fail(s, sl, &err);
+        return;
+    }
     if (token < 0) {
         fail_without_numbers(s, sl);
         return;
     }
     time_token(s, t);
-    const answer_verdict v = take(s, sl, token, forced ? NULL : logits);
+    const answer_verdict v = take(s, sl, token, forced);
     if (check_end(s, sl, v)) return;
     force_demanded(s, sl, token);
 }

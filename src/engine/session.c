@@ -1,6 +1,7 @@
 /* session: one timeline, its rewind points, and feeding it. */
 #include "engine/engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@ ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds
     ds4_session *s = calloc(1, sizeof *s);
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for a session");
     s->engine = e;
+    s->logits_row = -1;
     count_sessions(e, +1);
 
     ds4_status st = kv_open(&s->kv, e->pool, max_tokens, err);
@@ -51,6 +53,7 @@ void ds4_session_close(ds4_session *s)
 {
     if (!s) return;
     drop_points(s, 0);
+    session_drop_logits(s);
     kv_close(s->kv);
     free(s->tokens);
     free(s->logits);
@@ -63,14 +66,13 @@ void ds4_session_reset(ds4_session *s)
 {
     drop_points(s, 0);
     kv_clear(s->kv);
-    s->has_logits = false;
+    session_drop_logits(s);
     s->pinned = 0;
 }
 
 int              ds4_session_length(const ds4_session *s)   { return s->kv->length; }
 int              ds4_session_capacity(const ds4_session *s) { return s->kv->capacity; }
 const ds4_token *ds4_session_tokens(const ds4_session *s)   { return s->tokens; }
-const float     *ds4_session_logits(const ds4_session *s)   { return s->has_logits ? s->logits : NULL; }
 
 uint64_t ds4_session_kv_bytes(const ds4_session *s)
 {
@@ -79,12 +81,66 @@ uint64_t ds4_session_kv_bytes(const ds4_session *s)
     return n;
 }
 
-void session_advance(ds4_session *s, const ds4_token *t, int n, const float *logits)
+void session_advance(ds4_session *s, const ds4_token *t, int n)
 {
     memcpy(s->tokens + s->kv->length, t, (size_t)n * sizeof *t);
     kv_commit(s->kv, n);
-    s->has_logits = logits != NULL;
-    if (logits) memcpy(s->logits, logits, (size_t)s->engine->config.n_vocab * sizeof *logits);
+    session_drop_logits(s);
+}
+
+/* ---- logits ----------------------------------------------------------------------------- */
+
+void session_drop_logits(ds4_session *s)
+{
+    if (s->logits_row >= 0 && s->engine->kept[s->logits_row] == s) s->engine->kept[s->logits_row] = NULL;
+    s->has_logits = false;
+    s->logits_row = -1;
+}
+
+void session_take_logits(ds4_session *s, const void *logits)
+{
+    session_drop_logits(s);
+    memcpy(s->logits, logits, (size_t)s->engine->config.n_vocab * sizeof *s->logits);
+    s->has_logits = true;
+}
+
+void session_keep_logits(ds4_session *s, int row)
+{
+    session_drop_logits(s);
+    s->has_logits = true;
+    s->logits_row = row;
+    s->engine->kept[row] = s;
+    forward_top *t = &s->top_store;
+    *t = forward_tops(s->engine->forward)[row];
+    int n = 0;
+    while (n < FORWARD_TOP && t->id[n] >= 0 && !isnan(t->value[n])) n++;
+    s->top = (ds4_top_logits){ .token = t->id, .logit = t->value, .n = n, .sum = t->norm[1] };
+}
+
+ds4_status session_fetch_logits(ds4_session *s, ds4_error *err)
+{
+    if (s->logits_row < 0) return DS4_OK;
+    const ds4_status st = forward_logits(s->engine->forward, s->logits_row, s->logits, err);
+    session_drop_logits(s);
+    s->has_logits = !st;
+    return st;
+}
+
+const float *ds4_session_logits(const ds4_session *constant)
+{
+    ds4_session *s = (ds4_session *)constant;       /* where they lie is nobody's business */
+    if (session_fetch_logits(s, NULL)) return NULL;
+    return s->has_logits ? s->logits : NULL;
+}
+
+ds4_status ds4_session_sample(ds4_session *s, ds4_sampler *sampler, bool best, ds4_token *out, ds4_error *err)
+{
+    *out = -1;
+    if (!s->has_logits) return ds4_fail(err, DS4_EARG, "the session has no logits: its last step did not ask for them");
+    if (s->logits_row >= 0 && ds4_sample_top(sampler, &s->top, best, out)) return DS4_OK;
+    const ds4_status st = session_fetch_logits(s, err);
+    if (!st) *out = best ? ds4_sample_best(sampler, s->logits) : ds4_sample(sampler, s->logits);
+    return st;
 }
 
 /* ---- rewind points -------------------------------------------------------------------- */
@@ -118,6 +174,8 @@ ds4_status ds4_session_mark(ds4_session *s, ds4_error *err)
     if (s->engine->o.rewind_points == 0) return ds4_fail(err, DS4_EFULL, "this engine keeps no rewind points");
     if (length == 0) return DS4_OK;                 /* rewinding to 0 needs no point */
     if (s->n_points > 0 && s->points[s->n_points - 1].length == length) drop_points(s, s->n_points - 1);
+    const ds4_status st = session_fetch_logits(s, err);
+    if (st) return st;
 
     const uint64_t state = kv_point_bytes(s->kv, length), logits = (uint64_t)s->engine->config.n_vocab * sizeof(float);
     rewind_point p = { .length = length, .has_logits = s->has_logits, .state_bytes = state + logits };
@@ -167,8 +225,8 @@ int ds4_session_rewind(ds4_session *s, int want)
     const rewind_point *p = &s->points[i];
     const uint64_t logits = (uint64_t)s->engine->config.n_vocab * sizeof(float);
     kv_point_restore(s->kv, p->length, p->state);
-    s->has_logits = p->has_logits;
-    if (p->has_logits) memcpy(s->logits, p->state + (p->state_bytes - logits), logits);
+    session_drop_logits(s);
+    if (p->has_logits) session_take_logits(s, p->state + (p->state_bytes - logits));
     drop_points(s, i + 1);
     return p->length;
 }

@@ -8,7 +8,7 @@
 #include "base/status.h"
 
 #define SCORE_TILE 16           /* rows whose indexer scores are in memory at once */
-#define HEAD_TILE  64           /* rows that pass the vocabulary matrix at once    */
+#define HEAD_TILE  FORWARD_KEPT /* rows that pass the vocabulary matrix at once    */
 
 /* Views of the workspace at full size; a step uses the first T rows of each. */
 typedef struct {
@@ -27,6 +27,7 @@ typedef struct {
     view mid;                   /* [T*k][F]                                        */
     view gate, up, shared;      /* [T][F], [T][F], [T][D]                          */
     view head_streams, head_x, logits;      /* [HEAD_TILE][S*D], [..][D], [..][V]  */
+    view tops;                  /* [HEAD_TILE] forward_top, as floats              */
 } workspace;
 
 struct forward {
@@ -36,6 +37,7 @@ struct forward {
     forward_options      o;
     buf                 *store;
     workspace            ws;
+    forward_top         *tops;  /* [HEAD_TILE] owned; NULL: the host sees the workspace itself */
 };
 
 /* ---- workspace ------------------------------------------------------------------ */
@@ -84,6 +86,7 @@ static workspace lay_out(const model_config *c, const forward_options *o, buf *s
         .mid = F32_ROWS((int64_t)T * k, c->expert_width),
         .gate = F32_ROWS(T, c->expert_width), .up = F32_ROWS(T, c->expert_width), .shared = F32_ROWS(T, D),
         .head_streams = F32_ROWS(tile, S * D), .head_x = F32_ROWS(tile, D), .logits = F32_ROWS(tile, c->n_vocab),
+        .tops = F32_ROWS(tile, (int)(sizeof(forward_top) / sizeof(float))),
     };
 }
 
@@ -131,7 +134,9 @@ ds4_status forward_open(forward **out, const model_config *c, const model_weight
     if (!f) return ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
     *f = (forward){ .c = c, .w = w, .b = b, .o = *o };
 
-    const ds4_status st = b->buf_alloc(b, forward_bytes(c, o), &f->store, err);
+    ds4_status st = b->buf_alloc(b, forward_bytes(c, o), &f->store, err);
+    if (!st && b->adopt && !(f->tops = calloc(HEAD_TILE, sizeof *f->tops)))
+        st = ds4_fail(err, DS4_EMEMORY, "no memory for the forward pass");
     if (st) {
         forward_close(f);
         return st;
@@ -146,6 +151,7 @@ void forward_close(forward *f)
 {
     if (!f) return;
     if (f->store) f->b->buf_free(f->b, f->store);
+    free(f->tops);
     free(f);
 }
 
@@ -354,6 +360,26 @@ static ds4_status gather(const pass *p, const int32_t *rows, int n, view *out)
     return st;
 }
 
+/* Columns of a row of tops, which has the layout of forward_top. */
+static view in_tops(view tops, size_t offset, int cols, quant_type type)
+{
+    tops.offset += offset;
+    tops.cols = cols;
+    tops.type = type;
+    return tops;
+}
+
+/* What the host is told of n rows of logits. */
+static ds4_status find_tops(const pass *p, int n)
+{
+    const view tops = view_rows(p->ws.tops, 0, n);
+    RUN(top_logits, (top_logits_args){ .logits = view_rows(p->ws.logits, 0, n),
+                                       .ids = in_tops(tops, offsetof(forward_top, id), FORWARD_TOP, QUANT_I32),
+                                       .values = in_tops(tops, offsetof(forward_top, value), FORWARD_TOP, QUANT_F32),
+                                       .norm = in_tops(tops, offsetof(forward_top, norm), 2, QUANT_F32) });
+    return DS4_OK;
+}
+
 /* Takes at most a tile of rows to the vocabulary. */
 static ds4_status head(const pass *p, const int32_t *rows, int n)
 {
@@ -369,7 +395,7 @@ static ds4_status head(const pass *p, const int32_t *rows, int n)
                  .layer = -1, .name = "head" },
         .norm = { .x = x, .y = x, .weight = w->output_norm, .eps = c->rms_eps, .layer = -1, .name = "output_norm" },
         .output = { .w = w->output, .x = x, .y = view_rows(p->ws.logits, 0, n), .layer = -1, .name = "output" } });
-    return DS4_OK;
+    return p->f->tops ? find_tops(p, n) : DS4_OK;
 }
 
 static ds4_status stopped(const pass *p)
@@ -437,9 +463,17 @@ ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits
         const int n = min_int(tile, n_logits - first);
         if (!at_once) st = head(&p, logits_rows + first, n);
         if (!st) st = b->wait(b, &p.dev->error);
-        if (!st) st = b->download(b, logits + (size_t)first * (size_t)f->c->n_vocab, view_rows(p.ws.logits, 0, n), &p.dev->error);
+        if (!st && !logits) st = b->download(b, f->tops, view_rows(p.ws.tops, 0, n), &p.dev->error);
+        else if (!st) st = b->download(b, logits + (size_t)first * (size_t)f->c->n_vocab, view_rows(p.ws.logits, 0, n), &p.dev->error);
     }
     if (!st && n_logits == 0) st = b->wait(b, &p.dev->error);
     if (st && err) *err = p.dev->error;
     return st;
+}
+
+const forward_top *forward_tops(const forward *f) { return f->tops; }
+
+ds4_status forward_logits(forward *f, int i, float *out, ds4_error *err)
+{
+    return f->b->download(f->b, out, view_rows(f->ws.logits, i, 1), err);
 }

@@ -556,6 +556,15 @@ const float *ds4_session_logits(const ds4_session *constant)
     return s->logits;
 }
 
+ds4_status ds4_session_sample(ds4_session *s, ds4_sampler *sampler, bool best, ds4_token *out, ds4_error *err)
+{
+    const float *logits = ds4_session_logits(s);
+    *out = -1;
+    if (!logits) return ds4_fail(err, DS4_EARG, "no logits");
+    *out = best ? ds4_sample_best(sampler, logits) : ds4_sample(sampler, logits);
+    return DS4_OK;
+}
+
 /* ---- files -------------------------------------------------------------------------------- */
 
 /* A KVC file without trailer whose payload is the tokens and whether there were logits. */
