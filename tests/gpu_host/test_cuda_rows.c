@@ -1,16 +1,26 @@
-/* Kernels of rows.cu on the lane runner, against the scalar definitions. */
+/* Kernels of rows*.cu on the lane runner, against the scalar definitions. */
 #include "checked.h"
 
-static const backend_limits limits = { .max_rows = 8, .max_cols = 4096, .max_pairs = 16, .max_expert_width = 512,
-                                       .n_experts = 8, .max_head_width = 64, .index_top_k = 8 };
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const backend_limits limits = { .max_rows = 40, .max_cols = 4096, .max_pairs = 16, .max_expert_width = 512,
+                                       .n_experts = 8, .max_head_width = 64, .index_top_k = 8, .n_streams = 8 };
+
+/* Columns skip.. of rows that are `gap` columns further apart than they are long. */
+static view gapped(backend *b, int64_t rows, int cols, int skip, int gap, uint64_t seed)
+{
+    return view_cols(checked_random(b, rows, cols + skip + gap, 2.0f, seed), skip, cols);
+}
 
 TEST(rms_norm_agrees_with_its_definition_in_every_order_of_lanes)
 {
     for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
         backend *b = checked_open(&limits, false, (lane_order)order);
-        const int widths[] = { 64, 100, 1024, 4096 };
-        for (int i = 0; i < 4; i++) {
-            const view x = checked_random(b, 3, widths[i], 2.0f, 1), y = checked_view(b, 3, widths[i], QUANT_F32);
+        const int widths[] = { 1, 64, 100, 1022, 4096, 5000 };
+        for (int i = 0; i < 6; i++) {
+            const view x = gapped(b, 3, widths[i], i % 2, i % 3, 1), y = checked_view(b, 3, widths[i], QUANT_F32);
             const view w = checked_random(b, 1, widths[i], 1.0f, 2);
             CHECKED(b, rms_norm, .x = x, .y = y, .weight = w, .eps = 1e-6f, .name = "test");
             CHECKED(b, rms_norm, .x = x, .y = x, .eps = 1e-6f, .name = "in place");
@@ -20,4 +30,168 @@ TEST(rms_norm_agrees_with_its_definition_in_every_order_of_lanes)
         }
         b->close(b);
     }
+}
+
+/* The check's tolerance is wide; the sum of squares has to be right to a few last bits. */
+TEST(rms_norm_in_floats_is_within_a_millionth)
+{
+    backend *b = checked_open(&limits, false, LANES_FORWARD);
+    const int n = 4096;
+    const view x = checked_random(b, 1, n, 3.0f, 5), y = checked_view(b, 1, n, QUANT_F32);
+    double sum = 0.0;
+    for (int i = 0; i < n; i++) sum += (double)view_f32(x, 0)[i] * view_f32(x, 0)[i];
+    CHECKED(b, rms_norm, .x = x, .y = y, .eps = 1e-6f, .name = "test");
+    for (int i = 0; i < n; i++) {
+        const double want = view_f32(x, 0)[i] / sqrt(sum / n + 1e-6);
+        EXPECT(fabs(view_f32(y, 0)[i] - want) <= 1e-6 * fabs(want));
+    }
+    checked_free(b, x);
+    checked_free(b, y);
+    b->close(b);
+}
+
+TEST(pairs_of_rows_agree_wherever_they_begin)
+{
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend *b = checked_open(&limits, false, (lane_order)order);
+        const int widths[] = { 1, 33, 128, 2048 };
+        for (int i = 0; i < 4; i++)
+            for (int skip = 0; skip < 2; skip++) {
+                const view u = gapped(b, 5, widths[i], skip, 3 * skip, 1), v = gapped(b, 5, widths[i], 0, 4, 2);
+                const view y = gapped(b, 5, widths[i], 4, 0, 3);
+                CHECKED(b, swiglu, .gate = u, .up = v, .y = y, .limit = 0.5f);
+                CHECKED(b, swiglu, .gate = u, .up = v, .y = u);
+                CHECKED(b, add, .a = u, .b = v, .y = y);
+                CHECKED(b, add, .a = u, .b = v, .y = v);
+                checked_free(b, u);
+                checked_free(b, v);
+                checked_free(b, y);
+            }
+        b->close(b);
+    }
+}
+
+TEST(an_infinite_gate_is_clamped_like_in_the_definition)
+{
+    backend *b = checked_open(&limits, false, LANES_FORWARD);
+    ds4_error err;
+    const float odd[8] = { INFINITY, -INFINITY, NAN, 100.0f, -100.0f, 0.0f, -0.0f, 1.0f };
+    const view g = checked_view(b, 1, 8, QUANT_F32), u = checked_random(b, 1, 8, 9.0f, 1), y = checked_view(b, 1, 8, QUANT_F32);
+    EXPECT_OK(b->upload(b, g, odd, &err), err);
+    CHECKED(b, swiglu, .gate = g, .up = u, .y = y, .limit = 7.0f);
+    CHECKED(b, swiglu, .gate = g, .up = u, .y = y);
+    checked_free(b, g);
+    checked_free(b, u);
+    checked_free(b, y);
+    b->close(b);
+}
+
+TEST(embedded_rows_agree_for_every_type_of_table)
+{
+    static const quant_type types[] = { QUANT_F32, QUANT_F16, QUANT_BF16 };
+    const int32_t token[5] = { 3, 0, 6, 3, 1 }, pos[5] = { 0, 1, 2, 3, 4 }, of[5] = { 0 };
+    const segment one = { .n = 5 };
+    const batch_rows rows = { .n = 5, .token = token, .pos = pos, .segment_of = of, .segment = &one, .n_segments = 1 };
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend *b = checked_open(&limits, false, (lane_order)order);
+        for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+            const view table = checked_weight(b, 7, 512, types[i], WEIGHT_ROWS, 7, i + 1);
+            const view streams = checked_view(b, 5, 3 * 512, QUANT_F32);
+            CHECKED(b, embed_rows, .table = table, .streams = streams, .rows = &rows, .n_streams = 3);
+            checked_free(b, table);
+            checked_free(b, streams);
+        }
+        b->close(b);
+    }
+}
+
+/* ---- hyper-connections ----------------------------------------------------------------------- */
+
+typedef struct {
+    view streams, fn, base, scale, x, post, comb, y, weight;
+    int  S, D;
+} hc_case;
+
+static hc_case hc_open(backend *b, int T, int S, int D, quant_type type, bool head)
+{
+    const int n_mix = head ? S : (2 + S) * S;
+    return (hc_case){ .streams = checked_random(b, T, S * D, 1.0f, 1), .S = S, .D = D,
+                      .fn = checked_weight(b, n_mix, S * D, type, WEIGHT_VECTOR, n_mix, 2),
+                      .base = checked_random(b, 1, n_mix, 1.0f, 3), .scale = checked_random(b, 1, head ? 1 : 3, 0.2f, 4),
+                      .x = checked_view(b, T, D, QUANT_F32), .post = checked_view(b, T, S, QUANT_F32),
+                      .comb = checked_view(b, T, S * S, QUANT_F32), .y = checked_random(b, T, D, 1.0f, 5),
+                      .weight = checked_random(b, 1, D, 1.0f, 6) };
+}
+
+static void hc_close(backend *b, const hc_case *c)
+{
+    const view all[] = { c->streams, c->fn, c->base, c->scale, c->x, c->post, c->comb, c->y, c->weight };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(b, all[i]);
+}
+
+#define MIX(c, is_head)                                                                                        \
+    .streams = (c).streams, .fn = (c).fn, .base = (c).base, .scale = (c).scale, .x = (c).x, .post = (c).post,  \
+    .comb = (c).comb, .eps = 1e-6f, .hc_eps = 1e-3f, .n_streams = (c).S, .n_iterations = 5, .head = (is_head), \
+    .name = "test"
+
+static void check_hc(backend *b, int T, int S, int D, quant_type type)
+{
+    hc_case c = hc_open(b, T, S, D, type, false);
+    CHECKED(b, hc_mix, MIX(c, false));
+    CHECKED(b, hc_pre, .mix = { MIX(c, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
+    CHECKED(b, hc_expand, .y = c.y, .streams = c.streams, .post = c.post, .comb = c.comb, .n_streams = S, .name = "test");
+    hc_close(b, &c);
+    c = hc_open(b, T, S, D, type, true);
+    CHECKED(b, hc_mix, MIX(c, true));
+    hc_close(b, &c);
+}
+
+TEST(hyper_connections_agree_for_any_number_of_streams_and_rows)
+{
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend *b = checked_open(&limits, false, (lane_order)order);
+        check_hc(b, 1, 4, 256, QUANT_F32);
+        check_hc(b, 1, 4, 256, QUANT_F16);
+        check_hc(b, 3, 4, 320, QUANT_BF16);
+        check_hc(b, 2, 1, 64, QUANT_F32);
+        check_hc(b, 2, 3, 30, QUANT_F32);                       /* rows that can not be read four at a time */
+        check_hc(b, 1, 5, 33, QUANT_F16);
+        check_hc(b, 9, 8, 32, QUANT_F32);
+        check_hc(b, 17, 2, 600, QUANT_BF16);                    /* long slices, three groups of eight rows  */
+        b->close(b);
+    }
+}
+
+/* A row's numbers are the same bits alone and among others, up to sixteen. */
+TEST(a_rows_control_does_not_depend_on_the_other_rows)
+{
+    backend *b = checked_open(&limits, false, LANES_FORWARD);
+    hc_case c = hc_open(b, 16, 4, 128, QUANT_F32, false);
+    CHECKED(b, hc_pre, .mix = { MIX(c, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
+    float x[16][128], comb[16][16];
+    for (int t = 0; t < 16; t++) {
+        memcpy(x[t], view_f32(c.y, t), sizeof x[t]);
+        memcpy(comb[t], view_f32(c.comb, t), sizeof comb[t]);
+    }
+    for (int t = 0; t < 16; t += 5) {
+        hc_case one = c;
+        view *const rows[] = { &one.streams, &one.x, &one.post, &one.comb, &one.y };
+        for (int i = 0; i < 5; i++) *rows[i] = view_rows(*rows[i], t, 1);
+        CHECKED(b, hc_pre, .mix = { MIX(one, false) },
+                .norm = { .x = one.x, .y = one.y, .weight = one.weight, .eps = 1e-6f, .name = "test" });
+        EXPECT(!memcmp(x[t], view_f32(one.y, 0), sizeof x[t]));
+        EXPECT(!memcmp(comb[t], view_f32(one.comb, 0), sizeof comb[t]));
+    }
+    hc_close(b, &c);
+    b->close(b);
+}
+
+TEST(more_streams_than_there_is_room_for_are_refused)
+{
+    backend *b = checked_open(&limits, false, LANES_FORWARD);
+    const view none = checked_view(b, 1, 128, QUANT_F32);
+    EXPECT_INT(b->ops.hc_expand(&b->queue, &(hc_expand_args){ .y = none, .streams = none, .n_streams = 9, .name = "" }),
+               DS4_EUNSUPPORTED);
+    checked_free(b, none);
+    b->close(b);
 }

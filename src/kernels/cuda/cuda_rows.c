@@ -1,23 +1,186 @@
 /* cuda_rows: launches of the ops that treat each row on its own. */
 #include "kernels/cuda/cuda_internal.h"
 
-uint64_t cuda_rows_scratch(const backend_limits *l)
-{
-    (void)l;
-    return 0;
-}
+#include "base/checked.h"
 
-/* Threads for a row of n numbers: enough to keep several loads under way, whole warps. */
-static unsigned threads_of(int n) { return n >= 4096 ? 1024u : n >= 512 ? 256u : 64u; }
+enum {
+    FEW_ROWS   = 16,            /* up to so many rows the slices of hyper-connections are short       */
+    SLICE_FEW  = 128,           /* columns: a row of 16384 is read by 128 blocks                      */
+    SLICE_MANY = 1024,          /* rows fill the card: fewer sums to write and to add                 */
+    SUM_ROWS   = 8,             /* rows of a block of hc_sums_8                                       */
+    EMBED_ROWS = 256            /* rows of a quantised table that are decoded at once                 */
+};
+
+/* Rows of floats may be read four at a time. */
+static bool is_wide(gpu_rows r) { return r.at % 16 == 0 && r.stride % 4 == 0 && r.cols % 4 == 0; }
+
+/* Whole warps for n numbers, at most `most`. */
+static unsigned threads_for(int n, int least, int most) { return (unsigned)max_int(least, min_int((n + 31) / 32 * 32, most)); }
+
+static int slices_of(int n, int slice) { return (n + slice - 1) / slice; }
+
+/* ---- norm, activation, sum ----------------------------------------------------------------- */
 
 static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
 {
     cuda_backend *b = cuda_of(dev);
-    const rms_norm_kernel_args k = { cuda_rows(a->x), cuda_rows(a->y), cuda_rows(a->weight).at, a->eps };
+    rms_norm_kernel_args k = { .x = cuda_rows(a->x), .y = cuda_rows(a->y), .weight = cuda_rows(a->weight).at, .eps = a->eps };
+    k.wide = is_wide(k.x) && is_wide(k.y) && k.weight % 16 == 0;
     cuda_op(b);
     cuda_reads(b, a->x);
+    cuda_reads(b, a->weight);
     cuda_writes(b, a->y);
-    return cuda_done(dev, CUDA_LAUNCH(dev, rms_norm, cuda_grid(a->x.rows, 1, 1), threads_of(a->x.cols), 0, k));
+    const unsigned threads = threads_for(k.wide ? a->x.cols / 4 : a->x.cols, 32, 1024);
+    return cuda_done(dev, CUDA_LAUNCH(dev, rms_norm, cuda_grid(a->x.rows, 1, 1), threads, 0, k));
 }
 
-void cuda_rows_ops(ops *o) { o->rms_norm = rms_norm; }
+static ds4_status pairs(queue *dev, int kernel, view u, view v, view y, float limit)
+{
+    cuda_backend *b = cuda_of(dev);
+    pair_kernel_args k = { .a = cuda_rows(u), .b = cuda_rows(v), .y = cuda_rows(y), .limit = limit };
+    k.wide = is_wide(k.a) && is_wide(k.b) && is_wide(k.y);
+    cuda_op(b);
+    cuda_reads(b, u);
+    cuda_reads(b, v);
+    cuda_writes(b, y);
+    /* Rows go into the grid's second dimension, which ends at 65535. */
+    ds4_status st = DS4_OK;
+    const int n = k.wide ? y.cols / 4 : y.cols;
+    const unsigned threads = threads_for(n, 32, 256);
+    for (int64_t first = 0; first < y.rows && !st; first += 65535) {
+        pair_kernel_args part = k;
+        part.a.at += (uint64_t)first * u.stride;
+        part.b.at += (uint64_t)first * v.stride;
+        part.y.at += (uint64_t)first * y.stride;
+        const int64_t rows = y.rows - first < 65535 ? y.rows - first : 65535;
+        st = cuda_launch(dev, kernel, cuda_grid((n + (int)threads - 1) / (int)threads, rows, 1), threads, 0, &part, sizeof part);
+    }
+    return cuda_done(dev, st);
+}
+
+static ds4_status swiglu(queue *dev, const swiglu_args *a) { return pairs(dev, CUDA_swiglu, a->gate, a->up, a->y, a->limit); }
+static ds4_status add(queue *dev, const add_args *a) { return pairs(dev, CUDA_add, a->a, a->b, a->y, 0.0f); }
+
+/* ---- embedding ------------------------------------------------------------------------------- */
+
+static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
+{
+    cuda_backend *b = cuda_of(dev);
+    gpu_batch rows;
+    cuda_op(b);
+    ds4_status st = cuda_batch(dev, a->rows, -1, &rows);
+    if (st) return st;
+    cuda_writes(b, a->streams);
+    const embed_kernel_args k = { .table = cuda_at(a->table), .token = rows.token, .row_bytes = (int64_t)a->table.stride,
+                                  .streams = cuda_rows(a->streams), .cols = a->table.cols, .n_streams = a->n_streams,
+                                  .type = (int32_t)a->table.type };
+    if (quant_get(a->table.type)->block_len > 1)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: an embedding of %s", b->base.name, quant_get(a->table.type)->name);
+    st = CUDA_LAUNCH(dev, embed_floats, cuda_grid(slices_of(k.cols, 256), a->rows->n, 1), 256, 0, k);
+    return cuda_done(dev, st);
+}
+
+/* ---- hyper-connections ------------------------------------------------------------------------ */
+
+static int slice_of(int rows) { return rows <= FEW_ROWS ? SLICE_FEW : SLICE_MANY; }
+
+/* Bytes of the sums of one row. */
+static uint64_t sums_bytes(int n_mix, int slices) { return (uint64_t)(n_mix + 1) * (uint64_t)slices * sizeof(float); }
+
+/* Sums of the most rows of either kind at this width. */
+static uint64_t hc_scratch(const backend_limits *l, int cols)
+{
+    const int S = max_int(l->n_streams, 1), n_mix = (2 + S) * S;
+    const uint64_t few = (uint64_t)min_int(l->max_rows, FEW_ROWS) * sums_bytes(n_mix, slices_of(cols, SLICE_FEW));
+    const uint64_t many = (uint64_t)l->max_rows * sums_bytes(n_mix, slices_of(cols, SLICE_MANY));
+    return few > many ? few : many;
+}
+
+/* The widest stream is at most as wide as the widest input of a product. */
+uint64_t cuda_rows_scratch(const backend_limits *l) { return hc_scratch(l, max_int(l->n_streams, 1) * l->max_cols); }
+
+/* The collapsed input, its norm into y where that is asked for, and the control. */
+static ds4_status mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm)
+{
+    cuda_backend *b = cuda_of(dev);
+    const int S = a->n_streams, n_mix = (int)a->fn.rows, cols = a->streams.cols, T = (int)a->streams.rows;
+    const int slice = slice_of(T), slices = slices_of(cols, slice);
+    if (S > HC_MAX_STREAMS)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, S, HC_MAX_STREAMS);
+    const uint64_t room = cuda_rows_scratch(&b->o.limits);
+    if ((uint64_t)T * sums_bytes(n_mix, slices) > room)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d rows of %d numbers in %d streams; it was opened for less", b->base.name, T,
+                          cols, S);
+
+    hc_sums_kernel_args sums = { .streams = cuda_rows(a->streams), .fn = cuda_at(a->fn),
+                                 .fn_stride = (int64_t)(a->fn.stride / (uint64_t)quant_get(a->fn.type)->block_bytes),
+                                 .fn_type = (int32_t)a->fn.type, .n_mix = n_mix, .part = b->scratch[CUDA_FAMILY_ROWS],
+                                 .slice = slice, .slices = slices };
+    hc_mix_kernel_args k = { .streams = sums.streams, .x = cuda_rows(a->x), .post = cuda_rows(a->post), .comb = cuda_rows(a->comb),
+                             .base = cuda_rows(a->base).at, .scale = cuda_rows(a->scale).at, .part = sums.part, .eps = a->eps,
+                             .hc_eps = a->hc_eps, .n_streams = S, .n_iterations = a->n_iterations, .n_mix = n_mix, .slices = slices };
+    if (norm) {
+        k.y = cuda_rows(norm->y);
+        k.weight = cuda_rows(norm->weight).at;
+        k.norm_eps = norm->eps;
+    }
+    k.wide = is_wide(k.x) && is_wide(k.streams) && (!norm || (is_wide(k.y) && k.weight % 16 == 0));
+    const bool wide_sums = is_wide(sums.streams) && sums.fn % 16 == 0 && sums.fn_stride % 4 == 0;
+
+    cuda_op(b);
+    cuda_reads(b, a->streams);
+    cuda_writes(b, a->x);
+    if (norm) cuda_writes(b, norm->y);
+    if (!a->head) {
+        cuda_writes(b, a->post);
+        cuda_writes(b, a->comb);
+    }
+    cuda_writes_at(b, sums.part, room);
+
+    const unsigned threads = threads_for(slices_of(n_mix, 3) * 32, 32, 256);
+    const cuda_dim grid = cuda_grid(slices, wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T, 1);
+    ds4_status st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
+                  : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
+                               : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);
+    const int each = k.wide ? 4 : 1;
+    if (!st) st = CUDA_LAUNCH(dev, hc_mix, cuda_grid(T, a->head ? 1 : 2, 1), threads_for(k.x.cols / each, 64, 1024), 0, k);
+    return cuda_done(dev, st);
+}
+
+static ds4_status hc_mix(queue *dev, const hc_mix_args *a) { return mix(dev, a, NULL); }
+
+static ds4_status hc_pre(queue *dev, const hc_pre_args *a)
+{
+    const view x = a->norm.x;
+    assert(x.buf == a->mix.x.buf && x.offset == a->mix.x.offset && x.rows == a->mix.x.rows);
+    (void)x;
+    return mix(dev, &a->mix, &a->norm);
+}
+
+static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
+{
+    cuda_backend *b = cuda_of(dev);
+    if (a->n_streams > HC_MAX_STREAMS)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, a->n_streams, HC_MAX_STREAMS);
+    hc_expand_kernel_args k = { .y = cuda_rows(a->y), .streams = cuda_rows(a->streams), .post = cuda_rows(a->post),
+                                .comb = cuda_rows(a->comb), .n_streams = a->n_streams };
+    k.wide = is_wide(k.y) && is_wide(k.streams);
+    cuda_op(b);
+    cuda_reads(b, a->y);
+    cuda_reads(b, a->post);
+    cuda_reads(b, a->comb);
+    cuda_writes(b, a->streams);
+    const int n = k.wide ? a->y.cols / 4 : a->y.cols;
+    return cuda_done(dev, CUDA_LAUNCH(dev, hc_expand, cuda_grid(slices_of(n, 128), a->y.rows, 1), 128, 0, k));
+}
+
+void cuda_rows_ops(ops *o)
+{
+    o->embed_rows = embed_rows;
+    o->rms_norm = rms_norm;
+    o->swiglu = swiglu;
+    o->add = add;
+    o->hc_mix = hc_mix;
+    o->hc_pre = hc_pre;
+    o->hc_expand = hc_expand;
+}
