@@ -1,9 +1,42 @@
-/* args_experts: what the kernels of experts.cu take. */
+/* args_experts: what the kernels of experts*.cu take.
+ *
+ * A pair is a row's choice of one expert: number row * used + slot. */
 #ifndef KERNELS_CUDA_ARGS_EXPERTS_H
 #define KERNELS_CUDA_ARGS_EXPERTS_H
 
 #include "kernels/cuda/device_types.h"
 
-#define CUDA_KERNELS_EXPERTS(X)
+/* The pairs of an op by expert, in scratch at fixed addresses; made on the device (cuda_group_pairs,
+ * cuda_route), never looked at by the host. */
+typedef struct {
+    gpu_ptr first;              /* int32 [n_experts+1]: expert e has pair[first[e]] .. pair[first[e+1]-1]    */
+    gpu_ptr pair;               /* int32 [n_pairs], by expert, ascending within one                           */
+    gpu_ptr active;             /* int32 [n_experts]: the experts that have pairs, ascending                  */
+    gpu_ptr n_active;           /* int32                                                                      */
+    gpu_ptr uses;               /* uint32 [n_experts], this layer's counters of reads (cuda_residency); or 0  */
+    int32_t n_experts, used, n_pairs;
+} gpu_groups;
+
+/* Rows of a group that the router's own block makes: one warp a row, then the pairs. */
+enum { ROUTER_ROWS = 16, EXPERTS_MOST_USED = 64 };
+
+/* Grid: rows / warps of a block. Dynamic shared memory: router_bytes. */
+typedef struct {
+    gpu_rows logits, ids, weights;
+    gpu_ptr  bias;              /* float [n_experts]; 0: none                    */
+    gpu_rows hash;              /* int32 [V][used]; at 0: choice by score        */
+    gpu_ptr  token;             /* int32 [rows], for hash                        */
+    gpu_groups groups;          /* first 0: not made; else all rows in one block */
+    float    scale;
+} router_kernel_args;
+
+/* One block. Dynamic shared memory: group_bytes. */
+typedef struct {
+    gpu_rows   ids;
+    gpu_groups groups;
+} group_pairs_args;
+
+#define CUDA_KERNELS_EXPERTS(X)                                               \
+    X(router, router_kernel_args) X(group_pairs, group_pairs_args)
 
 #endif

@@ -133,6 +133,11 @@ ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out);
 /* y = w x for any weight type and number of rows, within an op under way. */
 ds4_status cuda_products(queue *dev, view w, view x, view y);
 
+/* The pairs of ids [T][k] by expert, made on the device: part of the op under way, of which it declares
+ * what it uses. Addresses are those of every op's groups: good until the next op that makes some
+ * (cuda_experts.c). */
+ds4_status cuda_group_pairs(queue *dev, int n_experts, view ids, gpu_groups *out);
+
 uint64_t cuda_rows_scratch(const backend_limits *l);
 uint64_t cuda_matmul_scratch(const backend_limits *l);
 uint64_t cuda_experts_scratch(const backend_limits *l);
