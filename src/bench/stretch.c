@@ -9,16 +9,15 @@
 
 typedef struct {
     const model_config *c;
-    kv      *k;
+    kv_move  move;
     int      real;              /* tokens that were computed             */
     int      length;            /* of the session that is written        */
-    bool     writing;
     uint8_t *at;                /* into the kept rows, in one fixed order */
 } walk;
 
 static int row_bytes(const walk *w, bool index)
 {
-    return kv_row_bytes(kv_row_format(w->c, kv_is_packed(w->k), index));
+    return kv_row_bytes(kv_row_format(w->c, kv_is_packed(w->move.k), index));
 }
 
 static int frontier_bytes(const walk *w, int ratio, bool index)
@@ -30,31 +29,23 @@ static int frontier_bytes(const walk *w, int ratio, bool index)
  * since lengths differ by whole units. */
 static void ring(walk *w, int layer)
 {
-    const int n = min_int(w->c->n_swa, w->real), bytes_of_row = row_bytes(w, false);
-    for (int i = 0; i < n; i++, w->at += bytes_of_row) {
-        if (w->writing) kv_write_ring(w->k, layer, w->length - n + i, w->at);
-        else            kv_read_ring(w->k, layer, w->real - n + i, w->at);
-    }
+    const int n = min_int(w->c->n_swa, w->real);
+    kv_move_ring(&w->move, layer, (w->move.writes ? w->length : w->real) - n, n, w->at);
+    w->at += (size_t)n * (size_t)row_bytes(w, false);
 }
 
 static void frontier(walk *w, int layer, int ratio, bool index, bool score)
 {
-    const int kept = min_int(config_kept_tokens(ratio), w->real), size = frontier_bytes(w, ratio, index);
-    for (int i = 0; i < kept; i++, w->at += size) {
-        float *row = (float *)(void *)w->at;
-        if (w->writing) kv_write_frontier(w->k, layer, index, score, w->length - kept + i, row);
-        else            kv_read_frontier(w->k, layer, index, score, w->real - kept + i, row);
-    }
+    const int kept = min_int(config_kept_tokens(ratio), w->real);
+    kv_move_frontier(&w->move, layer, index, score, (w->move.writes ? w->length : w->real) - kept, kept, w->at);
+    w->at += (size_t)kept * (size_t)frontier_bytes(w, ratio, index);
 }
 
 static void compressed(walk *w, int layer, int ratio, bool index)
 {
-    const int kept = w->real / ratio, n = w->writing ? w->length / ratio : kept, size = row_bytes(w, index);
-    for (int r = 0; r < n; r++) {
-        if (w->writing) kv_write_compressed(w->k, layer, index, r, w->at + (size_t)(r % kept) * (size_t)size);
-        else            kv_read_compressed(w->k, layer, index, r, w->at + (size_t)r * (size_t)size);
-    }
-    w->at += (size_t)kept * (size_t)size;
+    const int kept = w->real / ratio, n = w->move.writes ? w->length / ratio : kept;
+    for (int r = 0; r < n; r += kept) kv_move_compressed(&w->move, layer, index, r, min_int(kept, n - r), w->at);
+    w->at += (size_t)kept * (size_t)row_bytes(w, index);
     frontier(w, layer, ratio, index, false);
     frontier(w, layer, ratio, index, true);
 }
@@ -88,7 +79,7 @@ int stretch_real_tokens(const ds4_engine *e)
 ds4_status stretch_session(ds4_session *s, int length, ds4_error *err)
 {
     const int real = s->kv->length;
-    walk w = { .c = &s->engine->config, .k = s->kv, .real = real, .length = length };
+    walk w = { .c = &s->engine->config, .move = { .k = s->kv }, .real = real, .length = length };
     if (real % STRETCH_UNIT || length % STRETCH_UNIT || length < real || real < stretch_real_tokens(s->engine))
         return ds4_fail(err, DS4_EARG, "%d computed tokens can not be stretched to %d", real, length);
     uint8_t *kept = aligned_alloc(64, (kept_bytes(&w) + 63) / 64 * 64);
@@ -98,14 +89,18 @@ ds4_status stretch_session(ds4_session *s, int length, ds4_error *err)
         memcpy(tokens, s->tokens, (size_t)real * sizeof *tokens);
         w.at = kept;
         each_layer(&w);
+        st = kv_move_run(&w.move, err);
+    }
+    if (!st) {
         ds4_session_reset(s);
         st = kv_grow(s->kv, length, err);
     }
     if (!st) {
         for (int i = 0; i < length; i++) s->tokens[i] = tokens[i % real];
         w.at = kept;
-        w.writing = true;
+        w.move.writes = true;
         each_layer(&w);
+        st = kv_move_run(&w.move, err);
     }
     free(kept);
     free(tokens);

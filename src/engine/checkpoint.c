@@ -34,6 +34,7 @@
 #define HEADER_BYTES    48
 #define TRAILER_BLOCK   KVC_TRAILER_BLOCK
 #define PAYLOAD_MAGIC   0x34565344u     /* "DSV4" */
+#define ROWS_AT_ONCE    512             /* between the session and a buffer; no frontier is longer */
 #define MAX_TEXT_BYTES  (1u << 30)
 #define MAX_MAP_BYTES   (1u << 28)
 
@@ -264,27 +265,40 @@ static void put_head(kvc *k)
         }
 }
 
-static void put_frontier(kvc *k, int layer, bool index, bool score)
+/* Of a compressor's kept tokens those that there are: kept token *i and the next n-1 at positions pos and on. */
+static int frontier_run(int ratio, int length, int *i, int *pos)
 {
-    const int ratio = k->s->engine->config.ratio[layer];
-    const size_t cols = frontier_bytes(&k->s->engine->config, layer, index) / 2 / (size_t)config_kept_tokens(ratio) / 4;
-    for (int i = 0; i < config_kept_tokens(ratio); i++) {
-        const int pos = frontier_pos(ratio, k->length, i);
-        const float none = score ? -INFINITY : 0.0f;
-        if (pos >= 0) kv_read_frontier(k->s->kv, layer, index, score, pos, (float *)(void *)k->at);
-        else for (size_t j = 0; j < cols; j++) memcpy(k->at + 4 * j, &none, sizeof none);
-        k->at += 4 * cols;
+    const int kept = config_kept_tokens(ratio);
+    int n = 0;
+    *i = *pos = 0;
+    for (int j = 0; j < kept; j++) {
+        const int at = frontier_pos(ratio, length, j);
+        if (at < 0) continue;
+        if (n++ == 0) *i = j, *pos = at;
     }
+    return n;
 }
 
-static void put_layer(kvc *k, int layer)
+static void put_frontier(kvc *k, kv_move *m, int layer, bool index, bool score)
+{
+    const int ratio = k->s->engine->config.ratio[layer], kept = config_kept_tokens(ratio);
+    const size_t row = frontier_bytes(&k->s->engine->config, layer, index) / 2 / (size_t)kept;
+    int first, pos;
+    const int n = frontier_run(ratio, k->length, &first, &pos);
+    const float none = score ? -INFINITY : 0.0f;
+    kv_move_frontier(m, layer, index, score, pos, n, k->at + (size_t)first * row);
+    for (int i = 0; i < kept; i++, k->at += row)
+        for (size_t j = 0; j < row && (i < first || i >= first + n); j += 4) memcpy(k->at + j, &none, sizeof none);
+}
+
+static void put_layer(kvc *k, kv_move *m, int layer)
 {
     const model_config *c = &k->s->engine->config;
-    const size_t row = file_row_bytes(c, k->element, false);
-    for (int pos = max_int(0, k->length - c->n_swa); pos < k->length; pos++, k->at += row)
-        kv_read_ring(k->s->kv, layer, pos, k->at);
+    const int n = min_int(k->length, c->n_swa);
+    kv_move_ring(m, layer, k->length - n, n, k->at);
+    k->at += (size_t)n * file_row_bytes(c, k->element, false);
     for (int index = 0; index < 2; index++)
-        for (int score = 0; score < 2 && frontier_bytes(c, layer, index) > 0; score++) put_frontier(k, layer, index, score);
+        for (int score = 0; score < 2 && frontier_bytes(c, layer, index) > 0; score++) put_frontier(k, m, layer, index, score);
 }
 
 static void fill_header(kvc *k, const kvc_about *a)
@@ -320,9 +334,10 @@ static ds4_status fill(kvc *k, const kvc_about *a, slice text, ds4_error *err)
     put(k, text.data, text.len);
     put_head(k);
     k->head_bytes = (size_t)(k->at - k->part);
-    for (int l = 0; l < c->n_layer; l++) put_layer(k, l);
+    kv_move m = { .k = k->s->kv };
+    for (int l = 0; l < c->n_layer; l++) put_layer(k, &m, l);
     put(k, a->tool_map.data, a->tool_map.len);
-    return DS4_OK;
+    return kv_move_run(&m, err);
 }
 
 ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_error *err)
@@ -358,17 +373,20 @@ uint64_t kvc_bytes(const kvc *c)
     return HEADER_BYTES + checked + kvc_trailer_bytes(checked);
 }
 
-static void write_rows(block_stream *io, const kvc *k, int layer, bool index, uint8_t *row)
+static void write_rows(block_stream *io, const kvc *k, int layer, bool index, uint8_t *rows)
 {
     const model_config *c = &k->s->engine->config;
     const int n = (int)row_count(c, layer, index, k->length);
-    for (int r = 0; r < n && !io->st; r++) {
-        kv_read_compressed(k->s->kv, layer, index, r, row);
-        stream_write(io, row, file_row_bytes(c, k->element, index));
+    kv_move m = { .k = k->s->kv };
+    for (int r = 0, count; r < n && !io->st; r += count) {
+        count = min_int(n - r, ROWS_AT_ONCE);
+        kv_move_compressed(&m, layer, index, r, count, rows);
+        io->st = kv_move_run(&m, io->err);
+        stream_write(io, rows, (size_t)count * file_row_bytes(c, k->element, index));
     }
 }
 
-static void write_layers(block_stream *io, const kvc *k, uint8_t *row)
+static void write_layers(block_stream *io, const kvc *k, uint8_t *rows)
 {
     const model_config *c = &k->s->engine->config;
     const uint8_t *at = k->part + k->head_bytes;
@@ -377,7 +395,7 @@ static void write_layers(block_stream *io, const kvc *k, uint8_t *row)
         stream_write(io, at, ring);
         at += ring;
         for (int index = 0; index < 2; index++) {
-            write_rows(io, k, l, index, row);
+            write_rows(io, k, l, index, rows);
             stream_write(io, at, frontier_bytes(c, l, index));
             at += frontier_bytes(c, l, index);
         }
@@ -402,14 +420,14 @@ ds4_status kvc_write(const kvc *k, int fd, ds4_error *err)
     block_stream io;
     ds4_status st = stream_start(&io, fd, err);
     if (st) return st;
-    uint8_t *row = malloc(row_buffer_bytes(&k->s->engine->config));
-    if (!row) stream_fail(&io, DS4_EMEMORY, "no memory to write a checkpoint");
+    uint8_t *rows = malloc(ROWS_AT_ONCE * row_buffer_bytes(&k->s->engine->config));
+    if (!rows) stream_fail(&io, DS4_EMEMORY, "no memory to write a checkpoint");
     if (!io.st) io.st = file_write_all(fd, k->header, sizeof k->header, "checkpoint", err);
     stream_write(&io, k->part, k->head_bytes);
-    if (!io.st) write_layers(&io, k, row);
+    if (!io.st) write_layers(&io, k, rows);
     if (!io.st) write_trailer(&io, k->header);
     st = io.st;
-    free(row);
+    free(rows);
     stream_end(&io);
     return st;
 }
@@ -431,18 +449,18 @@ typedef struct {
     block_stream io;
     int          length;        /* tokens of the checkpoint */
     element_type element;       /* of rows in the file      */
-    uint8_t     *row;           /* as the session stores it */
+    uint8_t     *rows;          /* [ROWS_AT_ONCE] as the session stores them, or a frontier's */
     uint8_t     *file_row;      /* as in the file           */
-    float       *numbers;       /* of a row, or a frontier  */
+    float       *numbers;       /* of a row                 */
 } transfer;
 
 static bool transfer_open(transfer *t)
 {
     const model_config *c = &t->s->engine->config;
-    t->row = malloc(row_buffer_bytes(c));
+    t->rows = malloc(ROWS_AT_ONCE * row_buffer_bytes(c));
     t->file_row = malloc(row_buffer_bytes(c));
-    t->numbers = malloc(2 * row_buffer_bytes(c));
-    if (t->row && t->file_row && t->numbers) return true;
+    t->numbers = malloc(row_buffer_bytes(c));
+    if (t->rows && t->file_row && t->numbers) return true;
     stream_fail(&t->io, DS4_EMEMORY, "no memory to load a checkpoint");
     return false;
 }
@@ -450,14 +468,14 @@ static bool transfer_open(transfer *t)
 static void transfer_close(transfer *t)
 {
     stream_end(&t->io);
-    free(t->row);
+    free(t->rows);
     free(t->file_row);
     free(t->numbers);
 }
 
 /* Any element type into the session's own; what was rounded when it was written
  * stays what it was, to the bit. */
-static void row_from_file(transfer *t, bool index)
+static void row_from_file(transfer *t, bool index, uint8_t *out)
 {
     const model_config *c = &t->s->engine->config;
     const kv_row own = kv_row_format(c, kv_is_packed(t->s->kv), index);
@@ -471,36 +489,59 @@ static void row_from_file(transfer *t, bool index)
             stream_fail(&t->io, DS4_EFORMAT, "checkpoint: a row holds something that is not a number");
             return;
         }
-    if (kv_is_packed(t->s->kv) && t->element == ELEMENT_PACKED) memcpy(t->row, t->file_row, (size_t)kv_row_bytes(own));
-    else kv_row_pack(own, t->row, t->numbers);
+    if (kv_is_packed(t->s->kv) && t->element == ELEMENT_PACKED) memcpy(out, t->file_row, (size_t)kv_row_bytes(own));
+    else kv_row_pack(own, out, t->numbers);
+}
+
+/* The next n rows, at most ROWS_AT_ONCE, into t->rows. */
+static void rows_from_file(transfer *t, bool index, int n)
+{
+    const size_t own = (size_t)kv_row_bytes(kv_row_format(&t->s->engine->config, kv_is_packed(t->s->kv), index));
+    for (int i = 0; i < n && !t->io.st; i++) row_from_file(t, index, t->rows + (size_t)i * own);
+}
+
+/* What was added to m, unless reading failed. */
+static void move_rows(transfer *t, kv_move *m)
+{
+    if (!t->io.st) t->io.st = kv_move_run(m, t->io.err);
 }
 
 static void read_ring(transfer *t, int layer)
 {
+    kv_move m = { .k = t->s->kv, .writes = true };
     const int first = max_int(0, t->length - t->s->engine->config.n_swa);
-    for (int pos = first; pos < t->length && !t->io.st; pos++) {
-        row_from_file(t, false);
-        if (!t->io.st) kv_write_ring(t->s->kv, layer, pos, t->row);
+    for (int pos = first, n; pos < t->length && !t->io.st; pos += n) {
+        n = min_int(t->length - pos, ROWS_AT_ONCE);
+        rows_from_file(t, false, n);
+        if (t->io.st) return;
+        kv_move_ring(&m, layer, pos, n, t->rows);
+        move_rows(t, &m);
     }
 }
 
 static void read_frontier(transfer *t, int layer, bool index, bool score)
 {
-    const model_config *c = &t->s->engine->config;
-    const int ratio = c->ratio[layer], kept = config_kept_tokens(ratio);
-    for (int i = 0; i < kept && !t->io.st; i++) {
-        const int pos = frontier_pos(ratio, t->length, i);
-        stream_read(&t->io, t->numbers, frontier_bytes(c, layer, index) / 2 / (size_t)kept);
-        if (pos >= 0 && !t->io.st) kv_write_frontier(t->s->kv, layer, index, score, pos, t->numbers);
-    }
+    const int ratio = t->s->engine->config.ratio[layer], kept = config_kept_tokens(ratio);
+    const size_t size = frontier_bytes(&t->s->engine->config, layer, index) / 2, row = size / (size_t)kept;
+    int first, pos;
+    const int n = frontier_run(ratio, t->length, &first, &pos);
+    kv_move m = { .k = t->s->kv, .writes = true };
+    stream_read(&t->io, t->rows, size);
+    if (t->io.st) return;
+    kv_move_frontier(&m, layer, index, score, pos, n, t->rows + (size_t)first * row);
+    move_rows(t, &m);
 }
 
 static void read_compressed(transfer *t, int layer, bool index)
 {
     const int n = (int)row_count(&t->s->engine->config, layer, index, t->length);
-    for (int r = 0; r < n && !t->io.st; r++) {
-        row_from_file(t, index);
-        if (!t->io.st) kv_write_compressed(t->s->kv, layer, index, r, t->row);
+    kv_move m = { .k = t->s->kv, .writes = true };
+    for (int r = 0, count; r < n && !t->io.st; r += count) {
+        count = min_int(n - r, ROWS_AT_ONCE);
+        rows_from_file(t, index, count);
+        if (t->io.st) return;
+        kv_move_compressed(&m, layer, index, r, count, t->rows);
+        move_rows(t, &m);
     }
     if (frontier_bytes(&t->s->engine->config, layer, index) == 0) return;
     read_frontier(t, layer, index, false);

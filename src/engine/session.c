@@ -174,7 +174,7 @@ ds4_status ds4_session_mark(ds4_session *s, ds4_error *err)
     if (s->engine->o.rewind_points == 0) return ds4_fail(err, DS4_EFULL, "this engine keeps no rewind points");
     if (length == 0) return DS4_OK;                 /* rewinding to 0 needs no point */
     if (s->n_points > 0 && s->points[s->n_points - 1].length == length) drop_points(s, s->n_points - 1);
-    const ds4_status st = session_fetch_logits(s, err);
+    ds4_status st = session_fetch_logits(s, err);
     if (st) return st;
 
     const uint64_t state = kv_point_bytes(s->kv, length), logits = (uint64_t)s->engine->config.n_vocab * sizeof(float);
@@ -182,7 +182,11 @@ ds4_status ds4_session_mark(ds4_session *s, ds4_error *err)
     p.state = malloc(p.state_bytes);
     if (!p.state) return ds4_fail(err, DS4_EMEMORY, "no memory for a rewind point of %llu bytes",
                                   (unsigned long long)p.state_bytes);
-    kv_point_take(s->kv, p.state);
+    st = kv_point_take(s->kv, p.state, err);
+    if (st) {
+        free(p.state);
+        return st;
+    }
     if (p.has_logits) memcpy(p.state + state, s->logits, logits);
 
     if (s->n_points == s->engine->o.rewind_points) give_up_a_point(s);
@@ -224,7 +228,10 @@ int ds4_session_rewind(ds4_session *s, int want)
     }
     const rewind_point *p = &s->points[i];
     const uint64_t logits = (uint64_t)s->engine->config.n_vocab * sizeof(float);
-    kv_point_restore(s->kv, p->length, p->state);
+    if (kv_point_restore(s->kv, p->length, p->state, NULL)) {       /* the device is lost; so is what it held */
+        ds4_session_reset(s);
+        return 0;
+    }
     session_drop_logits(s);
     if (p->has_logits) session_take_logits(s, p->state + (p->state_bytes - logits));
     drop_points(s, i + 1);

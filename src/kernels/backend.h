@@ -44,6 +44,12 @@ typedef struct {
     bool              selects;          /* some row sees more compressed rows than top-k      */
 } step_shape;
 
+/* Rows in a backend's memory, and their place in the host's, where they lie one after another. */
+typedef struct {
+    view  at;
+    void *host;                 /* only read when it goes to the device */
+} move_piece;
+
 struct backend {
     char    name[64];           /* "cpu (avx512, 2 threads)" */
     ops     ops;
@@ -55,6 +61,8 @@ struct backend {
     void       (*buf_free)(backend *b, buf *m);
     ds4_status (*upload)(backend *b, view to, const void *from, ds4_error *err);     /* dense rows */
     ds4_status (*download)(backend *b, void *to, view from, ds4_error *err);
+    /* Uploads or downloads all of them at once. Any thread, for rows that no step under way touches. */
+    ds4_status (*move)(backend *b, bool to_device, const move_piece *pieces, int n, ds4_error *err);
     ds4_status (*copy)(backend *b, view to, view from, ds4_error *err);              /* same shape; an op's place in the queue */
     ds4_status (*wait)(backend *b, ds4_error *err);     /* until all submitted ops are done */
     void       (*close)(backend *b);

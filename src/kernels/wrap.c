@@ -30,6 +30,11 @@ static ds4_status download_inner(backend *b, void *to, view from, ds4_error *err
     return inner_of(b)->download(inner_of(b), to, from, err);
 }
 
+static ds4_status move_inner(backend *b, bool to_device, const move_piece *pieces, int n, ds4_error *err)
+{
+    return inner_of(b)->move(inner_of(b), to_device, pieces, n, err);
+}
+
 static ds4_status wait_inner(backend *b, ds4_error *err)
 {
     return inner_of(b)->wait(inner_of(b), err);
@@ -61,6 +66,7 @@ void wrap_init(wrapper *w, backend *inner, const char *prefix)
     w->base.buf_free = free_inner;
     w->base.upload = upload_inner;
     w->base.download = download_inner;
+    w->base.move = move_inner;
     w->base.copy = copy_inner;
     w->base.wait = wait_inner;
     if (inner->adopt) w->base.adopt = adopt_inner;

@@ -282,123 +282,10 @@ void kv_commit(kv *k, int n)
     k->memory.now = k->memory.ahead;
 }
 
-/* ---- points ------------------------------------------------------------------------ */
-
-/* Calls f for every row that a point holds, in a fixed order. */
-typedef void point_row(void *ctx, view v, int64_t row);
-
-static void each_state_row(const kv *k, const compressor_state *s, int ratio, int length, point_row *f, void *ctx)
+void kv_cut(kv *k, int length)
 {
-    for (int pos = max_int(0, length - config_kept_tokens(ratio)); pos < length; pos++) {
-        const view value = s->value[k->memory.now], score = s->score[k->memory.now];
-        f(ctx, value, pos % value.rows);
-        f(ctx, score, pos % score.rows);
-    }
-}
-
-static void each_point_row(const kv *k, int length, point_row *f, void *ctx)
-{
-    const model_config *c = k->pool->c;
-    for (int l = 0; l < c->n_layer; l++) {
-        const kv_layer *L = &k->memory.layer[l];
-        for (int pos = max_int(0, length - c->n_swa); pos < length; pos++) f(ctx, L->ring, pos % L->ring.rows);
-        if (L->ratio > 0) each_state_row(k, &L->main, L->ratio, length, f, ctx);
-        if (L->ratio == 4) each_state_row(k, &L->index, L->ratio, length, f, ctx);
-    }
-}
-
-static void count_row(void *ctx, view v, int64_t row)
-{
-    (void)row;
-    *(uint64_t *)ctx += v.stride;
-}
-
-uint64_t kv_point_bytes(const kv *k, int length)
-{
-    uint64_t n = 0;
-    each_point_row(k, length, count_row, &n);
-    return n;
-}
-
-typedef struct {
-    const kv      *k;
-    uint8_t       *out;
-    const uint8_t *in;
-} point_cursor;
-
-static void take_row(void *ctx, view v, int64_t row)
-{
-    point_cursor *p = ctx;
-    backend *b = p->k->pool->backend;
-    b->download(b, p->out, view_rows(v, row, 1), NULL);
-    p->out += v.stride;
-}
-
-static void put_row(void *ctx, view v, int64_t row)
-{
-    point_cursor *p = ctx;
-    backend *b = p->k->pool->backend;
-    b->upload(b, view_rows(v, row, 1), p->in, NULL);
-    p->in += v.stride;
-}
-
-void kv_point_take(const kv *k, uint8_t *out)
-{
-    each_point_row(k, k->length, take_row, &(point_cursor){ .k = k, .out = out });
-}
-
-void kv_point_restore(kv *k, int length, const uint8_t *point)
-{
-    each_point_row(k, length, put_row, &(point_cursor){ .k = k, .in = point });
     k->length = length;
     for (int kind = 0; kind < 2; kind++) give_blocks_back(k, kind, blocks_for(length));
-}
-
-/* ---- rows --------------------------------------------------------------------------- */
-
-bool kv_is_packed(const kv *k) { return k->pool->options.packed; }
-
-static view compressed_row(const kv *k, int layer, bool index, int row)
-{
-    const kv_layer *L = &k->memory.layer[layer];
-    return view_rows(index ? L->index_pool : L->pool,
-                     (int64_t)L->blocks[row / L->block_rows] * L->block_rows + row % L->block_rows, 1);
-}
-
-static view frontier_row(const kv *k, int layer, bool index, bool score, int pos)
-{
-    const kv_layer *L = &k->memory.layer[layer];
-    const compressor_state *s = index ? &L->index : &L->main;
-    const view v = score ? s->score[k->memory.now] : s->value[k->memory.now];
-    return view_rows(v, pos % v.rows, 1);
-}
-
-static view ring_row(const kv *k, int layer, int pos)
-{
-    const view v = k->memory.layer[layer].ring;
-    return view_rows(v, pos % v.rows, 1);
-}
-
-static void read_view(const kv *k, view v, void *out)
-{
-    k->pool->backend->download(k->pool->backend, out, v, NULL);
-}
-
-static void write_view(const kv *k, view v, const void *in)
-{
-    k->pool->backend->upload(k->pool->backend, v, in, NULL);
-}
-
-void kv_read_ring(const kv *k, int layer, int pos, void *out) { read_view(k, ring_row(k, layer, pos), out); }
-
-void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out)
-{
-    read_view(k, compressed_row(k, layer, index, row), out);
-}
-
-void kv_read_frontier(const kv *k, int layer, bool index, bool score, int pos, float *out)
-{
-    read_view(k, frontier_row(k, layer, index, score, pos), out);
 }
 
 ds4_status kv_grow(kv *k, int length, ds4_error *err)
@@ -411,14 +298,6 @@ ds4_status kv_grow(kv *k, int length, ds4_error *err)
     return st;
 }
 
-void kv_write_ring(kv *k, int layer, int pos, const void *row) { write_view(k, ring_row(k, layer, pos), row); }
-
-void kv_write_compressed(kv *k, int layer, bool index, int row, const void *data)
-{
-    write_view(k, compressed_row(k, layer, index, row), data);
-}
-
-void kv_write_frontier(kv *k, int layer, bool index, bool score, int pos, const float *row)
-{
-    write_view(k, frontier_row(k, layer, index, score, pos), row);
-}
+bool kv_is_packed(const kv *k) { return k->pool->options.packed; }
+backend *kv_backend(const kv *k) { return k->pool->backend; }
+const model_config *kv_config(const kv *k) { return k->pool->c; }

@@ -65,24 +65,42 @@ ds4_status kv_begin(kv *k, int n, ds4_error *err);
 void       kv_commit(kv *k, int n);
 
 /* A point to come back to: everything at the present length that is not append
- * only, as one block of bytes. restore needs a point taken from this kv (or one
- * filled by kv_point_load) and a length whose compressed rows are still there. */
+ * only, as one block of bytes. restore needs a point taken from this kv
+ * and a length whose compressed rows are still there. */
 uint64_t   kv_point_bytes(const kv *k, int length);
-void       kv_point_take(const kv *k, uint8_t *out);
-void       kv_point_restore(kv *k, int length, const uint8_t *point);
+ds4_status kv_point_take(const kv *k, uint8_t *out, ds4_error *err);
+/* A failure leaves the length; rows may be half written, so clear it. */
+ds4_status kv_point_restore(kv *k, int length, const uint8_t *point, ds4_error *err);
 
-/* Row-wise access, for checkpoints: rows as they are stored, frontiers as floats.
- * Ring rows must be among the last n_swa, compressed rows below length / ratio,
- * frontier tokens among those the compressor keeps. Compressed rows below the committed length do not change until
- * the kv is cleared, restored or filled: another thread may read those. */
-bool kv_is_packed(const kv *k);
-void kv_read_ring(const kv *k, int layer, int pos, void *out);
-void kv_read_compressed(const kv *k, int layer, bool index, int row, void *out);
-void kv_read_frontier(const kv *k, int layer, bool index, bool score, int pos, float *out);
+/* Rows between the session and the host, for checkpoints and points: add what is to be moved, then run, which
+ * is one transfer for a device. Rows are as they are stored, frontiers floats; the host's lie one after another.
+ *
+ *     kv_move m = { .k = k };
+ *     kv_move_ring(&m, layer, pos, n, out);
+ *     st = kv_move_run(&m, err);               // ends it; m may be filled again
+ *
+ * Ring rows must be among the last n_swa, compressed rows below length / ratio, frontier tokens among those
+ * the compressor keeps. Compressed rows below the committed length do not change until the kv is cleared,
+ * restored or filled: another thread may read those. */
+typedef struct {
+    const kv   *k;
+    bool        writes;         /* from the host into the session */
+    move_piece *piece;          /* owned until run */
+    int         n, cap;
+    bool        no_memory;
+} kv_move;
+
+void       kv_move_ring(kv_move *m, int layer, int pos, int n, void *host);
+void       kv_move_compressed(kv_move *m, int layer, bool index, int row, int n, void *host);
+void       kv_move_frontier(kv_move *m, int layer, bool index, bool score, int pos, int n, void *host);
+ds4_status kv_move_run(kv_move *m, ds4_error *err);
+
 /* For filling an empty kv: kv_grow to the length first, then every row. */
 ds4_status kv_grow(kv *k, int length, ds4_error *err);
-void kv_write_ring(kv *k, int layer, int pos, const void *row);
-void kv_write_compressed(kv *k, int layer, bool index, int row, const void *data);
-void kv_write_frontier(kv *k, int layer, bool index, bool score, int pos, const float *row);
+/* The timeline ends at length; its states must be those of that length. */
+void       kv_cut(kv *k, int length);
+bool       kv_is_packed(const kv *k);
+backend   *kv_backend(const kv *k);
+const model_config *kv_config(const kv *k);
 
 #endif

@@ -242,17 +242,20 @@ static void set_scene(scene *s, uint32_t isa, int ratio, int threads)
     REQUIRE_OK(kv_grow(s->k, LENGTH, &err), err);
     const kv_row f = s->k->memory.layer[0].row;
     uint8_t row[1024];
+    kv_move m = { .k = s->k, .writes = true };
     for (int p = 0; p < LENGTH; p++) {
         s->ring[p] = normals(&r, K);
         kv_row_pack(f, row, s->ring[p]);
         kv_row_unpack(f, s->ring[p], row);
-        kv_write_ring(s->k, 0, p, row);
+        kv_move_ring(&m, 0, p, 1, row);
+        EXPECT_OK(kv_move_run(&m, &err), err);
     }
     for (int b = 0; ratio && b < LENGTH / ratio; b++) {
         s->compressed[b] = normals(&r, K);
         kv_row_pack(f, row, s->compressed[b]);
         kv_row_unpack(f, s->compressed[b], row);
-        kv_write_compressed(s->k, 0, false, b, row);
+        kv_move_compressed(&m, 0, false, b, 1, row);
+        EXPECT_OK(kv_move_run(&m, &err), err);
     }
     for (int t = 0; t < LAST; t++) {
         for (int i = 0; i < HEADS * K; i++) s->q[t][i] = (float)random_normal(&r);

@@ -138,7 +138,9 @@ static void set_scene(scene *s, uint32_t isa, int threads, bool packed)
             uint8_t bytes[WIDTH * 4];
             rounded_rows(s->b, &r, x, 1, WIDTH);
             kv_row_pack(f, bytes, x);
-            kv_write_compressed(s->k[i], 0, true, row, bytes);
+            kv_move m = { .k = s->k[i], .writes = true };
+            kv_move_compressed(&m, 0, true, row, 1, bytes);
+            EXPECT_OK(kv_move_run(&m, &err), err);
         }
     }
 }

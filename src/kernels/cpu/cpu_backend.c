@@ -92,6 +92,14 @@ static ds4_status download(backend *b, void *to, view from, ds4_error *err)
     return DS4_OK;
 }
 
+static ds4_status move(backend *b, bool to_device, const move_piece *p, int n, ds4_error *err)
+{
+    ds4_status st = DS4_OK;
+    for (int i = 0; i < n && !st; i++)
+        st = to_device ? upload(b, p[i].at, p[i].host, err) : download(b, p[i].host, p[i].at, err);
+    return st;
+}
+
 static ds4_status copy_rows(backend *b, view to, view from, ds4_error *err)
 {
     (void)b;
@@ -234,6 +242,7 @@ ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *
     b->base.buf_free = buf_free;
     b->base.upload = upload;
     b->base.download = download;
+    b->base.move = move;
     b->base.copy = copy_rows;
     b->base.wait = wait_done;
     b->base.close = cpu_close;

@@ -113,34 +113,44 @@ static uint64_t row_bytes(view v)
     return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
 }
 
-/* Any thread may read and write rows that no step under way touches. */
-static ds4_status move_rows(cuda_backend *b, bool to_device, view v, void *host, ds4_error *err)
+/* A view as pieces of memory without gaps; pieces NULL only counts them. */
+static int cut_view(view v, void *host, gpu_piece *pieces)
 {
     const uint64_t row = row_bytes(v);
-    if (v.stride == row || v.rows == 1) {
-        const gpu_piece all = { cuda_at(v), host, row * (uint64_t)v.rows };
-        return b->device->transfer(b->device, to_device, &all, 1, err);
+    const int n = v.rows == 0 ? 0 : v.stride == row ? 1 : (int)v.rows;
+    const uint64_t each = n == 1 ? row * (uint64_t)v.rows : row;
+    for (int i = 0; i < n && pieces; i++)
+        pieces[i] = (gpu_piece){ cuda_at(v) + (uint64_t)i * v.stride, (uint8_t *)host + (uint64_t)i * row, each };
+    return n;
+}
+
+static ds4_status move(backend *base, bool to_device, const move_piece *p, int n, ds4_error *err)
+{
+    cuda_backend *b = (cuda_backend *)base;
+    size_t total = 0;
+    for (int i = 0; i < n; i++) total += (size_t)cut_view(p[i].at, p[i].host, NULL);
+    gpu_piece one = { 0 }, *pieces = total > 1 ? malloc(total * sizeof *pieces) : &one;
+    if (!pieces) return ds4_fail(err, DS4_EMEMORY, "%s: no memory to move %zu pieces", base->name, total);
+    for (size_t at = 0, i = 0; i < (size_t)n; i++) {
+        const view v = p[i].at;
+        const uint64_t row = row_bytes(v);
+        at += (size_t)cut_view(v, p[i].host, pieces + at);
+        for (int64_t r = 0; r < v.rows && to_device && b->o.mirrored; r++)
+            memcpy(view_at(v, r), (const uint8_t *)p[i].host + (uint64_t)r * row, row);
     }
-    gpu_piece *pieces = malloc((size_t)v.rows * sizeof *pieces);
-    if (!pieces) return ds4_fail(err, DS4_EMEMORY, "%s: no memory to move %lld rows", b->base.name, (long long)v.rows);
-    for (int64_t i = 0; i < v.rows; i++)
-        pieces[i] = (gpu_piece){ cuda_at(v) + (uint64_t)i * v.stride, (uint8_t *)host + (uint64_t)i * row, row };
-    const ds4_status st = b->device->transfer(b->device, to_device, pieces, (int)v.rows, err);
-    free(pieces);
+    const ds4_status st = b->device->transfer(b->device, to_device, pieces, (int)total, err);
+    if (pieces != &one) free(pieces);
     return st;
 }
 
 static ds4_status upload(backend *base, view to, const void *from, ds4_error *err)
 {
-    cuda_backend *b = (cuda_backend *)base;
-    const uint64_t row = row_bytes(to);
-    for (int64_t i = 0; i < to.rows && b->o.mirrored; i++) memcpy(view_at(to, i), (const uint8_t *)from + (uint64_t)i * row, row);
-    return move_rows(b, true, to, (void *)(uintptr_t)from, err);
+    return move(base, true, &(move_piece){ to, (void *)(uintptr_t)from }, 1, err);
 }
 
 static ds4_status download(backend *base, void *to, view from, ds4_error *err)
 {
-    return move_rows((cuda_backend *)base, false, from, to, err);
+    return move(base, false, &(move_piece){ from, to }, 1, err);
 }
 
 static ds4_status mirror(backend *base, view v, ds4_error *err)
@@ -230,6 +240,7 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     b->base.buf_free = buf_free;
     b->base.upload = upload;
     b->base.download = download;
+    b->base.move = move;
     b->base.copy = cuda_copy;
     b->base.wait = wait_done;
     b->base.close = cuda_close;
