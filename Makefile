@@ -152,6 +152,9 @@ $(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/test
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
 
+# These have a backend of their own, which stands before the library's.
+$(filter $(B)/tests/tiny/test_far_%,$(TESTS)): $(B)/tests/tiny/far_memory.o
+
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
 	@mkdir -p $(@D)

@@ -22,7 +22,10 @@ int model_flags_model_rows(model_flags *f, option *table)
         .seen = &f->ctx_given, .help = "context in tokens, such as 32768 or 100k (default 32768)");
     ROW(.long_name = "backend", .kind = OPTION_TEXT, .target = &f->backend, .value_name = "NAME",
         .seen = &f->backend_given,
-        .help = "auto, cpu, check:cpu (every op against the definitions) or trace:cpu (a line per op)");
+        .help = "auto (a GPU that the model fits, else the CPU), cuda, cpu; check:NAME (every op against the definitions), "
+                "trace:NAME (a line per op)");
+    ROW(.long_name = "device", .kind = OPTION_COUNT, .target = &f->device, .value_name = "N",
+        .help = "which GPU, counted from 0 (default 0)");
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_POSITIVE, .target = &f->threads, .value_name = "N",
         .help = "host threads (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &f->isa, .value_name = "LIST",
@@ -141,7 +144,7 @@ ds4_status model_flags_check(model_flags *f, ds4_error *err)
                         f->isa);
     if (!backend_exists(f->backend))
         return ds4_fail(err, DS4_EARG,
-                        "--backend: \"%s\" is not built in; there are auto, cpu, check:cpu, trace:cpu, time:cpu",
+                        "--backend: \"%s\" is not built in; there are auto, cuda and cpu, also as check:, trace: and time:",
                         f->backend);
     return parse_expert_cache(f->expert_cache_text, &f->expert_cache, err);
 }

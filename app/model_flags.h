@@ -18,7 +18,7 @@ typedef struct {
     bool        model_from_env;
     const char *backend, *kv_type, *rounding, *isa, *numa;
     uint32_t    isa_mask;
-    int         ctx, threads;
+    int         ctx, threads, device;
     int         prefill_chunk;  /* 0: as memory allows                               */
     const char *expert_cache_text;
     uint64_t    expert_cache;   /* bytes; 0: auto                                    */

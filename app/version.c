@@ -16,6 +16,6 @@ const char *version_flags(void)  { return DS4_FLAGS; }
 
 void version_text(char *out, unsigned long size, const char *program)
 {
-    snprintf(out, size, "%s %s (commit %s)\nbackends: cpu, check:cpu, trace:cpu, time:cpu\nbuild: %s, %s",
+    snprintf(out, size, "%s %s (commit %s)\nbackends: cpu, cuda, also as check:, trace:, time:\nbuild: %s, %s",
              program, DS4_VERSION, DS4_COMMIT, DS4_FLAGS, __VERSION__);
 }

@@ -34,7 +34,8 @@ typedef enum { DS4_KV_PACKED, DS4_KV_F32 } ds4_kv_type;
 
 typedef struct {
     const char *model_path;
-    const char *backend;         /* "auto" "cpu" "check:cpu" "trace:cpu" "time:cpu"            */
+    const char *backend;         /* "auto" "cpu" "cuda", also as "check:cpu" "trace:" "time:"  */
+    int         device;          /* which one of several GPUs, from 0                          */
     int         n_threads;       /* 0: one per physical core this process may use              */
     int         max_sessions;    /* live at the same time                                      */
     int         max_tokens;      /* longest session; KV is planned for max_sessions of them    */
@@ -70,7 +71,7 @@ typedef struct {
     void       *trace_ctx;
 } ds4_engine_options;
 
-/* "auto", 1 session of 32768 tokens, chunks of 512 rows, 8 rewind points, F16 KV, all
+/* "auto" (a GPU where there is one and the model fits it), 1 session of 32768 tokens, chunks of 512 rows, 8 rewind points, F16 KV, all
  * instruction sets. */
 ds4_engine_options ds4_engine_defaults(void);
 
@@ -84,10 +85,19 @@ typedef struct {
     uint64_t table_bytes;        /* vocabulary, rope and other tables                     */
     uint64_t dense_bytes;        /* of the weights all but routed experts                 */
     uint64_t expert_cache_bytes; /* for routed experts that do not stay; 0: all are mapped*/
-    uint64_t total_bytes;        /* sum of weights (or dense weights and expert cache),
-                                    KV, scratch and tables                                */
+    uint64_t total_bytes;        /* of host memory: sum of weights (or dense weights and
+                                    expert cache), KV, scratch and tables                 */
     uint64_t available_bytes;    /* memory this process may use, as the system tells      */
     int      max_tokens_that_fit;/* longest session with everything else unchanged        */
+    /* A backend whose device has memory of its own; device[0] 0: none. weight_bytes are then
+     * those of the file; kv_bytes and scratch_bytes are what lies there. */
+    char     device[96];         /* "NVIDIA H200"                                         */
+    bool     device_unified;     /* its memory is the host's                              */
+    uint64_t device_total_bytes, device_available_bytes;
+    uint64_t device_bytes;       /* of the plan: weights, KV, scratch                     */
+    uint64_t device_expert_bytes;/* routed experts among them                             */
+    uint64_t host_expert_bytes;  /* routed experts that stay in host memory; 0: none      */
+    uint64_t bus_token_bytes;    /* of these a token reads on average                     */
 } ds4_plan;
 ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error *err);
 

@@ -117,22 +117,34 @@ static void describe_groups(bytes *out, const gguf *g)
     bytes_printf(out, "%-24s%8d  %12s\n", "total", gguf_n_tensors(g), size);
 }
 
+/* What a context leaves for routed experts, behind its line. */
+static void describe_device(bytes *out, const ds4_plan *p)
+{
+    char experts[24], room[24];
+    console_bytes(experts, p->host_expert_bytes);
+    console_bytes(room, p->device_available_bytes);
+    bytes_printf(out, "            on %s, %s available", p->device, room);
+    if (p->host_expert_bytes) bytes_printf(out, "; routed experts in host memory %s", experts);
+    bytes_printf(out, "\n");
+}
+
 /* Contexts people ask about. */
 static ds4_status describe_memory(bytes *out, const cli_options *o, const char *path, console *c, ds4_error *err)
 {
     static const int contexts[] = { 32768, 100000, 1000000 };
-    bytes_printf(out, "\n%-12s%12s%12s%14s%12s\n", "context", "weights", "KV", "work space", "total");
     for (size_t i = 0; i < countof(contexts); i++) {
         char weights[24], kv[24], work[24], total[24];
         ds4_plan p;
         const ds4_engine_options e = model_engine_options(&o->flags, path, (model_room){ .ctx = contexts[i] }, c);
         const ds4_status st = ds4_engine_plan(&e, &p, err);
         if (st) return st;
+        if (i == 0) bytes_printf(out, "\n%-12s%12s%12s%14s%12s\n", "context", "weights", "KV", "work space", "total");
         console_bytes(weights, p.weight_bytes);
         console_bytes(kv, p.kv_bytes);
         console_bytes(work, p.scratch_bytes + p.table_bytes);
-        console_bytes(total, p.total_bytes);
+        console_bytes(total, p.device[0] ? p.device_bytes : p.total_bytes);
         bytes_printf(out, "%-12d%12s%12s%14s%12s\n", contexts[i], weights, kv, work, total);
+        if (p.device[0]) describe_device(out, &p);
     }
     return DS4_OK;
 }

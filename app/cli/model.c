@@ -69,6 +69,7 @@ ds4_engine_options model_engine_options(const model_flags *f, const char *path, 
     ds4_engine_options e = ds4_engine_defaults();
     e.model_path = path;
     e.backend = f->backend;
+    e.device = f->device;
     e.n_threads = f->threads;
     e.max_sessions = max_int(room.sessions, 1);
     e.max_tokens = room.ctx;
@@ -93,8 +94,26 @@ ds4_engine_options model_engine_options(const model_flags *f, const char *path, 
 
 /* ---- opening ---------------------------------------------------------------- */
 
+static void print_device_plan(const ds4_plan *p, int ctx, console *c)
+{
+    char weights[24], kv[24], total[24], available[24], experts[24], host[24];
+    console_bytes(total, p->device_bytes);
+    console_bytes(available, p->device_available_bytes);
+    console_bytes(weights, p->weight_bytes - min_u64(p->weight_bytes, p->host_expert_bytes));
+    console_bytes(kv, p->kv_bytes);
+    console_bytes(experts, p->host_expert_bytes);
+    console_bytes(host, p->total_bytes);
+    console_note(c, "memory of %s: weights %s, KV %s for %d tokens; %s of %s available", p->device, weights, kv, ctx, total,
+                 available);
+    if (p->host_expert_bytes) console_note(c, "memory of the host: routed experts %s; %s in all", experts, host);
+}
+
 void model_print_plan(const ds4_plan *p, int ctx, console *c)
 {
+    if (p->device[0]) {
+        print_device_plan(p, ctx, c);
+        return;
+    }
     char weights[24], kv[24], scratch[24], total[24], available[24], cache[24];
     console_bytes(weights, p->expert_cache_bytes ? p->dense_bytes : p->weight_bytes);
     console_bytes(cache, p->expert_cache_bytes);

@@ -541,7 +541,8 @@ int server_check(const server_flags *o, console *c)
     st = ds4_engine_plan(&p.engine_options, &plan, &err);
     if (st) return failed(&p, &err, (int)model_exit_code(st));
     model_print_plan(&plan, p.engine_options.max_tokens, c);
-    if (plan.available_bytes && plan.total_bytes > plan.available_bytes) {
+    const bool too_much = plan.available_bytes && plan.total_bytes > plan.available_bytes;
+    if (too_much || plan.device_bytes > plan.device_available_bytes) {
         console_error(c, "this needs more memory than there is; the largest --ctx that fits is %d",
                       plan.max_tokens_that_fit);
         return CLI_NO_MEMORY;

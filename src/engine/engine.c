@@ -7,9 +7,9 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
-#include "base/memory.h"
 #include "base/status.h"
 #include "engine/load.h"
+#include "engine/plan.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -35,10 +35,10 @@ forward_options engine_forward_options(const ds4_engine_options *o)
                               .rounding = !o->no_rounding, .stop = o->interrupted, .stop_ctx = o->interrupted_ctx };
 }
 
-static backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c)
+backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c)
 {
     const forward_options f = engine_forward_options(o);
-    return (backend_options){ .name = o->backend ? o->backend : "auto", .n_threads = o->n_threads,
+    return (backend_options){ .name = o->backend ? o->backend : "auto", .n_threads = o->n_threads, .device = o->device,
                               .isa_mask = o->isa_mask, .exact = o->exact, .limits = forward_limits(c, &f),
                               .line = o->trace, .line_ctx = o->trace_ctx };
 }
@@ -48,8 +48,9 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
     if (!o->model_path) return ds4_fail(err, DS4_EARG, "no model path was given");
     if (o->backend && !backend_exists(o->backend))
         return ds4_fail(err, DS4_EUNSUPPORTED,
-                        "backend \"%s\" is not built into this program; there are cpu, check:cpu, trace:cpu and time:cpu",
+                        "backend \"%s\" is not built into this program; there are cpu and cuda, also as check:, trace: and time:",
                         o->backend);
+    if (o->device < 0) return ds4_fail(err, DS4_EARG, "device %d; they count from 0", o->device);
     if (o->max_sessions < 1 || o->max_sessions > 4096)
         return ds4_fail(err, DS4_EARG, "max_sessions is %d; it must be 1 to 4096", o->max_sessions);
     if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
@@ -68,150 +69,6 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
 }
 
 /* ---- plan -------------------------------------------------------------------------- */
-
-/* Bytes of one rewind point at most: window rows, frontiers, logits. */
-static uint64_t point_bytes(const model_config *c, const kv_options *o)
-{
-    uint64_t n = (uint64_t)c->n_vocab * sizeof(float);
-    for (int l = 0; l < c->n_layer; l++) {
-        n += (uint64_t)min_int(c->n_swa, o->max_tokens) * (uint64_t)kv_row_bytes(kv_row_format(c, o->packed, false));
-        if (c->ratio[l] == 0) continue;
-        const int widths = c->head_dim + (c->ratio[l] == 4 ? c->index_dim : 0);
-        n += 2ull * (uint64_t)config_kept_tokens(c->ratio[l]) * (uint64_t)(config_series(c->ratio[l]) * widths) * sizeof(float);
-    }
-    return n;
-}
-
-/* Vocabulary tables hold each string, its place and its merges: about four times
- * the strings as they stand in the file. */
-static uint64_t table_bytes(const gguf *g)
-{
-    uint64_t n = 0;
-    static const char *const keys[] = { "tokenizer.ggml.tokens", "tokenizer.ggml.merges" };
-    for (size_t i = 0; i < countof(keys); i++) {
-        const gguf_value *v = gguf_find(g, keys[i]);
-        if (v) n += v->bytes;
-    }
-    return 4 * n;
-}
-
-static uint64_t session_side(const ds4_engine_options *o, const model_config *c)
-{
-    const kv_options k = engine_kv_options(o);
-    const uint64_t sessions = (uint64_t)engine_sessions(o), others = (uint64_t)o->max_sessions - 1;
-    const uint64_t tokens = (uint64_t)o->max_tokens + others * (uint64_t)(o->other_tokens ? o->other_tokens : o->max_tokens)
-                          + (uint64_t)o->side_tokens;
-    return kv_bytes(c, &k) + sessions * (uint64_t)o->rewind_points * point_bytes(c, &k)
-         + 4u * (tokens + sessions * (uint64_t)c->n_vocab);
-}
-
-static uint64_t scratch_side(const ds4_engine_options *o, const model_config *c)
-{
-    const forward_options f = engine_forward_options(o);
-    const backend_options b = engine_backend_options(o, c);
-    return forward_bytes(c, &f) + backend_scratch_bytes(&b);
-}
-
-/* Everything but the weights, which the system can drop and read again. */
-static uint64_t must_fit(const ds4_engine_options *o, const model_config *c, const gguf *g)
-{
-    return session_side(o, c) + scratch_side(o, c) + table_bytes(g);
-}
-
-static int tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, uint64_t budget)
-{
-    int lo = 0, hi = 1 << 24;                       /* lo fits, hi + 1 does not */
-    while (lo < hi) {
-        ds4_engine_options t = *o;
-        t.max_tokens = lo + (hi - lo + 1) / 2;
-        if (must_fit(&t, c, g) <= budget) lo = t.max_tokens;
-        else hi = t.max_tokens - 1;
-    }
-    return lo;
-}
-
-/* Large steps read each expert's weights for more tokens, but they are no reason to
- * fail, nor to push weights out of memory. */
-static int choose_rows(const ds4_engine_options *o, const model_config *c, const gguf *g)
-{
-    enum { FEWEST = 256, MOST = 4096 };
-    const uint64_t limit = o->memory_limit ? o->memory_limit : memory_available();
-    ds4_engine_options t = *o;
-    t.max_batch_rows = FEWEST;
-    const uint64_t least = must_fit(&t, c, g), weights = gguf_tensor_bytes(g);
-    const uint64_t room = limit > weights + least ? limit - weights - least : limit / 64;
-    for (t.max_batch_rows = MOST; limit && t.max_batch_rows > FEWEST; t.max_batch_rows /= 2)
-        if (must_fit(&t, c, g) - least <= room) break;
-    return min_int(t.max_batch_rows, max_int(o->max_tokens, engine_sessions(o)));
-}
-
-static uint64_t limit_of(const ds4_plan *p, const ds4_engine_options *o)
-{
-    return o->memory_limit ? o->memory_limit : p->available_bytes;
-}
-
-/* Weights as they stay in memory. */
-static uint64_t weights_held(const ds4_plan *p)
-{
-    return p->expert_cache_bytes ? p->dense_bytes + p->expert_cache_bytes : p->weight_bytes;
-}
-
-/* Bytes of the expert cache: what was asked for, or what the rest of the plan leaves when
- * the weights do not fit. A cache that could not hold one token's experts is none: the
- * weights are mapped then and the system drops and reads pages as it sees fit. */
-static uint64_t plan_expert_cache(const ds4_plan *p, const ds4_engine_options *o, const model_config *c, const gguf *g)
-{
-    const expert_sizes sizes = experts_measure(c, g);
-    const uint64_t rest = p->kv_bytes + p->scratch_bytes + p->table_bytes, limit = limit_of(p, o);
-    if (!sizes.slot_bytes) return 0;
-    const uint64_t all = (uint64_t)sizes.n * sizes.slot_bytes;
-    if (o->expert_cache) return o->expert_cache < all ? o->expert_cache : all;
-    if (limit == 0 || p->weight_bytes + rest <= limit) return 0;
-
-    const uint64_t gib = 1ull << 30, spare = limit / 16 < gib ? limit / 16 : gib;   /* for everybody else */
-    if (limit < p->dense_bytes + rest + spare) return 0;
-    const uint64_t cache = limit - p->dense_bytes - rest - spare;
-    return cache >= (uint64_t)experts_fewest(c) * sizes.slot_bytes && cache < all ? cache : 0;
-}
-
-static void fill_plan(ds4_plan *p, const ds4_engine_options *o, const model_config *c, const gguf *g)
-{
-    const uint64_t available = memory_available();
-    *p = (ds4_plan){
-        .dense_bytes = weights_dense_bytes(g),
-        .weight_bytes = gguf_tensor_bytes(g),
-        .file_bytes = gguf_file_bytes(g),
-        .kv_bytes = session_side(o, c),
-        .scratch_bytes = scratch_side(o, c),
-        .table_bytes = table_bytes(g),
-        .available_bytes = available,
-    };
-    p->expert_cache_bytes = plan_expert_cache(p, o, c, g);
-    p->total_bytes = weights_held(p) + p->kv_bytes + p->scratch_bytes + p->table_bytes;
-
-    uint64_t budget = o->memory_limit ? o->memory_limit : available ? available : UINT64_MAX;
-    if (budget > weights_held(p)) budget -= weights_held(p);    /* else they stream from the file */
-    p->max_tokens_that_fit = tokens_that_fit(o, c, g, budget);
-}
-
-static ds4_status check_plan(const ds4_plan *p, const ds4_engine_options *o, const log_sink *log, ds4_error *err)
-{
-    const uint64_t limit = limit_of(p, o), rest = p->kv_bytes + p->scratch_bytes + p->table_bytes;
-    const double gib = 1024.0 * 1024.0 * 1024.0;
-    if (limit == 0) return DS4_OK;
-    if (rest > limit)
-        return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens needs %.2f GiB besides the weights, %.2f GiB are there; "
-                        "the largest context that fits is %d tokens", o->max_tokens, (double)rest / gib,
-                        (double)limit / gib, p->max_tokens_that_fit);
-    if (p->expert_cache_bytes && p->total_bytes > limit)
-        return ds4_fail(err, DS4_EMEMORY, "an expert cache of %.2f GiB, the other weights of %.2f GiB and %.2f GiB for a "
-                        "context of %d tokens do not fit the %.2f GiB that are there", (double)p->expert_cache_bytes / gib,
-                        (double)p->dense_bytes / gib, (double)rest / gib, o->max_tokens, (double)limit / gib);
-    if (p->total_bytes > limit)
-        log_line(log, LOG_WARNING, "weights, KV and scratch need %.2f GiB, %.2f GiB are there: weights will be read "
-                 "from disk again and again", (double)p->total_bytes / gib, (double)limit / gib);
-    return DS4_OK;
-}
 
 static void warn_line(void *ctx, const char *line) { log_line(ctx, LOG_WARNING, "%s", line); }
 
@@ -239,8 +96,7 @@ ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error
     if (!c) return ds4_fail(err, DS4_EMEMORY, "no memory to read the model's shape");
     if (!(st = open_file(&g, c, o, &silent, err))) {
         ds4_engine_options chosen = *o;
-        if (!chosen.max_batch_rows) chosen.max_batch_rows = choose_rows(o, c, g);
-        fill_plan(out, &chosen, c, g);
+        st = plan_make(out, &chosen, c, g, &silent, err);
     }
     gguf_close(g);
     free(c);
@@ -324,14 +180,14 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     ds4_status st;
     ds4_plan plan;
     if ((st = open_file(&e->file, &e->config, &e->o, &e->log, err))) return st;
-    if (!e->o.max_batch_rows) e->o.max_batch_rows = choose_rows(&e->o, &e->config, e->file);
-    fill_plan(&plan, &e->o, &e->config, e->file);
-    if ((st = check_plan(&plan, &e->o, &e->log, err))) return st;
+    if ((st = plan_make(&plan, &e->o, &e->config, e->file, &e->log, err))) return st;
+    if ((st = plan_check(&plan, &e->o, &e->log, err))) return st;
     if (e->o.huge_pages && (st = copy_weights(e, &plan, err))) return st;
     if ((st = vocab_open(&e->vocab, e->file, err))) return st;
     if ((st = check_vocab(e, err))) return st;
 
     e->backend_o = engine_backend_options(&e->o, &e->config);
+    if (plan.host_expert_bytes) e->backend_o.expert_bytes = plan.device_expert_bytes ? plan.device_expert_bytes : 1;
     if ((st = backend_open(&e->backend, &e->backend_o, err))) return st;
     const weights_options w = { .experts_apart = plan.expert_cache_bytes > 0, .progress = e->o.progress,
                                 .progress_ctx = e->o.progress_ctx };
@@ -345,7 +201,7 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     e->keeps_logits = e->backend->adopt != NULL;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
     fill_shape(e);
-    return e->o.warm_weights && !e->o.huge_pages && !e->experts ? load_warm(e, err) : DS4_OK;
+    return e->o.warm_weights && !e->o.huge_pages && !e->experts && !plan.device[0] ? load_warm(e, err) : DS4_OK;
 }
 
 ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_error *err)

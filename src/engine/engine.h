@@ -58,6 +58,7 @@ struct ds4_session {
 static inline int engine_sessions(const ds4_engine_options *o) { return o->max_sessions + (o->side_tokens > 0); }
 
 kv_options      engine_kv_options(const ds4_engine_options *o);
+backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c);
 forward_options engine_forward_options(const ds4_engine_options *o);
 
 /* The session's tokens after a step of n, as yet without logits. */

@@ -27,6 +27,15 @@ bool backend_exists(const char *name)
     return strcmp(device_of(name), "auto") == 0 || strcmp(device_of(name), "cpu") == 0 || is_cuda(name);
 }
 
+bool backend_has_device(const char *name) { return is_cuda(name); }
+
+ds4_status backend_device_probe(backend_device *out, const backend_options *o, ds4_error *err)
+{
+    *out = (backend_device){ 0 };
+    if (is_cuda(o->name)) return backend_cuda_probe(out, o, err);
+    return ds4_fail(err, DS4_EUNSUPPORTED, "backend \"%s\" computes in the memory of the host", o->name);
+}
+
 uint64_t backend_scratch_bytes(const backend_options *o)
 {
     return is_cuda(o->name) ? backend_cuda_scratch_bytes(o) : backend_cpu_scratch_bytes(o);

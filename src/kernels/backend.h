@@ -101,11 +101,25 @@ typedef struct {
 ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err);
 bool       backend_exists(const char *name);
 
+/* The device of a backend that has memory of its own. */
+typedef struct {
+    char     name[96];          /* "NVIDIA H200"                                              */
+    uint64_t available, total;  /* bytes that can be had now, and of the whole device         */
+    bool     unified;           /* it is the host's memory                                    */
+} backend_device;
+
+/* Whether backends of this name compute on one ("cuda", "check:cuda"). */
+bool       backend_has_device(const char *name);
+/* o->name and o->device. DS4_EUNSUPPORTED: not built into this program; DS4_ENOTFOUND: no driver, or no such
+ * device; DS4_EDEVICE: it can not be used. */
+ds4_status backend_device_probe(backend_device *out, const backend_options *o, ds4_error *err);
+
 /* Bytes of scratch that backend_open takes for these options. */
 uint64_t   backend_scratch_bytes(const backend_options *o);
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err);
 ds4_status backend_cuda_open(backend **out, const backend_options *o, ds4_error *err);
+ds4_status backend_cuda_probe(backend_device *out, const backend_options *o, ds4_error *err);
 uint64_t   backend_cpu_scratch_bytes(const backend_options *o);
 uint64_t   backend_cuda_scratch_bytes(const backend_options *o);
 

@@ -325,6 +325,19 @@ uint64_t weights_dense_bytes(const gguf *g)
     return n;
 }
 
+/* Allocations come in whole pages of the device; blocks cut up have gaps between their parts. */
+weights_device_bytes weights_on_device(const gguf *g)
+{
+    const uint64_t page = (uint64_t)2 << 20, gaps = 2048;
+    weights_device_bytes n = { 0 };
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        const uint64_t bytes = t->bytes + gaps * t->ne[2];
+        *(strstr(t->name, "_exps.") ? &n.experts : &n.dense) += bytes < page / 2 ? bytes : (bytes + page - 1) / page * page;
+    }
+    return n;
+}
+
 /* ---- open, close ------------------------------------------------------------------ */
 
 static ds4_status room_for_adopted(loader *ld)

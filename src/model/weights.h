@@ -76,6 +76,10 @@ void       weights_close(model_weights *w);     /* a zeroed or half-open one too
  * shape asks for. */
 uint64_t   weights_dense_bytes(const gguf *g);
 
+/* Bytes that a device of its own memory needs for the tensors, at most. */
+typedef struct { uint64_t dense, experts; } weights_device_bytes;
+weights_device_bytes weights_on_device(const gguf *g);
+
 /* Bits per weight of the routed experts, rounded. */
 int        weights_expert_bits(const model_weights *w);
 

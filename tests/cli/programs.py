@@ -28,7 +28,7 @@ def run(*args, **more):
 
 # A good value, a bad one (None: every text is good), and flags it needs beside it.
 FLAGS = {
-    "--model": ("x.gguf", None), "--ctx": ("100k", "abc"), "--backend": ("cpu", "cuda"), "--threads": ("2", "0"),
+    "--model": ("x.gguf", None), "--ctx": ("100k", "abc"), "--backend": ("cpu", "metal"), "--device": ("0", "first"), "--threads": ("2", "0"),
     "--isa": ("avx2,avx512", "sse9"), "--kv-type": ("f32", "f8"), "--rounding": ("off", "maybe"),
     "--prefill-chunk": ("64", "-1"), "--chdir": ("/", None), "--prompt": ("hello", None),
     "--prompt-file": ("/dev/null", None), "--system": ("be brief", None), "--system-file": ("/dev/null", None),
@@ -87,7 +87,7 @@ def sentences_of_usage_errors():
     expect_exit(ds4("--inspect", "--dump-tokens"), 2, "--inspect", "--dump-tokens")
     expect_exit(ds4("--token-ids", "x"), 2, "--dump-logits", "--print-ids")
     expect_exit(ds4("--all-positions", "--dump-logits", "x.json", "-p", "x"), 2, ".f32")
-    expect_exit(ds4("--backend", "cuda", "-p", "x"), 2, "not built in", "cpu")
+    expect_exit(ds4("--backend", "metal", "-p", "x"), 2, "not built in", "cpu")
     expect_exit(ds4("-q", "-v", "-p", "x"), 2, "--quiet")
     expect_exit(ds4(*["--stop=x"] * 17, "-p", "x"), 2, "16")
     expect_exit(ds4("-p", "x", *NO_MODEL, "--json", "--inspect"), 2, "--json")
@@ -102,8 +102,8 @@ def environment_stands_behind_flags():
                 3, "flag.gguf")
     expect_exit(ds4("-p", "x", *NO_MODEL, env=environment(DS4_CTX="abc")), 2, "DS4_CTX", "positive integer")
     expect_exit(ds4("-p", "x", *NO_MODEL, "--ctx", "9", env=environment(DS4_CTX="abc")), 3)
-    expect_exit(ds4("-p", "x", *NO_MODEL, env=environment(DS4_BACKEND="cuda")), 2, "not built in")
-    expect_exit(ds4("-p", "x", *NO_MODEL, "--backend", "cpu", env=environment(DS4_BACKEND="cuda")), 3)
+    expect_exit(ds4("-p", "x", *NO_MODEL, env=environment(DS4_BACKEND="metal")), 2, "not built in")
+    expect_exit(ds4("-p", "x", *NO_MODEL, "--backend", "cpu", env=environment(DS4_BACKEND="metal")), 3)
 
 
 @test

@@ -270,3 +270,14 @@ ds4_status backend_cuda_open(backend **out, const backend_options *o, ds4_error 
     const ds4_status st = gpu_driver_open(&d, o->device, err);
     return st ? st : cuda_open_on(out, d, o, err);
 }
+
+ds4_status backend_cuda_probe(backend_device *out, const backend_options *o, ds4_error *err)
+{
+    gpu_info info;
+    const ds4_status st = gpu_driver_probe(&info, o->device, &out->available, err);
+    if (st) return st;
+    snprintf(out->name, sizeof out->name, "%s", info.name);
+    out->total = info.total_bytes;
+    out->unified = info.unified;
+    return DS4_OK;
+}
