@@ -388,3 +388,29 @@ void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
         d[at] += sum;
     });
 }
+
+static const uint8_t *row_addresses(const char *what, const void *row)
+{
+    if (reinterpret_cast<uintptr_t>(row) % 16) lane_fail("a matrix row that is not aligned to 16 bytes");
+    return lane_exchange(what, &row, sizeof row);
+}
+
+static uint32_t matrix_number(const uint8_t *s, int matrix, int row, int col)
+{
+    uint16_t n;
+    memcpy(&n, lane_slot<const uint8_t *>(s, 8 * matrix + row) + 2 * col, sizeof n);
+    return n;
+}
+
+void load_matrices(uint32_t d[4], const void *row)
+{
+    const uint8_t *s = row_addresses("load_matrices", row);
+    const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
+    for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, g, 2 * i) | matrix_number(s, m, g, 2 * i + 1) << 16;
+}
+void load_matrices_turned(uint32_t d[4], const void *row)
+{
+    const uint8_t *s = row_addresses("load_matrices_turned", row);
+    const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
+    for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, 2 * i, g) | matrix_number(s, m, 2 * i + 1, g) << 16;
+}

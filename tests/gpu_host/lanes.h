@@ -211,5 +211,7 @@ void mma_s8_k16(int32_t d[4], const uint32_t a[2], const uint32_t b[1]);
 void mma_f16_k16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void mma_bf16_k16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void load_matrices(uint32_t d[4], const void *row);
+void load_matrices_turned(uint32_t d[4], const void *row);
 
 #endif

@@ -128,6 +128,19 @@ DEVICE void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Four 8x8 matrices of 16-bit numbers from shared memory: lane l names row l%8 of matrix l/8, 16 bytes and
+ * aligned; d[m] is numbers (g,2i) (g,2i+1) of matrix m, turned: (2i,g) (2i+1,g). */
+DEVICE void load_matrices(uint32_t d[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+DEVICE void load_matrices_turned(uint32_t d[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+
 /* What lies at a device address. The only way from one to a pointer. */
 template <class T> DEVICE T *gpu_at(gpu_ptr p, uint64_t offset = 0) { return reinterpret_cast<T *>(p + offset); }
 
