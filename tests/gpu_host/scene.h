@@ -54,6 +54,23 @@ static inline void scene_close(scene *s)
     s->b->close(s->b);
 }
 
+/* Stored rows of layer 1: of token p, and compressed row r. */
+static inline view scene_ring_row(const scene *s, int session, int p)
+{
+    const view v = s->k[session]->memory.layer[1].ring;
+    return view_rows(v, p % v.rows, 1);
+}
+static inline view scene_pool_row(const scene *s, int session, int r)
+{
+    const kv_layer *l = &s->k[session]->memory.layer[1];
+    return view_rows(l->pool, (int64_t)l->blocks[r / l->block_rows] * l->block_rows + r % l->block_rows, 1);
+}
+static inline void scene_store(scene *s, view row, const void *data)
+{
+    ds4_error err;
+    EXPECT_OK(s->b->upload(s->b, row, data, &err), err);
+}
+
 static inline rope scene_rope(const scene *s) { return (rope){ s->freq, s->c.n_rot }; }
 
 /* A step of n[i] tokens of session i; those without tokens are left out. */

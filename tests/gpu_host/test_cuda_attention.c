@@ -26,11 +26,11 @@ static void fill_session(scene *s, int i, int length, uint64_t seed)
     k->length = length;
     for (int p = length > s->c.n_swa ? length - s->c.n_swa : 0; p < length; p++) {
         random_row(l->row, &r, row);
-        kv_write_ring(k, 1, p, row);
+        scene_store(s, scene_ring_row(s, i, p), row);
     }
     for (int b = 0; l->ratio && b < length / l->ratio; b++) {
         random_row(l->row, &r, row);
-        kv_write_compressed(k, 1, false, b, row);
+        scene_store(s, scene_pool_row(s, i, b), row);
     }
 }
 
@@ -46,10 +46,10 @@ static void write_step(scene *s, uint64_t seed)
         for (int i = 0; i < s->n_sessions; i++) {
             if (&s->k[i]->memory != g->kv) continue;
             random_row(l->row, &r, row);
-            kv_write_ring(s->k[i], 1, s->pos[t], row);
+            scene_store(s, scene_ring_row(s, i, s->pos[t]), row);
             if (!l->ratio || (s->pos[t] + 1) % l->ratio) continue;
             random_row(l->row, &r, row);
-            kv_write_compressed(s->k[i], 1, false, s->pos[t] / l->ratio, row);
+            scene_store(s, scene_pool_row(s, i, s->pos[t] / l->ratio), row);
         }
     }
 }
@@ -196,7 +196,7 @@ TEST(any_stored_bytes_mean_the_same)
             const uint16_t half = (uint16_t)((i * 977 + round * 4099) & 0xfbff);
             memcpy(row + kv_row_tail(f) + 2 * i, &half, 2);
         }
-        kv_write_ring(s.k[0], 1, 0, row);
+        scene_store(&s, scene_ring_row(&s, 0, 0), row);
         kv_row_unpack(f, want, row);
         CHECKED(s.b, attend, .q = q, .heads = heads, .sinks = sinks, .rows = &s.rows, .n_heads = h.n_heads, .n_swa = h.n_swa, .layer = 1);
         for (int i = 0; i < h.K && round < 7; i++) {
