@@ -27,6 +27,7 @@ typedef struct {
     int  ratio, K, n_rot, n_swa, index_dim, n_heads;
     bool packed;
     int  max_tokens;
+    int  index_heads;           /* 0: 4 */
 } scene_shape;
 
 static inline void scene_open(scene *s, const scene_shape *h, int n_sessions, lane_order order)
@@ -37,7 +38,7 @@ static inline void scene_open(scene *s, const scene_shape *h, int n_sessions, la
     s->c.ratio[1] = h->ratio;
     s->n_sessions = n_sessions;
     const backend_limits limits = { .max_rows = SCENE_ROWS, .max_cols = 4096, .max_pairs = SCENE_ROWS, .max_expert_width = 256,
-                                    .n_experts = 4, .max_head_width = h->K, .index_heads = 4, .index_width = h->index_dim,
+                                    .n_experts = 4, .max_head_width = h->K, .index_heads = h->index_heads ? h->index_heads : 4, .index_width = h->index_dim,
                                     .index_top_k = 64, .n_layer = 2, .max_segments = SCENE_SESSIONS, .max_tokens = h->max_tokens,
                                     .n_streams = 4, .n_heads = h->n_heads, .n_vocab = 64, .block_tokens = KV_BLOCK_TOKENS };
     s->b = checked_open(&limits, true, order);
