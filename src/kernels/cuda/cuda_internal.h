@@ -36,6 +36,20 @@ typedef enum {
     CUDA_FAMILY_ATTENTION, CUDA_FAMILY_HEAD, CUDA_FAMILIES
 } cuda_family;
 
+/* Rows in codes, kept for the ops that read the same rows next (cuda_codes.c). */
+enum { CUDA_CODES_SETS = 3 };
+typedef struct {
+    gpu_ptr at;                 /* the rows; 0: nothing is kept */
+    int64_t stride;
+    int32_t rows, cols;
+    bool    super;              /* rounded by 256               */
+} cuda_codes_set;
+typedef struct {
+    cuda_codes_set set[CUDA_CODES_SETS];
+    int            next;        /* that is made anew next       */
+    bool           on;          /* within a step                */
+} cuda_codes_kept;
+
 typedef struct cuda_step cuda_step;             /* cuda_step.c: tables of rows, streams, recordings */
 typedef struct cuda_residency cuda_residency;   /* cuda_weights.c: which experts are on the card    */
 
@@ -45,6 +59,7 @@ typedef struct {
     backend_options o;          /* name and line are not kept */
     gpu_ptr         scratch[CUDA_FAMILIES];     /* each at a multiple of 256 bytes */
     gpu_ptr         scratch_store;
+    cuda_codes_kept codes;
     cuda_step      *step;
     cuda_residency *residency;
 } cuda_backend;
@@ -128,10 +143,29 @@ void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
  * not filled keeps its default. */
 
 /* `x` as integer products with weights of this type want it; valid until x is written or two more
- * rows-sets have been made. Part of the op under way: declares what it uses (cuda_matmul.c). */
+ * rows-sets have been made. Part of the op under way: declares what it uses. x was written by earlier
+ * ops, or by this one before (cuda_codes.c). */
 ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out);
+/* The same of swiglu(gate, up), which is not kept. */
+ds4_status cuda_codes_of_swiglu(queue *dev, view gate, view up, float limit, quant_type weight, gpu_codes *out);
+/* These bytes will be written: what is kept of rows there is void. cuda_writes and cuda_writes_at call it. */
+void       cuda_codes_forget(cuda_backend *b, gpu_ptr at, uint64_t bytes);
+/* From here on codes are kept, or not, and none are of before: within a step only ops change rows, and what a
+ * recording reads it has made. */
+void       cuda_codes_keep(cuda_backend *b, bool on);
+
 /* y = w x for any weight type and number of rows, within an op under way. */
 ds4_status cuda_products(queue *dev, view w, view x, view y);
+/* Two weights of one type and width with the same x, at once where x has few rows. */
+ds4_status cuda_products_pair(queue *dev, const view w[2], view x, const view y[2]);
+/* y[t][o] = row o of w times columns (o / group_rows) * w.cols .. of x[t]: groups that each have columns
+ * of their own. */
+ds4_status cuda_products_grouped(queue *dev, view w, int group_rows, view x, view y);
+/* The same as cuda_products, 16 rows at a time by the kernels for few rows: for types without another. */
+ds4_status cuda_products_few(queue *dev, view w, view x, view y);
+/* y = w x for more rows than CUDA_FEW_ROWS (cuda_prefill.c). */
+enum { CUDA_FEW_ROWS = 16 };
+ds4_status cuda_prefill_products(queue *dev, view w, view x, view y);
 
 /* The pairs of ids [T][k] by expert, made on the device: part of the op under way, of which it declares
  * what it uses. Addresses are those of every op's groups: good until the next op that makes some

@@ -71,6 +71,7 @@ static ds4_status wait_for(cuda_backend *b, const uint64_t need[GPU_COMPUTE_STRE
 static void declare(cuda_backend *b, uint64_t first, uint64_t end, bool writes)
 {
     cuda_order *o = &b->step->order;
+    if (writes) cuda_codes_forget(b, first, end - first);
     if (!o->on || !o->open || first == end) return;
     if (o->now.n == ORDER_RANGES) o->now.everything = true;
     else o->now.range[o->now.n++] = (order_range){ first, end, writes };

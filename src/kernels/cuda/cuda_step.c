@@ -41,6 +41,7 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     cuda_backend *b = (cuda_backend *)base;
     cuda_step *s = b->step;
     *done = false;
+    cuda_codes_keep(b, true);
     ds4_status st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
     if (st) return st;
@@ -57,6 +58,7 @@ ds4_status cuda_step_end(backend *base, bool complete, bool *again, ds4_error *e
 {
     cuda_backend *b = (cuda_backend *)base;
     *again = false;
+    cuda_codes_keep(b, false);
     b->step->tables.rows = NULL;
     const ds4_status st = order_end(b, err);
     const ds4_status ended = records_end(b, complete && !st, again, st ? NULL : err);

@@ -148,6 +148,9 @@ template <class T> DEVICE T *gpu_at(gpu_ptr p, uint64_t offset = 0) { return rei
 #include "lanes.h"
 #endif
 
+/* A function of a struct that needs no object. */
+#define DEVICE_MEMBER static __device__ __forceinline__
+
 /* ---- the same on both sides ------------------------------------------------------- */
 
 DEVICE float as_float(uint32_t u)

@@ -29,4 +29,5 @@ template <class W> DEVICE void exact_row(const matmul_exact_args &a)
         launch_wait();                                                        \
         exact_row<weight_##type>(a);                                          \
     }
-MATMUL_BLOCK_TYPES(EXACT_KERNEL, )
+MATMUL_TUNED(EXACT_KERNEL, )
+MATMUL_GENERAL(EXACT_KERNEL, )

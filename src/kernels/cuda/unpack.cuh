@@ -18,9 +18,6 @@
 #include "kernels/cuda/planes.h"
 #include "quant/quant.h"
 
-/* A function of a struct that needs no object. */
-#define DEVICE_MEMBER static __device__ __forceinline__
-
 /* ---- planes ------------------------------------------------------------------------ */
 
 template <int type> struct plane_table;
