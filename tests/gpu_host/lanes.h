@@ -205,6 +205,13 @@ static inline uint32_t float_to_tf32(float f)
     return u & 0xffffe000u;
 }
 
+static inline void sine_cosine_of_pi(double x, double *s, double *c)
+{
+    const double angle = fmod(x, 2.0) * 3.14159265358979323846;
+    *s = sin(angle);
+    *c = cos(angle);
+}
+
 /* Stand-ins of the matrix unit, by the layouts told in dialect.cuh. */
 void mma_s8_k32(int32_t d[4], const uint32_t a[4], const uint32_t b[2]);
 void mma_s8_k16(int32_t d[4], const uint32_t a[2], const uint32_t b[1]);

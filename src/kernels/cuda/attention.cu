@@ -15,15 +15,17 @@ template <int J> DEVICE void attend_plain(const attend_kernel_args &a)
     SHARED_DYNAMIC(float, tile);
     SHARED(float, weights, ATTEND_PLAIN_HEADS * ATTEND_TILE);
     SHARED(float, room, 32);
+    SHARED(seen_rows, seen, 1);
     const int K = a.width, padded = (K + 3) / 4 * 4, stride = padded + 4;
     const int t = (int)blockIdx.z, split = (int)blockIdx.y, tid = (int)threadIdx.x, lane = lane_id(), warp = warp_id();
     const int h0 = (int)blockIdx.x * ATTEND_PLAIN_HEADS, h = h0 + warp;
     float *q = tile + ATTEND_TILE * stride;
     launch_wait();
+    launch_next();
 
-    const seen_rows seen = rows_seen(a, t, room);
+    rows_seen(seen, a, t, room);
     int first, end;
-    split_range(a, seen.n, split, &first, &end);
+    split_range(a, seen->n, split, &first, &end);
     for (int i = tid; i < ATTEND_PLAIN_HEADS * padded; i += (int)blockDim.x) {
         const int c = i % padded, head = h0 + i / padded;
         q[i] = c < K && head < a.n_heads ? gpu_at<const float>(a.q.at)[t * a.q.stride + (int64_t)head * K + c] : 0.0f;
@@ -35,7 +37,7 @@ template <int J> DEVICE void attend_plain(const attend_kernel_args &a)
 
     for (int base = first; base < end; base += ATTEND_TILE) {
         const int n = min(ATTEND_TILE, end - base), threads = (int)blockDim.x / ATTEND_TILE;
-        const uint8_t *row = tid / threads < n ? row_seen(seen, base + tid / threads) : nullptr;
+        const uint8_t *row = tid / threads < n ? row_seen(*seen, base + tid / threads) : nullptr;
         __syncthreads();
         for (int i = tid % threads; i < padded; i += threads)
             tile[tid / threads * stride + i] = row && i < K ? stored_number(a.row, row, i) : 0.0f;
@@ -80,6 +82,7 @@ KERNEL(attend_join, attend_kernel_args, 256)
 {
     const int h = (int)blockIdx.x, t = (int)blockIdx.y;
     launch_wait();
+    launch_next();
     const float2 *norm = gpu_at<const float2>(a.norm) + part_at(a, t, 0, h);
     const float sink = gpu_at<const float>(a.sinks)[h];
     float weight[ATTEND_SPLITS], top = sink;

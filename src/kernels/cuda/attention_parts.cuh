@@ -15,33 +15,33 @@ typedef struct {
     int n_window, n;
 } seen_rows;
 
-/* A whole block calls it. room: 32 floats of shared memory. */
-DEVICE seen_rows rows_seen(const attend_kernel_args &a, int t, float *room)
+/* What row t sees, to shared memory. A whole block calls it; ends with a barrier. room: 32 floats. */
+DEVICE void rows_seen(seen_rows *seen, const attend_kernel_args &a, int t, float *room)
 {
-    const int s = segment_of(a.batch, t), pos = position_of(a.batch, t);
-    const gpu_segment &segment = segment_at(a.batch, s);
-    const gpu_kv_layer &l = layer_at(a.batch, s);
-    seen_rows r;
-    r.ring = gpu_at<const uint8_t>(l.ring);
-    r.pool = gpu_at<const uint8_t>(l.pool);
-    r.blocks = block_table(segment, a.ratio);
-    r.selected = a.selected.at ? gpu_at<const int32_t>(a.selected.at) + t * a.selected.stride : nullptr;
-    r.ring_rows = l.ring_rows;
-    r.block_rows = l.block_rows;
-    r.bytes = a.row.bytes;
-    const int oldest = max(0, pos - a.n_swa + 1);
-    r.start = oldest % l.ring_rows;
-    r.n_window = pos - oldest + 1;
-
+    const int pos = position_of(a.batch, t), oldest = max(0, pos - a.n_swa + 1);
+    const int32_t *selected = a.selected.at ? gpu_at<const int32_t>(a.selected.at) + t * a.selected.stride : nullptr;
     int compressed = a.ratio > 0 ? (pos + 1) / a.ratio : 0;
-    if (r.selected) {           /* the first -1 ends the list */
+    if (selected) {             /* the first -1 ends the list */
         int end = a.selected.cols;
         for (int i = (int)threadIdx.x; i < a.selected.cols; i += (int)blockDim.x)
-            if (r.selected[i] < 0) end = min(end, i);
+            if (selected[i] < 0) end = min(end, i);
         compressed = (int)-block_max(-(float)end, room);
     }
-    r.n = r.n_window + compressed;
-    return r;
+    if (threadIdx.x == 0) {
+        const int s = segment_of(a.batch, t);
+        const gpu_kv_layer &l = layer_at(a.batch, s);
+        seen->ring = gpu_at<const uint8_t>(l.ring);
+        seen->pool = gpu_at<const uint8_t>(l.pool);
+        seen->blocks = block_table(segment_at(a.batch, s), a.ratio);
+        seen->selected = selected;
+        seen->ring_rows = l.ring_rows;
+        seen->block_rows = l.block_rows;
+        seen->bytes = a.row.bytes;
+        seen->start = oldest % l.ring_rows;
+        seen->n_window = pos - oldest + 1;
+        seen->n = seen->n_window + compressed;
+    }
+    __syncthreads();
 }
 
 DEVICE const uint8_t *row_seen(const seen_rows &s, int i)

@@ -205,18 +205,20 @@ KERNEL(attend_units, attend_kernel_args, 512)
 {
     SHARED_DYNAMIC(shared_tile, tile);
     SHARED(float, room, 32);
+    SHARED(seen_rows, seen, 1);
     const int t = (int)blockIdx.z, split = (int)blockIdx.y, h0 = (int)blockIdx.x * HEADS;
     const int lane = lane_id(), warp = warp_id(), slot = (int)threadIdx.x / 8;
     launch_wait();
-    const seen_rows seen = rows_seen(a, t, room);
+    launch_next();
+    rows_seen(seen, a, t, room);
     int first, end;
-    split_range(a, seen.n, split, &first, &end);
+    split_range(a, seen->n, split, &first, &end);
     if (first == end) {         /* only a row's later splits are empty */
         if (threadIdx.x < HEADS && h0 + (int)threadIdx.x < a.n_heads)
             gpu_at<float2>(a.norm)[part_at(a, t, split, h0 + (int)threadIdx.x)] = make_float2(-INFINITY, 0.0f);
         return;
     }
-    stored_words words = fetch(seen, a.row, first + slot, end);
+    stored_words words = fetch(*seen, a.row, first + slot, end);
     query_slice q;
     load_query(&q, a, t, h0);
 
@@ -227,7 +229,7 @@ KERNEL(attend_units, attend_kernel_args, 512)
     for (int base = first; base < end; base += TILE) {
         unpack(tile, words);
         __syncthreads();
-        if (base + TILE < end) words = fetch(seen, a.row, base + TILE + slot, end);
+        if (base + TILE < end) words = fetch(*seen, a.row, base + TILE + slot, end);
         part_of_logits(tile, q);
         __syncthreads();
 #pragma unroll

@@ -92,6 +92,9 @@ DEVICE uint32_t float_to_tf32(float f)               /* to nearest, ties away; 1
     return r;
 }
 
+/* Sine and cosine of x times pi, without a slow way for large x. */
+DEVICE void sine_cosine_of_pi(double x, double *s, double *c) { sincospi(x, s, c); }
+
 /* d[16][8] += a[16][32] * b[32][8], int8. a: (g,4i..) (g+8,4i..) (g,16+4i..) (g+8,16+4i..); b: (4i..,g)
  * (16+4i..,g); d: (g,2i) (g,2i+1) (g+8,2i) (g+8,2i+1). */
 DEVICE void mma_s8_k32(int32_t d[4], const uint32_t a[4], const uint32_t b[2])

@@ -9,6 +9,7 @@ KERNEL(rope_tail, rope_kernel_args, 256)
     SHARED(float2, angle, GPU_MAX_ROT / 2);
     const int t = (int)blockIdx.y, pairs = a.rope.n_rot / 2;
     launch_wait();
+    launch_next();
     block_angles(angle, a.rope, gpu_at<const int32_t>(a.pos)[t]);
     __syncthreads();
 
@@ -26,6 +27,7 @@ KERNEL(head_norm_rope, rope_kernel_args, 256)
     SHARED(float2, angle, GPU_MAX_ROT / 2);
     const int t = (int)blockIdx.y, h = (int)(blockIdx.x * blockDim.x / WARP) + warp_id(), lane = lane_id();
     launch_wait();
+    launch_next();
     block_angles(angle, a.rope, gpu_at<const int32_t>(a.pos)[t]);
     __syncthreads();
     if (h >= a.n_heads) return;
@@ -54,6 +56,7 @@ KERNEL(kv_round_fp8, kv_round_kernel_args, 256)
     const int groups = (a.n_round + KV_FP8_GROUP - 1) / KV_FP8_GROUP;
     const int64_t item = (int64_t)blockIdx.x * (blockDim.x / WARP) + warp_id();
     launch_wait();
+    launch_next();
     if (item >= (int64_t)a.x.rows * groups) return;
     const int first = (int)(item % groups) * KV_FP8_GROUP;
     warp_round_fp8(gpu_at<float>(a.x.at) + item / groups * a.x.stride + first, min(KV_FP8_GROUP, a.n_round - first));
@@ -63,6 +66,7 @@ KERNEL(kv_round_fp4, kv_round_kernel_args, 256)
 {
     const int64_t row = (int64_t)blockIdx.x * (blockDim.x / WARP) + warp_id();
     launch_wait();
+    launch_next();
     if (row >= a.x.rows) return;
     warp_round_fp4_any(gpu_at<float>(a.x.at) + row * a.x.stride, a.x.cols);
 }
@@ -79,6 +83,7 @@ KERNEL(kv_write, kv_write_kernel_args, 256)
 {
     const int t = (int)blockIdx.x;
     launch_wait();
+    launch_next();
     block_pack(a.row, ring_row(a.batch, a.row, t), gpu_at<const float>(a.x.at) + t * a.x.stride);
 }
 
@@ -91,6 +96,7 @@ KERNEL(kv_store, kv_store_kernel_args, 512)
     const int t = (int)blockIdx.x, tid = (int)threadIdx.x, n = (int)blockDim.x;
     float *x = gpu_at<float>(a.x.at) + t * a.x.stride;
     launch_wait();
+    launch_next();
     for (int i = tid; i < a.x.cols; i += n) z[i] = x[i];
     block_finish(z, a.x.cols, a.finish, position_of(a.batch, t), room, angle);
     for (int i = tid; i < a.x.cols; i += n) x[i] = z[i];
@@ -177,6 +183,7 @@ KERNEL(compress, compress_kernel_args, 512)
     SHARED(double, room, 32);
     SHARED(float2, angle, GPU_MAX_ROT / 2);
     launch_wait();
+    launch_next();
     const gpu_segment &s = segment_at(a.batch, (int)blockIdx.y);
     const gpu_kv_layer &l = layer_at(a.batch, (int)blockIdx.y);
     const token_source src = source_of(a, s, l);
@@ -197,5 +204,6 @@ KERNEL(compress, compress_kernel_args, 512)
 KERNEL(compress_keep, compress_kernel_args, 512)
 {
     launch_wait();
+    launch_next();
     keep_tokens(a, segment_at(a.batch, (int)blockIdx.y), layer_at(a.batch, (int)blockIdx.y), (int)blockIdx.x, (int)gridDim.x);
 }

@@ -39,15 +39,20 @@ DEVICE void rotate(float *pair, float c, float s)
     pair[1] = even * s + odd * c;
 }
 
+/* formula_rope_angle's numbers: the angle is a float of up to a million or so, and a double of it in half turns
+ * is off by 1e-10, far below a float's cosine. The library's own cosine would bring a second way for large angles, with a
+ * call and a stack. */
+DEVICE float2 rope_angle(int pos, float freq, bool inverse)
+{
+    double s, c;
+    sine_cosine_of_pi((double)((float)pos * freq) * 0.31830988618379067154, &s, &c);
+    return make_float2((float)c, inverse ? -(float)s : (float)s);
+}
+
 /* The angles of a position, by the block's first threads: angle[k] = cosine, sine. */
 DEVICE void block_angles(float2 *angle, const gpu_rope &r, int pos)
 {
-    for (int k = (int)threadIdx.x; k < r.n_rot / 2; k += (int)blockDim.x) {
-        float2 a;
-        formula_rope_angle(pos, r.freq[k], &a.x, &a.y);
-        if (r.inverse) a.y = -a.y;
-        angle[k] = a;
-    }
+    for (int k = (int)threadIdx.x; k < r.n_rot / 2; k += (int)blockDim.x) angle[k] = rope_angle(pos, r.freq[k], r.inverse);
 }
 
 /* ---- rounding: one warp -------------------------------------------------------------- */
@@ -67,6 +72,7 @@ DEVICE void warp_round_fp8(float *x, int n)
 template <int M> DEVICE void warp_round_fp4(float *x, int width)
 {
     const int lane = lane_id();
+    const float norm = (float)(1.0 / sqrt((double)width));
     float v[M];
 #pragma unroll
     for (int j = 0; j < M; j++) v[j] = lane + WARP * j < width ? x[lane + WARP * j] : 0.0f;
@@ -88,7 +94,6 @@ template <int M> DEVICE void warp_round_fp4(float *x, int width)
                 v[j + m] = a - b;
             }
     }
-    const float norm = (float)(1.0 / sqrt((double)width));
 #pragma unroll
     for (int j = 0; j < M; j++) {
         v[j] *= norm;
