@@ -106,6 +106,12 @@ ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error
 ds4_status ds4_engine_open(ds4_engine **out, const ds4_engine_options *o, ds4_error *err);
 void       ds4_engine_close(ds4_engine *e);              /* close its sessions first; NULL is fine */
 
+/* A step that fails with DS4_EDEVICE may have lost a device: then nothing works until the engine is open again, and
+ * what all sessions held there is gone. Close them, reopen, open new ones; weights are uploaded anew from the file.
+ * When reopening fails it may be tried again, as often as wanted. DS4_EARG: sessions are open. */
+bool       ds4_engine_lost(const ds4_engine *e);         /* engine thread */
+ds4_status ds4_engine_reopen(ds4_engine *e, ds4_error *err);
+
 typedef struct {
     int   n_layer, n_embd, n_head, head_dim, n_expert, n_expert_used, n_vocab, n_swa;
     int   n_ctx_train;           /* longest context the model was made for                */

@@ -67,6 +67,7 @@ bool api_refuse(api_error *e, int status, const char *type, const char *code, co
 bool api_refuse_too_long(api_error *e, api_dialect d, int n_prompt, int n_ctx);
 bool api_refuse_queue_full(api_error *e, api_dialect d, int retry_s);
 bool api_refuse_unavailable(api_error *e, bool loading);
+bool api_refuse_lost(api_error *e, int retry_s, const char *message);   /* the device, for a while */
 bool api_refuse_failed(api_error *e, const char *message);      /* 500 */
 bool api_refuse_orphan(api_error *e, slice call_id);            /* an output without its call */
 /* 400 of a sentence that begins with its field ("messages: ..."), as chat_render makes them. */

@@ -74,6 +74,13 @@ bool api_refuse_unavailable(api_error *e, bool loading)
     return false;
 }
 
+bool api_refuse_lost(api_error *e, int retry_s, const char *message)
+{
+    api_refuse(e, 503, "server_error", "device_lost", NULL, "%s", message);
+    if (e) e->retry_after = retry_s;
+    return false;
+}
+
 bool api_refuse_failed(api_error *e, const char *message)
 {
     return api_refuse(e, 500, "server_error", NULL, NULL, "%s", message);

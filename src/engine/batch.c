@@ -160,6 +160,7 @@ static void give_logits(ds4_batch *b, int i)
 ds4_status ds4_engine_step(ds4_engine *e, ds4_batch *b, ds4_error *err)
 {
     if (b->n_rows == 0) return ds4_fail(err, DS4_EARG, "the batch is empty");
+    if (e->lost) return ds4_fail(err, DS4_EDEVICE, "the device was lost; the engine must be opened again");
     if (b->stepped) return ds4_fail(err, DS4_EARG, "the batch was run already; clear it first");
     const uint64_t start = clock_ns();
     ds4_status st = DS4_OK;
@@ -170,7 +171,7 @@ ds4_status ds4_engine_step(ds4_engine *e, ds4_batch *b, ds4_error *err)
     b->kept = e->keeps_logits && b->n_logits <= FORWARD_KEPT;
     if (!st && e->keeps_logits) st = save_logits(e, err);
     if (!st) st = forward_run(e->forward, &rows, b->logits_row, b->n_logits, b->kept ? NULL : b->logits, err);
-    if (st) return st;
+    if (st) return engine_note(e, st);
 
     for (int i = 0; i < b->n_segments; i++) {
         session_advance(b->sessions[i], b->token + b->segments[i].first, b->segments[i].n);

@@ -175,6 +175,37 @@ static ds4_status copy_weights(ds4_engine *e, const ds4_plan *p, ds4_error *err)
     return load_huge_pages(e, p->kv_bytes + p->scratch_bytes + p->table_bytes, err);
 }
 
+/* What lies on the backend, or is cut to it. */
+static ds4_status open_backend(ds4_engine *e, const weights_options *w, ds4_error *err)
+{
+    ds4_status st;
+    if ((st = backend_open(&e->backend, &e->backend_o, err))) return st;
+    e->keeps_logits = e->backend->adopt != NULL;
+    if ((st = weights_open(&e->weights, &e->config, e->file, e->backend, w, err))) return st;
+    const kv_options k = engine_kv_options(&e->o);
+    return kv_pool_open(&e->pool, &e->config, &k, e->backend, err);
+}
+
+static ds4_status open_forward(ds4_engine *e, ds4_error *err)
+{
+    forward_options f = engine_forward_options(&e->o);
+    f.experts = e->experts;
+    return forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err);
+}
+
+static void close_backend(ds4_engine *e)
+{
+    forward_close(e->forward);
+    kv_pool_close(e->pool);
+    experts_close(e->experts);
+    if (e->weights.backend) weights_close(&e->weights);
+    if (e->backend) e->backend->close(e->backend);
+    e->forward = NULL;
+    e->pool = NULL;
+    e->experts = NULL;
+    e->backend = NULL;
+}
+
 static ds4_status open_parts(ds4_engine *e, ds4_error *err)
 {
     ds4_status st;
@@ -188,17 +219,11 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
 
     e->backend_o = engine_backend_options(&e->o, &e->config);
     if (plan.host_expert_bytes) e->backend_o.expert_bytes = plan.device_expert_bytes ? plan.device_expert_bytes : 1;
-    if ((st = backend_open(&e->backend, &e->backend_o, err))) return st;
     const weights_options w = { .experts_apart = plan.expert_cache_bytes > 0, .progress = e->o.progress,
                                 .progress_ctx = e->o.progress_ctx };
-    if ((st = weights_open(&e->weights, &e->config, e->file, e->backend, &w, err))) return st;
+    if ((st = open_backend(e, &w, err))) return st;
     if (w.experts_apart && (st = open_experts(e, plan.expert_cache_bytes, err))) return st;
-    const kv_options k = engine_kv_options(&e->o);
-    if ((st = kv_pool_open(&e->pool, &e->config, &k, e->backend, err))) return st;
-    forward_options f = engine_forward_options(&e->o);
-    f.experts = e->experts;
-    if ((st = forward_open(&e->forward, &e->config, &e->weights, e->backend, &f, err))) return st;
-    e->keeps_logits = e->backend->adopt != NULL;
+    if ((st = open_forward(e, err))) return st;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
     fill_shape(e);
     return e->o.warm_weights && !e->o.huge_pages && !e->experts && !plan.device[0] ? load_warm(e, err) : DS4_OK;
@@ -230,15 +255,35 @@ void ds4_engine_close(ds4_engine *e)
 {
     if (!e) return;
     ds4_batch_free(e->feed);
-    forward_close(e->forward);
-    kv_pool_close(e->pool);
-    experts_close(e->experts);
-    if (e->weights.backend) weights_close(&e->weights);
-    if (e->backend) e->backend->close(e->backend);
+    close_backend(e);
     vocab_close(e->vocab);
     gguf_close(e->file);
     pthread_mutex_destroy(&e->metrics_lock);
     free(e);
+}
+
+/* ---- a lost device ------------------------------------------------------------------------ */
+
+ds4_status engine_note(ds4_engine *e, ds4_status st)
+{
+    if (st == DS4_EDEVICE && e->keeps_logits) e->lost = true;
+    return st;
+}
+
+bool ds4_engine_lost(const ds4_engine *e) { return e->lost; }
+
+ds4_status ds4_engine_reopen(ds4_engine *e, ds4_error *err)
+{
+    if (e->n_sessions > 0) return ds4_fail(err, DS4_EARG, "%d sessions are open; they go with the device", e->n_sessions);
+    if (!e->keeps_logits) return ds4_fail(err, DS4_EUNSUPPORTED, "%s has no device that could be lost", e->shape.backend);
+    const weights_options w = { .progress = e->o.progress, .progress_ctx = e->o.progress_ctx };
+    e->lost = true;
+    close_backend(e);
+    ds4_status st = open_backend(e, &w, err);
+    if (!st) st = open_forward(e, err);
+    if (st) close_backend(e);
+    else e->lost = false;
+    return st;
 }
 
 /* ---- questions -------------------------------------------------------------------------- */

@@ -28,6 +28,7 @@ struct ds4_engine {
     bool               keeps_logits;        /* on the device (FORWARD_KEPT rows), until somebody asks     */
     ds4_session       *kept[FORWARD_KEPT];  /* whose logits the rows of the last step are; NULL: nobody's */
     uint64_t           n_passes;            /* run so far: rows of an earlier one are gone                */
+    bool               lost;                /* the device, and with it all that follows weights           */
     pthread_mutex_t    metrics_lock;        /* guards metrics only */
     ds4_metrics        metrics;
 };
@@ -60,6 +61,9 @@ static inline int engine_sessions(const ds4_engine_options *o) { return o->max_s
 kv_options      engine_kv_options(const ds4_engine_options *o);
 backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c);
 forward_options engine_forward_options(const ds4_engine_options *o);
+
+/* Passes st on; notes when it means that the device is lost. */
+ds4_status engine_note(ds4_engine *e, ds4_status st);
 
 /* The session's tokens after a step of n, as yet without logits. */
 void session_advance(ds4_session *s, const ds4_token *t, int n);

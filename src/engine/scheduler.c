@@ -17,6 +17,15 @@ uint64_t sched_now(const scheduler *s) { return s->o.now_ns ? s->o.now_ns() : cl
 
 int sched_capacity(const scheduler *s) { return s->capacity; }
 
+bool sched_lost(const scheduler *constant)
+{
+    scheduler *s = (scheduler *)constant;           /* only the lock is written */
+    pthread_mutex_lock(&s->lock);
+    const bool lost = s->lost;
+    pthread_mutex_unlock(&s->lock);
+    return lost;
+}
+
 void sched_count_seconds(scheduler *s, double seconds)
 {
     pthread_mutex_lock(&s->lock);
@@ -89,6 +98,9 @@ ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out
     pthread_mutex_lock(&s->lock);
     if (s->draining) {
         st = ds4_fail(err, DS4_ECANCELLED, "the server is shutting down");
+    } else if (s->lost) {
+        *retry_s = s->retry_s;
+        st = ds4_fail(err, DS4_EDEVICE, "the device was lost and is being opened again: %s", s->lost_why.message);
     } else if (s->waiting >= s->o.max_queue) {
         *retry_s = retry_seconds(s);
         st = ds4_fail(err, DS4_EFULL, "%d requests are waiting; try again in %d s", s->waiting, *retry_s);
@@ -271,8 +283,7 @@ static void reap(scheduler *s)
     }
 }
 
-/* Ends the queue once shutdown has begun. */
-static void refuse_waiting(scheduler *s)
+void queue_refuse(scheduler *s, const ds4_error *why)
 {
     for (;;) {
         pthread_mutex_lock(&s->lock);
@@ -280,9 +291,8 @@ static void refuse_waiting(scheduler *s)
         if (t) ticket_leave_queue(t);
         pthread_mutex_unlock(&s->lock);
         if (!t) return;
-        sched_event e = { .kind = SCHED_FAILED, .usage = t->usage };
-        ds4_fail(&e.error, DS4_ECANCELLED, "the server is shutting down");
-        if (s->o.metrics) counter_add(&s->o.metrics->ended[ENDED_ABORT], 1);
+        const sched_event e = { .kind = SCHED_FAILED, .usage = t->usage, .error = *why };
+        if (s->o.metrics) counter_add(&s->o.metrics->ended[why->status == DS4_ECANCELLED ? ENDED_ABORT : ENDED_ERROR], 1);
         ticket_stage(t, &e);
         ticket_publish(t, true);
     }
@@ -293,13 +303,15 @@ static bool wait_for_work(scheduler *s)
 {
     const bool busy = running(s) > 0;
     pthread_mutex_lock(&s->lock);
-    while (!busy && !s->first && !s->draining) pthread_cond_wait(&s->work, &s->lock);
+    while (!busy && !s->first && !s->draining && !s->lost) pthread_cond_wait(&s->work, &s->lock);
     const bool draining = s->draining;
     const uint64_t deadline = s->deadline_ns;
     pthread_mutex_unlock(&s->lock);
     if (!draining) return true;
 
-    refuse_waiting(s);
+    ds4_error ending;
+    ds4_fail(&ending, DS4_ECANCELLED, "the server is shutting down");
+    queue_refuse(s, &ending);
     if (sched_now(s) >= deadline)
         for (int i = 0; i < s->n_slots; i++)
             if (s->slots[i].job && s->slots[i].phase != PHASE_TAIL) answers_end(s, &s->slots[i], FINISH_LENGTH);
@@ -310,13 +322,17 @@ static void *engine_thread(void *arg)
 {
     scheduler *s = arg;
     while (wait_for_work(s)) {
+        if (s->lost) {
+            device_recover(s);
+            continue;
+        }
         reap(s);
         admit(s);
         publish_status(s);
         step_run(s);
         publish_status(s);
     }
-    for (int i = 0; i < s->n_slots; i++) slot_save_whole(&s->slots[i], s, KV_SAVE_SHUTDOWN, 0, true);
+    for (int i = 0; i < s->n_slots && !s->lost; i++) slot_save_whole(&s->slots[i], s, KV_SAVE_SHUTDOWN, 0, true);
     return NULL;
 }
 

@@ -82,6 +82,7 @@ typedef struct {
 } sched_request;
 
 /* DS4_EFULL: the queue is full; *retry_s is set to the estimated wait, 1..60. DS4_ECANCELLED: shutting down.
+ * DS4_EDEVICE: the device was lost and is not open again; *retry_s likewise.
  * DS4_EARG: the prompt does not fit (sched_capacity), or a sampling value makes no sense. */
 ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out, int *retry_s, ds4_error *err);
 
@@ -114,6 +115,7 @@ void       sched_cancel(sched_ticket *t);
 /* Cancels if it still runs; t is gone. All tickets are released before sched_close. NULL is fine. */
 void       sched_release(sched_ticket *t);
 
+bool       sched_lost(const scheduler *s);              /* the device, and it is not open again */
 int        sched_capacity(const scheduler *s);          /* tokens of the largest slot; a prompt needs one fewer */
 
 /* For /slots and /health: a copy, without the engine's locks. */

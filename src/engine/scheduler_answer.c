@@ -185,7 +185,7 @@ void answers_fail(scheduler *s, slot *sl, const ds4_error *why)
     const ds4_error err = *why;
     const bool done = sl->phase == PHASE_TAIL;      /* the answer is whole, only its session is not */
     sl->rows = 0;
-    if (t->from_disk) {
+    if (t->from_disk && !ds4_engine_lost(s->engine)) {
         kvstore_reject(s->o.store, &t->hit);
         if (!slot_begin_cold(sl, s, t, NULL)) return;
     }

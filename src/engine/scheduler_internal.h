@@ -5,6 +5,7 @@
  *   scheduler_slot.c       a session and what is known of it: reuse, rewind points, checkpoints
  *   scheduler_step.c       rows of one step, and how many tokens of a prompt it may hold
  *   scheduler_answer.c     sampling one answer after the other
+ *   scheduler_device.c     a lost device, and opening it again
  *
  * Locks: `lock` guards the queue and what tickets mark as such; `wake_lock` is held while somebody is woken;
  * `status_lock` guards the copy that sched_status gives out. None is held during a step. All else belongs to
@@ -159,6 +160,9 @@ struct scheduler {
     bool                  gave_way;     /* and no step was finished since                    */
     bool                  draining;
     uint64_t              deadline_ns;
+    bool                  lost;         /* the device; written by the engine thread          */
+    ds4_error             lost_why;
+    int                   retry_s, pause_ms;    /* for clients; before the next attempt      */
     double                mean_seconds; /* of finished requests                              */
     sched_slot_status    *status;       /* [n_slots]                                         */
 };
@@ -202,6 +206,14 @@ void       slot_idle(slot *sl, scheduler *s);
 /* When more than `worth` tokens are not on disk. */
 void       slot_save_whole(slot *sl, scheduler *s, kv_save_reason reason, int worth, bool wait);
 reuse_session slot_reuse_session(slot *sl, const scheduler *s);
+
+/* ---- a lost device ------------------------------------------------------------------------ */
+
+/* Ends what runs. From now on device_recover is called until it succeeds. */
+void       device_lost(scheduler *s, const ds4_error *why);
+void       device_recover(scheduler *s);
+/* Ends everything that waits. */
+void       queue_refuse(scheduler *s, const ds4_error *why);
 
 /* ---- steps and answers -------------------------------------------------------------------- */
 

@@ -237,6 +237,9 @@ void step_run(scheduler *s)
         end_step(s, err.status);
         if (err.status == DS4_ECANCELLED) {
             put_back(s);
+        } else if (ds4_engine_lost(s->engine)) {
+            device_lost(s, &err);
+            return;
         } else if (err.status) {
             run_alone(s, &err);
         } else {
@@ -249,4 +252,8 @@ void step_run(scheduler *s)
         if (sl->phase != PHASE_IDLE && sl->fed == sl->feed.n) answers_advance(s, sl);
         if (sl->job) ticket_publish(sl->job, false);
     }
+    if (!ds4_engine_lost(s->engine)) return;
+    ds4_error late;                                 /* behind the step, or when its slots went alone */
+    ds4_fail(&late, DS4_EDEVICE, "the device failed after a step");
+    device_lost(s, &late);
 }

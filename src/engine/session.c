@@ -19,6 +19,7 @@ static void count_sessions(ds4_engine *e, int change)
 ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds4_error *err)
 {
     *out = NULL;
+    if (e->lost) return ds4_fail(err, DS4_EDEVICE, "the device was lost; the engine must be opened again");
     if (e->n_sessions == engine_sessions(&e->o))
         return ds4_fail(err, DS4_EFULL, "%d sessions are open; this engine was opened for no more", e->n_sessions);
     ds4_session *s = calloc(1, sizeof *s);
@@ -120,7 +121,7 @@ void session_keep_logits(ds4_session *s, int row)
 ds4_status session_fetch_logits(ds4_session *s, ds4_error *err)
 {
     if (s->logits_row < 0) return DS4_OK;
-    const ds4_status st = forward_logits(s->engine->forward, s->logits_row, s->logits, err);
+    const ds4_status st = engine_note(s->engine, forward_logits(s->engine->forward, s->logits_row, s->logits, err));
     session_drop_logits(s);
     s->has_logits = !st;
     return st;

@@ -34,6 +34,7 @@ void page_health(serve_state s, double progress, bytes *out)
     switch (s) {
     case SERVE_READY:    bytes_text(out, "{\"status\":\"ok\"}"); break;
     case SERVE_DRAINING: bytes_text(out, "{\"status\":\"shutting_down\"}"); break;
+    case SERVE_LOST:     bytes_printf(out, "{\"status\":\"device_lost\",\"progress\":%.2f}", progress); break;
     case SERVE_LOADING:  bytes_printf(out, "{\"status\":\"loading\",\"progress\":%.2f}", progress); break;
     }
 }

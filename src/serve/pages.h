@@ -5,7 +5,9 @@
 #include "base/bytes.h"
 #include "engine/scheduler.h"
 
-typedef enum { SERVE_LOADING, SERVE_READY, SERVE_DRAINING } serve_state;
+typedef enum { SERVE_LOADING, SERVE_READY, SERVE_DRAINING,
+               SERVE_LOST     /* the device: it is being opened again */
+} serve_state;
 
 void page_root(bytes *out);
 void page_health(serve_state s, double progress, bytes *out);

@@ -265,6 +265,7 @@ static bool submit(request *r)
     api_error e = { 0 };
     if (st == DS4_EFULL) api_refuse_queue_full(&e, r->dialect, retry_s);
     else if (st == DS4_ECANCELLED) api_refuse_unavailable(&e, false);
+    else if (st == DS4_EDEVICE) api_refuse_lost(&e, retry_s, err.message);
     else if (st == DS4_EARG) api_refuse(&e, 400, "invalid_request_error", NULL, NULL, "%s", err.message);
     else api_refuse_failed(&e, err.message);
     fail(r, &e);

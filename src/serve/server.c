@@ -121,6 +121,11 @@ static void write_props(const server *s, bytes *out)
     page_props(&v, out);
 }
 
+static serve_state health(const server *s)
+{
+    return s->state == SERVE_READY && sched_lost(s->model->sched) ? SERVE_LOST : s->state;
+}
+
 /* Answers without a worker. False: e says why not. */
 static bool write_page(server *s, const http_request *h, route_match m, bytes *out, api_error *e)
 {
@@ -129,7 +134,7 @@ static bool write_page(server *s, const http_request *h, route_match m, bytes *o
     bool ok = true;
     switch (m.route->kind) {
     case ROUTE_ROOT:    page_root(out); break;
-    case ROUTE_HEALTH:  page_health(s->state, atomic_load(&s->loaded_permille) / 1000.0, out); break;
+    case ROUTE_HEALTH:  page_health(health(s), atomic_load(&s->loaded_permille) / 1000.0, out); break;
     case ROUTE_METRICS: write_metrics(s, out); break;
     case ROUTE_PROPS:   write_props(s, out); break;
     case ROUTE_SLOTS:
@@ -157,7 +162,7 @@ static void answer_page(server *s, http_exchange *x, route_match m)
     bytes_init(&out, m.route->kind == ROUTE_STORED ? (size_t)256 << 20 : PAGE_BYTES);
     if (!write_page(s, http_exchange_request(x), m, &out, &e)) server_refuse(s, x, m.route, id, &e);
     else {
-        const bool unwell = m.route->kind == ROUTE_HEALTH && s->state != SERVE_READY;
+        const bool unwell = m.route->kind == ROUTE_HEALTH && health(s) != SERVE_READY;
         const char *type = m.route->kind == ROUTE_METRICS ? text_format : "application/json";
         server_respond(s, x, m.route, id, unwell ? 503 : 200, type, unwell ? "Retry-After: 2\r\n" : "", (slice){ out.data, out.len });
     }

@@ -40,6 +40,9 @@ struct ds4_engine {
     int                sleep_us;
     int                fail_on;
     bool               spoil;
+    bool               lose, lost;
+    int                bad_reopenings;
+    uint64_t           reopenings;
     ds4_metrics        metrics;
     pthread_mutex_t    lock;            /* guards what follows, and metrics and the two above */
     pthread_cond_t     gate;
@@ -307,6 +310,38 @@ void fake_fail_on(ds4_engine *e, ds4_token t)
     pthread_mutex_unlock(&e->lock);
 }
 
+void fake_lose_device(ds4_engine *e, int n)
+{
+    pthread_mutex_lock(&e->lock);
+    e->lose = true;
+    e->bad_reopenings = n;
+    pthread_mutex_unlock(&e->lock);
+}
+
+uint64_t fake_reopenings(const ds4_engine *constant)
+{
+    ds4_engine *e = (ds4_engine *)constant;
+    pthread_mutex_lock(&e->lock);
+    const uint64_t n = e->reopenings;
+    pthread_mutex_unlock(&e->lock);
+    return n;
+}
+
+bool ds4_engine_lost(const ds4_engine *e) { return e->lost; }
+
+ds4_status ds4_engine_reopen(ds4_engine *e, ds4_error *err)
+{
+    for (int i = 0; i < MAX_SESSIONS; i++)
+        if (e->sessions[i]) return ds4_fail(err, DS4_EARG, "a session is open");
+    pthread_mutex_lock(&e->lock);
+    const bool fails = e->bad_reopenings > 0;
+    e->bad_reopenings -= fails;
+    e->reopenings++;
+    e->lost = fails;
+    pthread_mutex_unlock(&e->lock);
+    return fails ? ds4_fail(err, DS4_EDEVICE, "the fake device does not come back") : DS4_OK;
+}
+
 void fake_spoil_loads(ds4_engine *e, bool spoil)
 {
     pthread_mutex_lock(&e->lock);
@@ -319,6 +354,7 @@ void fake_spoil_loads(ds4_engine *e, bool spoil)
 ds4_status ds4_session_open(ds4_session **out, ds4_engine *e, int max_tokens, ds4_error *err)
 {
     *out = NULL;
+    if (e->lost) return ds4_fail(err, DS4_EDEVICE, "the fake device is lost");
     int i = 0;
     while (i < MAX_SESSIONS && e->sessions[i]) i++;
     const int most = min_int(MAX_SESSIONS, e->o.max_sessions + (e->o.side_tokens > 0));
@@ -745,7 +781,9 @@ ds4_status ds4_engine_step(ds4_engine *e, ds4_batch *b, ds4_error *err)
     if (e->sleep_us) usleep((useconds_t)e->sleep_us);
     if (e->o.interrupted && e->o.interrupted(e->o.interrupted_ctx)) return ds4_fail(err, DS4_ECANCELLED, "interrupted");
     pthread_mutex_lock(&e->lock);
-    const bool fail = e->fail_on >= 0 && contains(b, e->fail_on);
+    e->lost |= e->lose;
+    e->lose = false;
+    const bool fail = e->lost || (e->fail_on >= 0 && contains(b, e->fail_on));
     e->metrics.steps += !fail;
     pthread_mutex_unlock(&e->lock);
     if (fail) return ds4_fail(err, DS4_EDEVICE, "the fake device failed");

@@ -38,6 +38,9 @@ uint64_t fake_steps(const ds4_engine *e);
 
 /* Steps that contain this token fail; -1: none. */
 void     fake_fail_on(ds4_engine *e, ds4_token t);
+/* The next step loses the device; then `n` attempts to open it again fail. Engine thread's functions besides. */
+void     fake_lose_device(ds4_engine *e, int n);
+uint64_t fake_reopenings(const ds4_engine *e);
 /* Sessions loaded from now on give logits that are not numbers until they are reset. */
 void     fake_spoil_loads(ds4_engine *e, bool spoil);
 

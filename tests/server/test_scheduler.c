@@ -1091,6 +1091,95 @@ TEST(a_failing_step_fails_only_the_request_to_blame)
     rig_close(&r);
 }
 
+/* ---- a device that is lost ------------------------------------------------------------------ */
+
+/* Until it is open again; false: it is not. */
+static bool wait_until_back(rig *r)
+{
+    for (int i = 0; i < 20000 && sched_lost(r->s); i++) pause_ms(1);
+    return !sched_lost(r->s);
+}
+
+TEST(a_lost_device_ends_what_runs_and_is_opened_again)
+{
+    rig r;
+    client first, second, waiting, after;
+    if (!rig_open(&r, &(rig_options){ .slots = 2 })) return;
+    const line lines[] = { USER("hi") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r.at, &first, lines, 1, &plain, NULL);
+    submit_lines(&r.at, &second, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r.at, &waiting, lines, 1, &plain, NULL);  /* no slot is free: it waits through the loss */
+    fake_lose_device(r.e, 0);
+    fake_allow_steps(r.e, -1);
+    client_wait(&first);
+    EXPECT_INT(first.end, SCHED_FAILED);
+    EXPECT_INT(first.error.status, DS4_EDEVICE);
+    client_wait(&waiting);
+    EXPECT_INT(waiting.end, SCHED_DONE);
+    EXPECT_TEXT(waiting.text[0].data, "ok");
+    client_wait(&second);
+    EXPECT(wait_until_back(&r));
+    EXPECT_INT(fake_reopenings(r.e), 1);
+    if (ask(&r.at, &after, lines, 1, &plain)) EXPECT_TEXT(after.text[0].data, "ok");
+    client_close(&first);
+    client_close(&second);
+    client_close(&waiting);
+    client_close(&after);
+    rig_close(&r);
+}
+
+TEST(while_the_device_stays_away_submissions_are_refused_and_the_next_attempts_go_on)
+{
+    rig r;
+    client running, waiting, after;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    const line lines[] = { USER("hi") };
+    fake_allow_steps(r.e, 0);
+    submit_lines(&r.at, &running, lines, 1, &plain, NULL);
+    EXPECT(fake_wait_at_gate(r.e, 20000));
+    submit_lines(&r.at, &waiting, lines, 1, &plain, NULL);
+    fake_lose_device(r.e, 2);
+    fake_allow_steps(r.e, -1);
+    client_wait(&running);
+    client_wait(&waiting);                          /* the first attempt failed */
+    EXPECT_INT(running.end, SCHED_FAILED);
+    EXPECT_INT(waiting.end, SCHED_FAILED);
+    EXPECT(strstr(waiting.error.message, "does not come back") != NULL);
+
+    reuse_prompt p;
+    sched_ticket *t = NULL;
+    ds4_error err;
+    int retry_s = 0;
+    EXPECT(sched_lost(r.s));
+    chat_start start;
+    EXPECT(render(&r.at, lines, 1, &plain, &p, &start));
+    const sched_request q = request(&p, start);
+    EXPECT_INT(sched_submit(r.s, &q, &t, &retry_s, &err), DS4_EDEVICE);
+    EXPECT(retry_s >= 1 && strstr(err.message, "opened again"));
+    EXPECT(wait_until_back(&r));
+    EXPECT_INT(fake_reopenings(r.e), 3);
+    if (ask(&r.at, &after, lines, 1, &plain)) EXPECT_TEXT(after.text[0].data, "ok");
+    client_close(&running);
+    client_close(&waiting);
+    client_close(&after);
+    rig_close(&r);
+}
+
+TEST(a_scheduler_whose_device_does_not_come_back_can_be_closed)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    const line lines[] = { USER("hi") };
+    fake_lose_device(r.e, 1000000);
+    ask(&r.at, &c, lines, 1, &plain);
+    EXPECT_INT(c.end, SCHED_FAILED);
+    client_close(&c);
+    rig_close(&r);
+}
+
 static void *drain_now(void *arg)
 {
     rig *r = arg;

@@ -17,6 +17,7 @@
 #include "../prometheus.h"
 #include "runner.h"
 #include "serve/serve.h"
+#include "serve/server.h"
 
 enum { PATIENCE_MS = 20000 };
 
@@ -546,6 +547,21 @@ TEST(counting_tokens_does_not_wait_for_the_engine)
     EXPECT_ANSWER(post("/tokenize", "{\"content\":\"hello\"}"), 200, "tokens");
     EXPECT_ANSWER(GET("/metrics"), 200, "ds4_slots_busy");
     hang_up(&busy);
+    down();
+}
+
+TEST(a_lost_device_is_told_and_requests_come_again_later)
+{
+    const setup s = defaults();
+    up(&s);
+    fake_lose_device(t.engine, 3);
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 500, "server_error", "fake device failed");
+    EXPECT_ANSWER(GET("/health"), 503, "device_lost", "Retry-After: ");
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 503, "device_lost", "server_error", "Retry-After: ");
+    EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 503, "opened again", "Retry-After: ");
+    for (int i = 0; i < 20000 && sched_lost(t.model->sched); i++) spin();
+    EXPECT_ANSWER(GET("/health"), 200, "ok");
+    EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
     down();
 }
 

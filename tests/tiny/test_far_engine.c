@@ -229,6 +229,57 @@ TEST(a_lost_device_fails_the_step_and_leaves_every_session_where_it_stood)
     ds4_engine_close(e);
 }
 
+/* Greedy, from a session of its own. */
+static void continue_text(ds4_engine *e, ds4_token out[8])
+{
+    ds4_error err;
+    ds4_token t[N_PROMPT];
+    ds4_session *s = session(e);
+    ds4_sampler *p = sampler(vocabulary(e), 0);
+    prompt(t, N_PROMPT, vocabulary(e), 2);
+    feed(s, t, N_PROMPT);
+    for (int i = 0; i < 8; i++) {
+        EXPECT_OK(ds4_session_sample(s, p, false, &out[i], &err), err);
+        feed(s, &out[i], 1);
+    }
+    ds4_sampler_free(p);
+    ds4_session_close(s);
+}
+
+TEST(an_engine_that_lost_its_device_is_opened_again_and_computes_the_same)
+{
+    far_reset();
+    ds4_error err;
+    const ds4_engine_options o = options("cuda");
+    ds4_engine *e = engine(&o);
+    if (!e) return;
+    ds4_token before[8] = { 0 }, after[8] = { 1 }, t = 1;
+    continue_text(e, before);
+    const int adopted = far.adopted;
+
+    ds4_session *s = session(e);
+    far.fail_step = 1;
+    far.fail_opens = 1;
+    EXPECT(!ds4_engine_lost(e));
+    EXPECT_INT(ds4_session_feed(s, &t, 1, NULL, NULL, &err), DS4_EDEVICE);
+    EXPECT(ds4_engine_lost(e));
+    EXPECT_INT(ds4_session_feed(s, &t, 1, NULL, NULL, &err), DS4_EDEVICE);
+    EXPECT_INT(ds4_engine_reopen(e, &err), DS4_EARG);           /* a session is open */
+    ds4_session_close(s);
+    EXPECT_INT(ds4_engine_reopen(e, &err), DS4_EDEVICE);
+    EXPECT(ds4_engine_lost(e) && strstr(err.message, "does not come back"));
+    EXPECT_INT(ds4_session_open(&s, e, CONTEXT, &err), DS4_EDEVICE);
+    EXPECT_OK(ds4_engine_reopen(e, &err), err);
+    EXPECT(!ds4_engine_lost(e));
+    EXPECT_INT(far.adopted, 2 * adopted);
+    continue_text(e, after);
+    EXPECT(!memcmp(before, after, sizeof before));
+
+    far.fail_opens = 1;
+    EXPECT_INT(ds4_engine_reopen(e, &err), DS4_EDEVICE);
+    ds4_engine_close(e);                            /* without a device */
+}
+
 /* ---- the plan ------------------------------------------------------------------------- */
 
 static ds4_plan plan(const ds4_engine_options *o)
