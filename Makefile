@@ -7,6 +7,8 @@
 #   make fuzz       fuzz every target      make tsan     tests under TSan
 #   make deps       system packages        make install  PREFIX=/usr/local
 #   make bench      speed of this machine, beside a peer where one installs
+#   make cuda       programs with the CUDA kernels inside (needs nvcc; CUDA_ARCHS="90a" for one card)
+#   make test-cuda  the kernels' tests on this machine's card
 
 VARIANT ?= release
 CC      ?= cc
@@ -28,7 +30,7 @@ CFLAGS   = -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wv
            -Werror=implicit-function-declaration -ffp-contract=off -fno-math-errno -pthread \
            -Iinclude -Isrc $(CFLAGS_$(VARIANT)) $(EXTRA_CFLAGS)
 LDFLAGS  = -pthread $(CFLAGS_$(VARIANT)) $(EXTRA_LDFLAGS)
-LIBS     = -lm -ljson-c
+LIBS     = -lm -ljson-c -ldl
 NET_LIBS = -luv -lcrypto
 
 ifeq ($(SYSTEM),Darwin)         # json-c comes from Homebrew, which no compiler searches
@@ -117,22 +119,21 @@ $(LIB): $(OBJ)
 	$(call say,AR,$@)
 	$(Q)ar rcs $@ $^
 
-$(B)/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(LIB)
+# Each program twice: with the library's empty table of CUDA kernels, and with a full one before it.
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4): $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(LIB)
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4-server): $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(LIB)
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4-gguf): $(B)/app/gguf.o $(APP_OBJ) $(LIB)
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4-bench): $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ) $(LIB)
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4): LIBS += -ledit
+$(foreach d,bin cuda/bin,$(B)/$(d)/ds4-server): LIBS += $(NET_LIBS)
+CUDA_PROGRAMS := $(PROGRAMS:%=$(B)/cuda/bin/%)
+$(CUDA_PROGRAMS): $(B)/cuda/cuda_image.o
+$(PROGRAMS:%=$(B)/bin/%) $(CUDA_PROGRAMS):
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
-$(B)/bin/ds4-server: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
-$(B)/bin/ds4-gguf: $(B)/app/gguf.o $(APP_OBJ) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
-$(B)/bin/ds4-bench: $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
+# The link says which of the two is meant, so it is made every time.
+.PHONY: $(PROGRAMS)
 $(PROGRAMS): %: build/release/bin/%
 	@ln -sf $< $@
 
@@ -175,7 +176,7 @@ CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unk
             -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
 CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
 LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
-GPU_HOST := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue checked)
+GPU_HOST := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda checked)
 GPU_TESTS := $(filter $(B)/tests/gpu_host/%,$(TESTS))
 $(B)/lanes/%.o: %.cu
 	@mkdir -p $(@D)
@@ -188,6 +189,51 @@ $(B)/lanes/%.o: %.cpp
 $(GPU_TESTS): $(GPU_HOST)
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
+
+# The kernels for devices: one image a file with code for every architecture, all of them in one object
+# that stands before the library. What nvcc does not know is left out; PTX is for cards between and to come.
+NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+# Asked once, and only where it is wanted.
+NVCC_KNOWS = $(eval NVCC_KNOWS := $(if $(NVCC),$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null))))$(NVCC_KNOWS)
+ifeq ($(origin CUDA_ARCHS),undefined)
+CUDA_ARCHS = $(foreach a,80 86 89 90a 100 120,$(if $(filter $(a:%a=%),$(NVCC_KNOWS)),$(a)))
+CUDA_PTX   = $(sort 90 $(lastword $(subst 90a,90,$(CUDA_ARCHS))))
+endif
+NVCCFLAGS  = -std=c++17 -O3 -Iinclude -Isrc --threads 0 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+             $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
+NVCC_VERSION = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1*1000+\2*10/p')
+CUDA_FATBINS := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.fatbin,$(CUDA_SRC))
+.PHONY: FORCE cuda cuda-programs cuda-tests test-cuda
+$(B)/cuda/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(NVCCFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCCFLAGS)' >$@
+$(B)/cuda/%.fatbin: src/kernels/cuda/%.cu $(B)/cuda/flags
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -MT $@ -MF $(@:.fatbin=.d) -fatbin $< -o $@
+$(B)/cuda/cuda_image.o: src/kernels/cuda/cuda_image.c $(CUDA_FATBINS)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -DCUDA_IMAGES='$(patsubst %.fatbin,X(%),$(notdir $(CUDA_FATBINS)))' -DCUDA_IMAGE_DIR='"$(@D)"' \
+	  -DCUDA_TOOLKIT='($(NVCC_VERSION))' -DCUDA_ARCHS='"$(strip $(CUDA_ARCHS) $(CUDA_PTX:%=ptx%))"' -MMD -MP -c $< -o $@
+CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS)) $(B)/cuda/tests/gpu_host/card
+$(CUDA_TESTS): $(B)/cuda/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(GPU_HOST) $(B)/cuda/cuda_image.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++ -o $@
+define with_nvcc
+	@[ -n "$(NVCC)" ] || { echo "make $@: no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda; install NVIDIA's CUDA toolkit" \
+	  "(12.4 or later), or say NVCC=/where/it/is/nvcc"; exit 1; }
+	+@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN)) VARIANT=$(VARIANT) $(1)
+endef
+cuda-programs: $(CUDA_PROGRAMS)
+cuda-test-programs: $(CUDA_TESTS)
+cuda:
+	$(call with_nvcc,cuda-programs)
+	@for p in $(PROGRAMS); do ln -sf $(B)/cuda/bin/$$p $$p; done
+	@echo "ds4 $(COMMIT): $(ARCH), CUDA kernels for $(CUDA_ARCHS)$(if $(CUDA_PTX), and later cards); built: $(PROGRAMS)"
+cuda-tests:
+	$(call with_nvcc,cuda-test-programs)
+test-cuda: cuda-tests
+	@tools/test_cuda.sh $(B)/cuda/tests/gpu_host
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
 	$(call say,LINK,$@)
@@ -238,7 +284,7 @@ $(B)/bin/bench-llama: LDFLAGS += -Wl,--export-dynamic-symbol=mmap -Wl,--export-d
 $(BENCH_PROGRAMS):
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ -ldl $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
 bench:
 	@$(MAKE) --no-print-directory programs $(BENCH_PROGRAMS)
 	@bench/run.sh
@@ -259,9 +305,11 @@ demo:
 	@$(MAKE) --no-print-directory programs
 	./ds4 --nothink -p "What is ds4?"
 
-install: programs
+# What make cuda built is installed with PROGRAMS_OF=cuda/bin.
+PROGRAMS_OF ?= bin
+install: $(if $(filter bin,$(PROGRAMS_OF)),programs)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/ds4
-	install -m 755 $(PROGRAMS:%=build/release/bin/%) $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(PROGRAMS:%=build/release/$(PROGRAMS_OF)/%) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 models/tiny/ds4-tiny.gguf models/text/persuasion.txt dist/ds4-server.service $(DESTDIR)$(PREFIX)/share/ds4
 clean:
 	rm -rf build $(PROGRAMS)
