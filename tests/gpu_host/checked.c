@@ -1,14 +1,39 @@
 #include "checked.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* The lanes, each order with another order of streams; or the first card, where lanes have one order. */
+static gpu_device *device_of(lane_order order)
+{
+    ds4_error err;
+    gpu_device *d = NULL;
+    const char *wanted = getenv("DS4_TEST_DEVICE");
+    if (!wanted || strcmp(wanted, "cuda") != 0) {
+        EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = order, .seed = (uint64_t)order }, &err), err);
+        return d;
+    }
+    if (gpu_driver_open(&d, 0, &err)) {
+        printf("FAIL DS4_TEST_DEVICE=cuda: %s\n", err.message);
+        exit(1);
+    }
+    static bool told;
+    if (!told) printf("on %s, sm_%d\n", d->info.name, d->info.arch);
+    told = true;
+    return d;
+}
 
 backend *checked_open(const backend_limits *limits, bool exact, lane_order order)
 {
+    return checked_open_on(device_of(order), limits, exact);
+}
+
+backend *checked_open_on(gpu_device *d, const backend_limits *limits, bool exact)
+{
     ds4_error err;
-    gpu_device *d;
     backend *cuda = NULL, *b = NULL;
     const backend_options o = { .name = "check:cuda", .n_threads = 1, .exact = exact, .limits = *limits, .mirrored = true };
-    EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = order }, &err), err);
     EXPECT_OK(cuda_open_on(&cuda, d, &o, &err), err);
     EXPECT_OK(backend_check_open(&b, cuda, &o, &err), err);
     return b;
