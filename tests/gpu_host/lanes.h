@@ -36,6 +36,7 @@
         name##_lane(*static_cast<const args *>(p));                           \
     }                                                                         \
     static void name##_lane(const args &a)
+#define KERNEL_PACKED(name, args, threads, blocks) KERNEL(name, args, threads)
 
 #define SHARED(type, name, n)                                                 \
     static char name##_site;                                                  \

@@ -177,10 +177,11 @@ static ds4_status wait_done(backend *base, ds4_error *err)
 
 static const struct {
     uint64_t (*scratch)(const backend_limits *l);
-    void     (*ops)(ops *o);
+    void     (*ops)(ops *o);    /* NULL: has none of its own */
 } families[CUDA_FAMILIES] = {
     [CUDA_FAMILY_ROWS] = { cuda_rows_scratch, cuda_rows_ops },
     [CUDA_FAMILY_MATMUL] = { cuda_matmul_scratch, cuda_matmul_ops },
+    [CUDA_FAMILY_PREFILL] = { cuda_prefill_scratch, NULL },
     [CUDA_FAMILY_EXPERTS] = { cuda_experts_scratch, cuda_experts_ops },
     [CUDA_FAMILY_KV] = { cuda_kv_scratch, cuda_kv_ops },
     [CUDA_FAMILY_INDEXER] = { cuda_indexer_scratch, cuda_indexer_ops },
@@ -249,7 +250,8 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     b->base.step_end = cuda_step_end;
     if (o->mirrored) b->base.mirror = mirror;
     ops_default_stages(&b->base.ops);
-    for (int i = 0; i < CUDA_FAMILIES; i++) families[i].ops(&b->base.ops);
+    for (int i = 0; i < CUDA_FAMILIES; i++)
+        if (families[i].ops) families[i].ops(&b->base.ops);
     b->base.queue = (queue){ .ops = &b->base.ops, .backend = &b->base };
 
     ds4_status st = take_scratch(b, err);

@@ -32,8 +32,8 @@ typedef struct {
 
 /* Scratch and private state of one family. */
 typedef enum {
-    CUDA_FAMILY_ROWS, CUDA_FAMILY_MATMUL, CUDA_FAMILY_EXPERTS, CUDA_FAMILY_KV, CUDA_FAMILY_INDEXER,
-    CUDA_FAMILY_ATTENTION, CUDA_FAMILY_HEAD, CUDA_FAMILIES
+    CUDA_FAMILY_ROWS, CUDA_FAMILY_MATMUL, CUDA_FAMILY_PREFILL, CUDA_FAMILY_EXPERTS, CUDA_FAMILY_KV,
+    CUDA_FAMILY_INDEXER, CUDA_FAMILY_ATTENTION, CUDA_FAMILY_HEAD, CUDA_FAMILIES
 } cuda_family;
 
 /* Rows in codes, kept for the ops that read the same rows next (cuda_codes.c). */
@@ -172,8 +172,15 @@ ds4_status cuda_prefill_products(queue *dev, view w, view x, view y);
  * (cuda_experts.c). */
 ds4_status cuda_group_pairs(queue *dev, int n_experts, view ids, gpu_groups *out);
 
+/* The same, and all of expert_ffn, on the matrix units: for more than 16 rows, and not for exact mode. Within
+ * an op under way; they declare what they read and write. gate and up of one type, all three with
+ * blocks (cuda_prefill.c). */
+ds4_status cuda_prefill_products(queue *dev, view w, view x, view y);
+ds4_status cuda_prefill_experts(queue *dev, const expert_ffn_args *a);
+
 uint64_t cuda_rows_scratch(const backend_limits *l);
 uint64_t cuda_matmul_scratch(const backend_limits *l);
+uint64_t cuda_prefill_scratch(const backend_limits *l);
 uint64_t cuda_experts_scratch(const backend_limits *l);
 uint64_t cuda_kv_scratch(const backend_limits *l);
 uint64_t cuda_indexer_scratch(const backend_limits *l);

@@ -32,6 +32,9 @@ enum { WARP = 32 };
 /* extern "C" so that the driver finds the kernel by its name; at most `threads` threads a block. */
 #define KERNEL(name, args, threads)                                           \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args a)
+/* The same where `blocks` of them are to fit a multiprocessor: the compiler keeps to their registers. */
+#define KERNEL_PACKED(name, args, threads, blocks)                            \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args a)
 
 #define SHARED(type, name, n) __shared__ type name[n]
 /* The launch's dynamic shared memory, 16-byte aligned; once in a kernel. */
