@@ -38,6 +38,8 @@
     static void name##_lane(const args &a)
 #define KERNEL_PACKED(name, args, threads, blocks) KERNEL(name, args, threads)
 
+#define KERNEL_RESIDENT(name, args, threads, blocks) KERNEL(name, args, threads)
+
 #define SHARED(type, name, n)                                                 \
     static char name##_site;                                                  \
     type *const name = static_cast<type *>(lane_shared(&name##_site, sizeof(type) * (size_t)(n), alignof(type)))

@@ -74,8 +74,8 @@ template <int J> DEVICE void attend_plain(const attend_kernel_args &a)
         if (lane + WARP * j < K) out[lane + WARP * j] = acc[j] * factor;
 }
 
-KERNEL(attend_narrow, attend_kernel_args, 256) { attend_plain<4>(a); }
-KERNEL(attend_wide, attend_kernel_args, 256) { attend_plain<16>(a); }
+KERNEL_RESIDENT(attend_narrow, attend_kernel_args, 256, 2) { attend_plain<4>(a); }
+KERNEL_RESIDENT(attend_wide, attend_kernel_args, 256, 2) { attend_plain<16>(a); }
 
 /* Joins the splits of a head in their order; blocks (head, row). */
 KERNEL(attend_join, attend_kernel_args, 256)

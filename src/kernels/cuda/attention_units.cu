@@ -200,8 +200,8 @@ DEVICE void mix(shared_tile *tile, float acc[SLICE / 8][4])
     }
 }
 
-/* Blocks of 256 threads; the bound of 512 holds the compiler to 128 registers, for two blocks side by side. */
-KERNEL(attend_units, attend_kernel_args, 512)
+/* Two blocks side by side, so that one computes while the other's rows are on their way. */
+KERNEL_RESIDENT(attend_units, attend_kernel_args, 256, 2)
 {
     SHARED_DYNAMIC(shared_tile, tile);
     SHARED(float, room, 32);

@@ -36,6 +36,10 @@ enum { WARP = 32 };
 #define KERNEL_PACKED(name, args, threads, blocks)                            \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args a)
 
+/* The same with registers for so many blocks side by side on a multiprocessor, and no fewer than fit. */
+#define KERNEL_RESIDENT(name, args, threads, blocks)                          \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args a)
+
 #define SHARED(type, name, n) __shared__ type name[n]
 /* The launch's dynamic shared memory, 16-byte aligned; once in a kernel. */
 #define SHARED_DYNAMIC(type, name)                                            \

@@ -88,7 +88,7 @@ KERNEL(kv_write, kv_write_kernel_args, 256)
 }
 
 /* Norm, rotation, rounding; the row stays in x and goes into the ring [4.6]. */
-KERNEL(kv_store, kv_store_kernel_args, 512)
+KERNEL_RESIDENT(kv_store, kv_store_kernel_args, 512, 1)
 {
     SHARED_DYNAMIC(float, z);
     SHARED(double, room, 32);
@@ -177,7 +177,7 @@ DEVICE void keep_tokens(const compress_kernel_args &a, const gpu_segment &s, con
         }
 }
 
-KERNEL(compress, compress_kernel_args, 512)
+KERNEL_RESIDENT(compress, compress_kernel_args, 512, 1)
 {
     SHARED_DYNAMIC(float, z);
     SHARED(double, room, 32);
