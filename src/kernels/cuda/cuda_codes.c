@@ -37,6 +37,7 @@ static void forget_set(cuda_codes_set *s) { s->at = 0; }
 void cuda_codes_keep(cuda_backend *b, bool on)
 {
     b->codes.on = on;
+    b->codes.next = 0;                  /* a step of a shape takes the same sets every time */
     for (int i = 0; i < CUDA_CODES_SETS; i++) forget_set(&b->codes.set[i]);
 }
 

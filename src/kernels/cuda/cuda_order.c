@@ -200,6 +200,7 @@ ds4_status order_begin(cuda_backend *b, bool on, ds4_error *err)
     cuda_order *o = &b->step->order;
     o->on = on;
     o->open = o->placed = o->failed = false;
+    memset(o->used, 0, sizeof o->used);     /* the same choices for the same ops */
     o->late = DS4_OK;
     if (!on) return DS4_OK;
 
