@@ -147,6 +147,25 @@ static void save_at_end(repl *r)
 
 /* ---- the loop ------------------------------------------------------------------- */
 
+/* Behind a command or an answer that lost the device: the conversation goes on with another session, whose
+ * tokens the next turn computes. */
+static void come_back(repl *r)
+{
+    ds4_error err = { 0 };
+    const int ctx = r->model.engine_options.max_tokens;
+    if (!r->model.engine || !ds4_engine_lost(r->model.engine)) return;
+    signals_clear();
+    console_note(r->console, "the device was lost; opening it again");
+    timeline_detach(&r->talk.line);
+    ds4_status st = ds4_engine_reopen(r->model.engine, &err);
+    console_progress_end(r->console);
+    if (!st) st = conversation_attach(&r->talk, r->model.engine, ctx, r->console, &err);
+    if (!st) return;
+    console_error(r->console, "%s", err.message);
+    r->code = exit_code_of(st);
+    r->leave = true;
+}
+
 /* "/command", "//text beginning with a slash", or text. */
 static void take_line(repl *r, const char *line)
 {
@@ -179,6 +198,7 @@ static void loop(repl *r, line_editor *editor, line_history *history)
         if (result == LINE_END) return;
         history_add(history, line);
         if (!is_blank(line)) take_line(r, line);
+        come_back(r);
         free(line);
     }
 }

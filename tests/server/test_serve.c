@@ -17,7 +17,6 @@
 #include "../prometheus.h"
 #include "runner.h"
 #include "serve/serve.h"
-#include "serve/server.h"
 
 enum { PATIENCE_MS = 20000 };
 
@@ -243,6 +242,14 @@ static bool slot_is(const char *state)
     char want[64];
     snprintf(want, sizeof want, "\"state\":\"%s\"", state);
     const bool is = wait_for(&c, NULL) && strstr(text_of(&c), want);
+    hang_up(&c);
+    return is;
+}
+
+static bool is_healthy(void)
+{
+    client c = GET("/health");
+    const bool is = wait_for(&c, NULL) && strstr(text_of(&c), "\"ok\"");
     hang_up(&c);
     return is;
 }
@@ -559,8 +566,7 @@ TEST(a_lost_device_is_told_and_requests_come_again_later)
     EXPECT_ANSWER(GET("/health"), 503, "device_lost", "Retry-After: ");
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 503, "device_lost", "server_error", "Retry-After: ");
     EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 503, "opened again", "Retry-After: ");
-    for (int i = 0; i < 20000 && sched_lost(t.model->sched); i++) spin();
-    EXPECT_ANSWER(GET("/health"), 200, "ok");
+    WAIT_UNTIL(is_healthy());
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
     down();
 }
