@@ -70,6 +70,29 @@ TEST(top_logits_agree_with_their_definition_in_every_order_of_lanes)
     }
 }
 
+TEST(the_head_agrees_with_its_definition)
+{
+    const int S = 4, D = 256, V = 100, T = 3;
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend_limits l = limits;
+        l.n_streams = S;
+        backend *b = checked_open(&l, true, (lane_order)order);
+        const view streams = checked_random(b, T, S * D, 1.0f, 1), base = checked_random(b, 1, S, 1.0f, 2);
+        const view scale = checked_random(b, 1, 1, 0.3f, 3), weight = checked_random(b, 1, D, 1.0f, 4);
+        const view fn = checked_weight(b, S, S * D, QUANT_F32, WEIGHT_VECTOR, S, 5);
+        const view w = checked_weight(b, V, D, QUANT_Q8_0, WEIGHT_MATRIX, V, 6);
+        const view x = checked_view(b, T, D, QUANT_F32), logits = checked_view(b, T, V, QUANT_F32);
+        CHECKED(b, head,
+                .mix = { .streams = streams, .fn = fn, .base = base, .scale = scale, .x = x, .eps = 1e-6f, .hc_eps = 1e-3f,
+                         .n_streams = S, .head = true, .layer = -1, .name = "head" },
+                .norm = { .x = x, .y = x, .weight = weight, .eps = 1e-6f, .layer = -1, .name = "output_norm" },
+                .output = { .w = w, .x = x, .y = logits, .layer = -1, .name = "output" });
+        const view all[] = { streams, base, scale, weight, fn, w, x, logits };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(b, all[i]);
+        b->close(b);
+    }
+}
+
 TEST(many_candidates_take_fewer_rows_at_once_and_too_many_are_refused)
 {
     backend_limits small = limits;

@@ -88,7 +88,8 @@ TEST(an_infinite_gate_is_clamped_like_in_the_definition)
 
 TEST(embedded_rows_agree_for_every_type_of_table)
 {
-    static const quant_type types[] = { QUANT_F32, QUANT_F16, QUANT_BF16 };
+#define TYPE_OF(name, ...) QUANT_##name,
+    static const quant_type types[] = { PLANES_TYPES(TYPE_OF) };
     const int32_t token[5] = { 3, 0, 6, 3, 1 }, pos[5] = { 0, 1, 2, 3, 4 }, of[5] = { 0 };
     const segment one = { .n = 5 };
     const batch_rows rows = { .n = 5, .token = token, .pos = pos, .segment_of = of, .segment = &one, .n_segments = 1 };
@@ -103,6 +104,24 @@ TEST(embedded_rows_agree_for_every_type_of_table)
         }
         b->close(b);
     }
+}
+
+TEST(more_embedded_rows_than_are_decoded_at_once_agree)
+{
+    enum { T = 300 };
+    backend_limits many = limits;
+    many.max_rows = T;
+    many.max_cols = 64;
+    int32_t token[T], pos[T], of[T] = { 0 };
+    for (int t = 0; t < T; t++) token[t] = (pos[t] = t) * 7 % 11;
+    const segment one = { .n = T };
+    const batch_rows rows = { .n = T, .token = token, .pos = pos, .segment_of = of, .segment = &one, .n_segments = 1 };
+    backend *b = checked_open(&many, false, LANES_BACKWARD);
+    const view table = checked_weight(b, 11, 64, QUANT_Q5_1, WEIGHT_ROWS, 11, 1), streams = checked_view(b, T, 2 * 64, QUANT_F32);
+    CHECKED(b, embed_rows, .table = table, .streams = streams, .rows = &rows, .n_streams = 2);
+    checked_free(b, table);
+    checked_free(b, streams);
+    b->close(b);
 }
 
 /* ---- hyper-connections ----------------------------------------------------------------------- */

@@ -4,7 +4,8 @@
 #ifndef KERNELS_CUDA_ARGS_ROWS_H
 #define KERNELS_CUDA_ARGS_ROWS_H
 
-#include "kernels/cuda/device_types.h"
+#include "kernels/cuda/args_matmul.h"
+#include "kernels/cuda/planes.h"
 
 /* One block a row. */
 typedef struct {
@@ -28,8 +29,17 @@ typedef struct {
     gpu_rows streams;           /* rows meant: T    */
     int32_t  cols, n_streams;
     int32_t  type;
-    gpu_ptr  cut;               /* types with blocks: their planes, of T rows */
+    gpu_ptr  cut;               /* types with blocks: these rows' planes       */
 } embed_kernel_args;
+
+/* Blocks of rows as in the file to planes. grid: rows. */
+typedef struct {
+    gpu_ptr  table, token;
+    int64_t  row_bytes;
+    gpu_ptr  plane[PLANES_MAX]; /* of all rows of the grid                     */
+    int32_t  first[PLANES_MAX], len[PLANES_MAX];
+    int32_t  planes, blocks, block_bytes;       /* blocks: of a row            */
+} embed_cut_kernel_args;
 
 /* Sums of slices of a row of all streams with the rows of fn; its sum of squares is one more.
  * grid: slices, groups of rows. */
@@ -61,7 +71,13 @@ typedef struct {
 
 enum { HC_MAX_STREAMS = 8 };
 
+/* Tables of blocks. */
+#define EMBED_TYPES(M, X) MATMUL_TUNED(M, X) MATMUL_GENERAL(M, X)
+#define EMBED_KERNEL_ID(X, type) X(embed_##type, embed_kernel_args)
+
 #define CUDA_KERNELS_ROWS(X)                                                  \
+    EMBED_TYPES(EMBED_KERNEL_ID, X)                                           \
+    X(embed_cut, embed_cut_kernel_args)                                       \
     X(rms_norm, rms_norm_kernel_args)                                         \
     X(swiglu, pair_kernel_args)                                               \
     X(add, pair_kernel_args)                                                  \

@@ -46,4 +46,14 @@ static ds4_status top_logits(queue *dev, const top_logits_args *a)
     return cuda_done(dev, st);
 }
 
-void cuda_head_ops(ops *o) { o->top_logits = top_logits; }
+static ds4_status head(queue *dev, const head_args *a)
+{
+    const ds4_status st = cuda_hc_mix(dev, &a->mix, &a->norm);
+    return st ? st : dev->ops->matmul(dev, &a->output);
+}
+
+void cuda_head_ops(ops *o)
+{
+    o->top_logits = top_logits;
+    o->head = head;
+}

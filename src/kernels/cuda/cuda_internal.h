@@ -154,6 +154,8 @@ void       cuda_codes_forget(cuda_backend *b, gpu_ptr at, uint64_t bytes);
  * recording reads it has made. */
 void       cuda_codes_keep(cuda_backend *b, bool on);
 
+/* A hyper-connection's mix, and the norm of its x where that is not NULL: an op (cuda_rows.c). */
+ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm);
 /* y = w x for any weight type and number of rows, within an op under way. */
 ds4_status cuda_products(queue *dev, view w, view x, view y);
 /* Two weights of one type and width with the same x, at once where x has few rows. */

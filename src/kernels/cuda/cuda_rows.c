@@ -19,6 +19,37 @@ static unsigned threads_for(int n, int least, int most) { return (unsigned)max_i
 
 static int slices_of(int n, int slice) { return (n + slice - 1) / slice; }
 
+/* ---- scratch ------------------------------------------------------------------------------- */
+
+static int slice_of(int rows) { return rows <= FEW_ROWS ? SLICE_FEW : SLICE_MANY; }
+
+/* Bytes of the sums of one row. */
+static uint64_t sums_bytes(int n_mix, int slices) { return (uint64_t)(n_mix + 1) * (uint64_t)slices * sizeof(float); }
+
+/* Sums of the most rows of either kind at this width. */
+static uint64_t hc_scratch(const backend_limits *l, int cols)
+{
+    const int S = max_int(l->n_streams, 1), n_mix = (2 + S) * S;
+    const uint64_t few = (uint64_t)min_int(l->max_rows, FEW_ROWS) * sums_bytes(n_mix, slices_of(cols, SLICE_FEW));
+    const uint64_t many = (uint64_t)l->max_rows * sums_bytes(n_mix, slices_of(cols, SLICE_MANY));
+    return few > many ? few : many;
+}
+
+/* Bytes of the sums; planes of embedded rows lie behind them. A stream is at most as wide as the widest
+ * input of a product. */
+static uint64_t sums_room(const backend_limits *l)
+{
+    return (hc_scratch(l, max_int(l->n_streams, 1) * l->max_cols) + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
+}
+
+/* Planes of EMBED_ROWS rows: no type with blocks takes more than 9 bits a number. */
+static uint64_t embed_bytes(const backend_limits *l)
+{
+    return (uint64_t)EMBED_ROWS * (uint64_t)l->max_cols / 8 * 9 + PLANES_MAX * PLANE_ALIGN;
+}
+
+uint64_t cuda_rows_scratch(const backend_limits *l) { return sums_room(l) + embed_bytes(l); }
+
 /* ---- norm, activation, sum ----------------------------------------------------------------- */
 
 static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
@@ -63,51 +94,61 @@ static ds4_status add(queue *dev, const add_args *a) { return pairs(dev, CUDA_ad
 
 /* ---- embedding ------------------------------------------------------------------------------- */
 
+#define EMBED_OF_TYPE(X, type) [QUANT_##type] = CUDA_embed_##type,
+static const int embed_kernels[QUANT_COUNT] = { EMBED_TYPES(EMBED_OF_TYPE, ) };
+
+/* n rows from the batch's row `first` on. */
+static ds4_status embed_blocks(queue *dev, embed_kernel_args k, int first, int n)
+{
+    cuda_backend *b = cuda_of(dev);
+    const planes_of_type *t = planes_of(k.type);
+    const int blocks = k.cols / t->block_len;
+    k.cut = b->scratch[CUDA_FAMILY_ROWS] + sums_room(&b->o.limits);
+    k.token += (uint64_t)first * sizeof(int32_t);
+    k.streams.at += (uint64_t)first * (uint64_t)k.streams.stride * sizeof(float);
+    embed_cut_kernel_args cut = { .table = k.table, .token = k.token, .row_bytes = k.row_bytes, .planes = t->n, .blocks = blocks,
+                                  .block_bytes = t->block_bytes };
+    for (int p = 0; p < t->n; p++) {
+        cut.plane[p] = k.cut + planes_offset(t, (int64_t)n * blocks, p);
+        cut.first[p] = t->plane[p].first;
+        cut.len[p] = t->plane[p].len;
+    }
+    const ds4_status st = CUDA_LAUNCH(dev, embed_cut, cuda_grid(n, 1, 1), 256, 0, cut);
+    return st ? st : cuda_launch(dev, embed_kernels[k.type], cuda_grid(slices_of(k.cols, 32 * 64), n, 1), 64, 0, &k, sizeof k);
+}
+
 static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
 {
     cuda_backend *b = cuda_of(dev);
+    const quant_info *type = quant_get(a->table.type);
+    const int T = a->rows->n;
     gpu_batch rows;
+    if (!planes_of((int)a->table.type) || a->table.cols > b->o.limits.max_cols)
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: an embedding of %s in rows of %d", b->base.name, type->name, a->table.cols);
     cuda_op(b);
     ds4_status st = cuda_batch(dev, a->rows, -1, &rows);
-    if (st) return st;
+    if (st) return cuda_done(dev, st);
     cuda_writes(b, a->streams);
     const embed_kernel_args k = { .table = cuda_at(a->table), .token = rows.token, .row_bytes = (int64_t)a->table.stride,
                                   .streams = cuda_rows(a->streams), .cols = a->table.cols, .n_streams = a->n_streams,
                                   .type = (int32_t)a->table.type };
-    if (quant_get(a->table.type)->block_len > 1)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: an embedding of %s", b->base.name, quant_get(a->table.type)->name);
-    st = CUDA_LAUNCH(dev, embed_floats, cuda_grid(slices_of(k.cols, 256), a->rows->n, 1), 256, 0, k);
+    if (type->block_len == 1) return cuda_done(dev, CUDA_LAUNCH(dev, embed_floats, cuda_grid(slices_of(k.cols, 256), T, 1), 256, 0, k));
+    cuda_writes_at(b, b->scratch[CUDA_FAMILY_ROWS] + sums_room(&b->o.limits), embed_bytes(&b->o.limits));
+    for (int first = 0; first < T && !st; first += EMBED_ROWS) st = embed_blocks(dev, k, first, min_int(EMBED_ROWS, T - first));
     return cuda_done(dev, st);
 }
 
 /* ---- hyper-connections ------------------------------------------------------------------------ */
 
-static int slice_of(int rows) { return rows <= FEW_ROWS ? SLICE_FEW : SLICE_MANY; }
-
-/* Bytes of the sums of one row. */
-static uint64_t sums_bytes(int n_mix, int slices) { return (uint64_t)(n_mix + 1) * (uint64_t)slices * sizeof(float); }
-
-/* Sums of the most rows of either kind at this width. */
-static uint64_t hc_scratch(const backend_limits *l, int cols)
-{
-    const int S = max_int(l->n_streams, 1), n_mix = (2 + S) * S;
-    const uint64_t few = (uint64_t)min_int(l->max_rows, FEW_ROWS) * sums_bytes(n_mix, slices_of(cols, SLICE_FEW));
-    const uint64_t many = (uint64_t)l->max_rows * sums_bytes(n_mix, slices_of(cols, SLICE_MANY));
-    return few > many ? few : many;
-}
-
-/* The widest stream is at most as wide as the widest input of a product. */
-uint64_t cuda_rows_scratch(const backend_limits *l) { return hc_scratch(l, max_int(l->n_streams, 1) * l->max_cols); }
-
 /* The collapsed input, its norm into y where that is asked for, and the control. */
-static ds4_status mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm)
+ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm)
 {
     cuda_backend *b = cuda_of(dev);
     const int S = a->n_streams, n_mix = (int)a->fn.rows, cols = a->streams.cols, T = (int)a->streams.rows;
     const int slice = slice_of(T), slices = slices_of(cols, slice);
     if (S > HC_MAX_STREAMS)
         return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, S, HC_MAX_STREAMS);
-    const uint64_t room = cuda_rows_scratch(&b->o.limits);
+    const uint64_t room = sums_room(&b->o.limits);
     if ((uint64_t)T * sums_bytes(n_mix, slices) > room)
         return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d rows of %d numbers in %d streams; it was opened for less", b->base.name, T,
                           cols, S);
@@ -147,14 +188,14 @@ static ds4_status mix(queue *dev, const hc_mix_args *a, const rms_norm_args *nor
     return cuda_done(dev, st);
 }
 
-static ds4_status hc_mix(queue *dev, const hc_mix_args *a) { return mix(dev, a, NULL); }
+static ds4_status hc_mix(queue *dev, const hc_mix_args *a) { return cuda_hc_mix(dev, a, NULL); }
 
 static ds4_status hc_pre(queue *dev, const hc_pre_args *a)
 {
     const view x = a->norm.x;
     assert(x.buf == a->mix.x.buf && x.offset == a->mix.x.offset && x.rows == a->mix.x.rows);
     (void)x;
-    return mix(dev, &a->mix, &a->norm);
+    return cuda_hc_mix(dev, &a->mix, &a->norm);
 }
 
 static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
