@@ -25,7 +25,7 @@ typedef struct {
 
 typedef struct {
     int  ratio, K, n_rot, n_swa, index_dim, n_heads;
-    bool packed;
+    bool packed, exact;         /* rows as codes; float activations */
     int  max_tokens;
     int  index_heads;           /* 0: 4 */
 } scene_shape;
@@ -41,7 +41,7 @@ static inline void scene_open(scene *s, const scene_shape *h, int n_sessions, la
                                     .n_experts = 4, .max_head_width = h->K, .index_heads = h->index_heads ? h->index_heads : 4, .index_width = h->index_dim,
                                     .index_top_k = 64, .n_layer = 2, .max_segments = SCENE_SESSIONS, .max_tokens = h->max_tokens,
                                     .n_streams = 4, .n_heads = h->n_heads, .n_vocab = 64, .block_tokens = KV_BLOCK_TOKENS };
-    s->b = checked_open(&limits, true, order);
+    s->b = checked_open(&limits, h->exact, order);
     const kv_options o = { .max_sessions = n_sessions, .max_tokens = h->max_tokens, .max_step = SCENE_ROWS, .packed = h->packed };
     EXPECT_OK(kv_pool_open(&s->pool, &s->c, &o, s->b, &err), err);
     for (int i = 0; i < n_sessions; i++) EXPECT_OK(kv_open(&s->k[i], s->pool, h->max_tokens, &err), err);

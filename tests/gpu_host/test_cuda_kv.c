@@ -163,3 +163,58 @@ TEST(compressed_rows_of_the_full_width_agree)
     }
     scene_close(&s);
 }
+
+/* ---- stages -------------------------------------------------------------------------------- */
+
+static view matrix(scene *s, int rows, int cols, quant_type type, uint64_t seed)
+{
+    return checked_weight(s->b, rows, cols, type, WEIGHT_MATRIX, rows, seed);
+}
+
+typedef struct { int D, rank, groups, out_rank; quant_type type; } stage_shape;
+
+static void stages(const scene_shape *h, const stage_shape *g, const int *n, lane_order order)
+{
+    scene s;
+    scene_open(&s, h, 2, order);
+    scene_begin(&s, n);
+    for (int t = n[0]; t < s.rows.n; t++) s.pos[t] += 500;         /* far on; the ring does not mind */
+    const int T = s.rows.n, K = h->K, H = h->n_heads;
+    const view x = checked_random(s.b, T, g->D, 1.0f, 1), latent = checked_view(s.b, T, g->rank, QUANT_F32);
+    const view q = checked_view(s.b, T, H * K, QUANT_F32), row = checked_view(s.b, T, K, QUANT_F32);
+    const view low = checked_view(s.b, T, g->groups * g->out_rank, QUANT_F32), y = checked_view(s.b, T, g->D, QUANT_F32);
+    const view q_norm = checked_random(s.b, 1, g->rank, 1.0f, 2), norm = checked_random(s.b, 1, K, 1.0f, 3);
+    const view weights[] = { matrix(&s, g->rank, g->D, g->type, 4), matrix(&s, H * K, g->rank, g->type, 5), matrix(&s, K, g->D, g->type, 6),
+                             matrix(&s, g->groups * g->out_rank, H * K / g->groups, g->type, 7),
+                             matrix(&s, g->D, g->groups * g->out_rank, g->type, 8) };
+
+    CHECKED(s.b, q_path, .x = x, .q_a = weights[0], .q_a_norm = q_norm, .q_b = weights[1], .latent = latent, .q = q, .rows = &s.rows,
+            .n_heads = H, .eps = 1e-6f, .rope = scene_rope(&s), .layer = 1);
+    CHECKED(s.b, kv_path, .x = x, .kv = weights[2], .norm = norm, .row = row, .rows = &s.rows, .eps = 1e-6f, .rope = scene_rope(&s),
+            .kind = h->packed ? ROUND_FP8 : ROUND_NONE, .n_round = K - h->n_rot, .layer = 1);
+    CHECKED(s.b, attn_out, .heads = q, .a = weights[3], .b = weights[4], .low = low, .y = y, .rows = &s.rows, .n_heads = H,
+            .n_groups = g->groups, .rope = scene_rope(&s), .layer = 1);
+
+    const view all[] = { x, latent, q, row, low, y, q_norm, norm, weights[0], weights[1], weights[2], weights[3], weights[4] };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) checked_free(s.b, all[i]);
+    scene_close(&s);
+}
+
+TEST(the_stages_around_attention_agree_with_their_compositions)
+{
+    static const stage_shape small = { .D = 256, .rank = 64, .groups = 2, .out_rank = 32, .type = QUANT_Q8_0 };
+    static const stage_shape odd = { .D = 96, .rank = 32, .groups = 3, .out_rank = 10, .type = QUANT_F16 };
+    scene_shape h = plain;
+    stages(&h, &small, (int[]){ 1, 0 }, LANES_FORWARD);
+    stages(&h, &small, (int[]){ 3, 17 }, LANES_SHUFFLED);
+    h.exact = true;
+    stages(&h, &small, (int[]){ 2, 1 }, LANES_BACKWARD);
+    h.packed = false;
+    h.n_heads = 9;
+    stages(&h, &odd, (int[]){ 0, 5 }, LANES_SHUFFLED);
+    h.K = 512;
+    h.n_rot = 64;
+    h.n_heads = 3;
+    h.packed = true;
+    stages(&h, &odd, (int[]){ 1, 1 }, LANES_SHUFFLED);
+}

@@ -1,4 +1,4 @@
-/* cuda_kv: launches of the ops that rotate, round and store rows of K, and the stages of q and kv. */
+/* cuda_kv: launches of the ops that rotate, round and store rows of K, and the stages around attention. */
 #include "kernels/cuda/cuda_internal.h"
 
 #include "base/checked.h"
@@ -24,20 +24,25 @@ static ds4_status hadamard_width(queue *dev, int width)
 
 /* ---- rotation and rounding ---------------------------------------------------------------- */
 
-/* Blocks of 256 pairs, so that one row keeps several multiprocessors busy. */
+/* Within an op. Blocks of 256 pairs, so that one row keeps several multiprocessors busy. */
+static ds4_status rotate(queue *dev, view x, int n_heads, rope r, bool inverse, const batch_rows *rows)
+{
+    gpu_batch batch;
+    const ds4_status st = cuda_batch(dev, rows, -1, &batch);
+    if (st) return st;
+    const rope_kernel_args k = { .x = cuda_rows(x), .pos = batch.pos, .rope = cuda_rope(r, inverse), .n_heads = n_heads,
+                                 .width = x.cols / n_heads };
+    const int pairs = n_heads * (r.n_rot / 2), blocks = min_int((pairs + 255) / 256, 8);
+    return CUDA_LAUNCH(dev, rope_tail, cuda_grid(blocks, rows->n, 1), pairs < 256 ? whole_warps(pairs) : 256, 0, k);
+}
+
 static ds4_status rope_tail(queue *dev, const rope_tail_args *a)
 {
     cuda_backend *b = cuda_of(dev);
-    gpu_batch batch;
     cuda_op(b);
-    ds4_status st = cuda_batch(dev, a->rows, -1, &batch);
     cuda_reads(b, a->x);
     cuda_writes(b, a->x);
-    const rope_kernel_args k = { .x = cuda_rows(a->x), .pos = batch.pos, .rope = cuda_rope(a->rope, a->inverse),
-                                 .n_heads = a->n_heads, .width = a->x.cols / a->n_heads };
-    const int pairs = a->n_heads * (a->rope.n_rot / 2), blocks = min_int((pairs + 255) / 256, 8);
-    if (!st) st = CUDA_LAUNCH(dev, rope_tail, cuda_grid(blocks, a->rows->n, 1), pairs < 256 ? whole_warps(pairs) : 256, 0, k);
-    return cuda_done(dev, st);
+    return cuda_done(dev, rotate(dev, a->x, a->n_heads, a->rope, a->inverse, a->rows));
 }
 
 static ds4_status kv_round(queue *dev, const kv_round_args *a)
@@ -151,6 +156,21 @@ static ds4_status kv_path(queue *dev, const kv_path_args *a)
     return cuda_done(dev, st);
 }
 
+/* One op, so that all groups' products are one launch and their codes are made once. */
+static ds4_status attn_out(queue *dev, const attn_out_args *a)
+{
+    cuda_backend *b = cuda_of(dev);
+    cuda_op(b);
+    cuda_reads(b, a->heads);
+    cuda_writes(b, a->heads);
+    cuda_writes(b, a->low);
+    cuda_writes(b, a->y);
+    ds4_status st = rotate(dev, a->heads, a->n_heads, a->rope, true, a->rows);
+    if (!st) st = cuda_products_grouped(dev, a->a, a->low.cols / a->n_groups, a->heads, a->low);
+    if (!st) st = cuda_products(dev, a->b, a->low, a->y);
+    return cuda_done(dev, st);
+}
+
 void cuda_kv_ops(ops *o)
 {
     o->rope_tail = rope_tail;
@@ -159,4 +179,5 @@ void cuda_kv_ops(ops *o)
     o->compress = compress;
     o->q_path = q_path;
     o->kv_path = kv_path;
+    o->attn_out = attn_out;
 }
