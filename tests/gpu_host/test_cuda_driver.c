@@ -224,6 +224,26 @@ TEST(a_kernel_behind_a_kernel_begins_early_where_card_and_driver_have_that)
     EXPECT_INT(early_launches(), 2);
 }
 
+TEST(an_event_keeps_the_next_kernel_from_an_early_begin_but_not_in_a_recording)
+{
+    for (int recording = 0; recording < 2; recording++) {
+        mock_reset();
+        gpu_device *d = opened();
+        gpu_graph *g = NULL;
+        const gpu_ptr p = cleared(d, 256);
+        if (recording) EXPECT_OK(d->graph_begin(d, &err), err);
+        norm(d, 0, p, 0);
+        EXPECT_OK(d->record(d, 0, 0, &err), err);
+        EXPECT_OK(norm(d, 0, p, 0), err);
+        EXPECT_INT(mock_calls("cuLaunchKernelEx"), recording);
+        if (recording) EXPECT_OK(d->graph_end(d, &g, &err), err);
+        d->graph_free(d, g);
+        d->sync(d, -1, &err);
+        d->free(d, GPU_LOCAL, p);
+        closed(d);
+    }
+}
+
 TEST(kernels_are_looked_up_once_and_their_images_loaded_when_needed)
 {
     mock_reset();

@@ -132,7 +132,8 @@ static cu_event event_of(const driver_device *d, int event) { return d->recordin
 static ds4_status record(gpu_device *base, int stream, int event, ds4_error *err)
 {
     driver_device *d = driver_of(base);
-    const ds4_status st = enter_plain(d, stream, err);
+    /* in a recording an event is no work: the next kernel may begin early all the same */
+    const ds4_status st = d->recording ? driver_enter(d, err) : enter_plain(d, stream, err);
     return st ? st : driver_result(d, d->api.cuEventRecord(event_of(d, event), d->stream[stream]), err, "recording event %d", event);
 }
 
