@@ -266,6 +266,56 @@ TEST(work_that_nobody_declared_comes_after_all_and_before_all)
     }
 }
 
+/* y = x by way of `between`, which others may want. */
+static ds4_status two_parts(cuda_backend *b, view x, view between, view y, int stream[2])
+{
+    ds4_error err;
+    ds4_status st = DS4_OK;
+    const view way[] = { x, between, y };
+    cuda_op(b);
+    cuda_reads(b, x);
+    cuda_writes_at(b, cuda_at(between), between.stride);
+    cuda_writes(b, y);
+    for (int i = 0; i < 2 && !st; i++) {
+        st = cuda_op_stream(&b->base.queue, &stream[i]);
+        if (!st) st = b->device->copy(b->device, stream[i], cuda_at(way[i + 1]), cuda_at(way[i]), x.stride, &err);
+        if (!st) cuda_op_made(b, cuda_at(between), between.stride);
+    }
+    return cuda_done(&b->base.queue, st);
+}
+
+TEST(what_an_op_makes_first_can_be_used_beside_the_rest_of_it)
+{
+    static float want[COLS], got[3][COLS];
+    for (uint64_t seed = 0; seed < 30; seed++) {
+        cuda_backend *b = open_step(&(fake_options){ .seed = seed, .no_graphs = true });
+        decoders d;
+        int where[3];
+        ds4_error err;
+        set_decoders(&d, 1, 5);
+        const view v = floats(b, ROWS, seed);
+        fetch(b, view_rows(v, 0, 1), want);
+        begin(b, &d, false);
+        EXPECT_OK(b->base.copy(&b->base, view_rows(v, 1, 1), view_rows(v, 0, 1), &err), err);
+        EXPECT_OK(two_parts(b, view_rows(v, 1, 1), view_rows(v, 2, 1), view_rows(v, 3, 1), where), b->base.queue.error);
+        cuda_op(b);
+        cuda_reads(b, view_rows(v, 2, 1));
+        cuda_writes(b, view_rows(v, 4, 1));
+        EXPECT_OK(cuda_op_stream(&b->base.queue, &where[2]), b->base.queue.error);
+        EXPECT_OK(b->device->copy(b->device, where[2], cuda_at(view_rows(v, 4, 1)), cuda_at(view_rows(v, 2, 1)), v.stride, &err), err);
+        EXPECT_OK(cuda_done(&b->base.queue, DS4_OK), b->base.queue.error);
+        EXPECT_OK(b->base.copy(&b->base, view_rows(v, 5, 1), view_rows(v, 3, 1), &err), err);
+        end(b, true);
+        EXPECT(where[0] == GPU_MAIN && where[1] == GPU_MAIN && where[2] != GPU_MAIN);
+        for (int i = 0; i < 3; i++) {
+            fetch(b, view_rows(v, 3 + i, 1), got[i]);
+            EXPECT(memcmp(got[i], want, sizeof want) == 0);
+        }
+        b->base.buf_free(&b->base, v.buf);
+        b->base.close(&b->base);
+    }
+}
+
 TEST(memory_of_a_layer_is_told_apart_by_what_it_is)
 {
     static const struct { int layer; unsigned which; bool writes, follows; } second[] = {

@@ -93,6 +93,7 @@ ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out)
     cuda_reads(b, x);
     const codes_args k = { .x = rows, .q = *out };
     st = make(dev, super ? CUDA_codes_by_256 : CUDA_codes_by_32, &k, super ? 256 : 32);
+    if (!st) cuda_op_made(b, out->codes, set_bytes(set_numbers(&b->o.limits)));
     if (!st && b->codes.on) b->codes.set[set] = want;
     return st;
 }

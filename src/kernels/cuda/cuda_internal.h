@@ -106,6 +106,9 @@ ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, un
     cuda_launch(dev, CUDA_##name, grid, block, shared, &(args), sizeof(args))
 /* The stream of the op under way, for a fill or a copy that is part of it. Ask before each. */
 ds4_status cuda_op_stream(queue *dev, int *stream);
+/* The op's only launch so far has made these bytes, as declared, and nothing else: ops that need no more of
+ * it may run beside the rest. */
+void       cuda_op_made(cuda_backend *b, gpu_ptr at, uint64_t bytes);
 /* Ends the op; st is what the launches gave. */
 ds4_status cuda_done(queue *dev, ds4_status st);
 /* Launches that stand in no op come after every op before it and before every op after it. */

@@ -128,6 +128,7 @@ void cuda_op(cuda_backend *b)
     o->late = o->open ? order_close_op(b, &o->late_error) : DS4_OK;
     o->open = true;
     o->placed = false;
+    o->pieces = 0;
     o->now.n = 0;
     o->now.everything = false;
 }
@@ -163,7 +164,19 @@ ds4_status order_place(cuda_backend *b, int *stream, ds4_error *err)
         if (st) return st;
     }
     *stream = o->stream;
+    o->pieces++;
     return DS4_OK;
+}
+
+void cuda_op_made(cuda_backend *b, gpu_ptr at, uint64_t bytes)
+{
+    cuda_order *o = &b->step->order;
+    if (!o->on || !o->open || o->pieces != 1) return;
+    const ds4_status st = order_close_op(b, &o->late_error);
+    if (!o->late) o->late = st;
+    o->open = true;
+    for (int i = 0; i < o->now.n; i++)
+        if (o->now.range[i].first == at && o->now.range[i].end == at + bytes) o->now.range[i].writes = false;
 }
 
 ds4_status order_close_op(cuda_backend *b, ds4_error *err)

@@ -59,7 +59,7 @@ typedef struct {
     bool     failed;                        /* an op of this step failed                  */
     ds4_status late;                        /* a declaration's own error, for cuda_done   */
     ds4_error  late_error;
-    int      stream;
+    int      stream, pieces;                /* of the op under way: where, launches and copies */
     uint64_t latest[GPU_COMPUTE_STREAMS];
     uint64_t forgotten[GPU_COMPUTE_STREAMS];/* ops up to here are not told apart          */
     uint64_t over[GPU_COMPUTE_STREAMS][GPU_COMPUTE_STREAMS];    /* what each stream's next op comes after */
