@@ -196,3 +196,64 @@ TEST(the_shared_expert_agrees_with_its_definition)
         b->close(b);
     }
 }
+
+/* Groups and pairs are the products that they are made of, but for the order of sums. */
+TEST(groups_with_columns_of_their_own_equal_single_products)
+{
+    backend *check = checked_open(&limits, false, LANES_SHUFFLED);
+    backend *b = ((wrapper *)check)->inner;
+    const quant_type types[] = { QUANT_Q8_0, QUANT_Q4_K, QUANT_F16, QUANT_MXFP4 };
+    ds4_error err;
+    for (int i = 0; i < 4; i++) {
+        const int rows[] = { 1, 3, 17 }, groups = 4, rank = i == 3 ? 6 : 12, in = 256;
+        for (int k = 0; k < 3; k++) {
+            const int T = rows[k];
+            const view w = checked_weight(check, groups * rank, in, types[i], WEIGHT_MATRIX, groups * rank, 1);
+            const view x = checked_random(check, T, groups * in, 1.0f, 2);
+            const view y = checked_view(check, T, groups * rank, QUANT_F32), one = checked_view(check, T, groups * rank, QUANT_F32);
+            for (int g = 0; g < groups; g++)
+                CHECKED(check, matmul, .w = view_rows(w, g * rank, rank), .x = view_cols(x, g * in, in),
+                        .y = view_cols(one, g * rank, rank), .name = "one group");
+            cuda_op((cuda_backend *)b);
+            EXPECT_OK(cuda_done(&b->queue, cuda_products_grouped(&b->queue, w, rank, x, y)), b->queue.error);
+            EXPECT_OK(b->mirror(b, y, &err), err);
+            for (int t = 0; t < T; t++)
+                EXPECT_NEAR(view_f32(y, t), view_f32(one, t), (size_t)(groups * rank), 1e-4, "row %d", t);
+            checked_free(check, w);
+            checked_free(check, x);
+            checked_free(check, y);
+            checked_free(check, one);
+        }
+    }
+    check->close(check);
+}
+
+TEST(a_pair_of_products_equals_both)
+{
+    backend *check = checked_open(&limits, false, LANES_BACKWARD);
+    backend *b = ((wrapper *)check)->inner;
+    const quant_type types[][2] = { { QUANT_Q8_0, QUANT_Q8_0 }, { QUANT_F16, QUANT_F16 }, { QUANT_F32, QUANT_Q8_0 } };
+    ds4_error err;
+    for (int i = 0; i < 3; i++) {
+        view w[2], y[2], one[2];
+        const view x = checked_random(check, 5, 512, 1.0f, 2);
+        for (int k = 0; k < 2; k++) {
+            const int rows = k ? 20 : 33;
+            w[k] = checked_weight(check, rows, 512, types[i][k], WEIGHT_MATRIX, rows, (uint64_t)(3 + k));
+            y[k] = checked_view(check, 5, rows, QUANT_F32);
+            one[k] = checked_view(check, 5, rows, QUANT_F32);
+            CHECKED(check, matmul, .w = w[k], .x = x, .y = one[k], .name = "one");
+        }
+        cuda_op((cuda_backend *)b);
+        EXPECT_OK(cuda_done(&b->queue, cuda_products_pair(&b->queue, w, x, y)), b->queue.error);
+        for (int k = 0; k < 2; k++) {
+            EXPECT_OK(b->mirror(b, y[k], &err), err);
+            for (int t = 0; t < 5; t++) EXPECT_NEAR(view_f32(y[k], t), view_f32(one[k], t), (size_t)w[k].rows, 1e-4, "row %d", t);
+            checked_free(check, w[k]);
+            checked_free(check, y[k]);
+            checked_free(check, one[k]);
+        }
+        checked_free(check, x);
+    }
+    check->close(check);
+}

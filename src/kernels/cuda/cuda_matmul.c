@@ -29,7 +29,7 @@ typedef struct { int kernel, tokens, rows; } choice;
 /* As matmul_*.cu make them: what registers allow. */
 static int warp_rows(quant_type type, int tokens)
 {
-    if (type == QUANT_Q8_0 && tokens >= 8) return 4;
+    if (type == QUANT_Q8_0) return 4;
     return tokens == 16 && type != QUANT_IQ2_XXS ? 1 : 2;
 }
 
@@ -62,10 +62,12 @@ static int slices_for(const cuda_backend *b, view w)
     return slices;
 }
 
-static cuda_dim grid_for(choice c, int64_t rows, int slices, int64_t x_rows, int jobs)
+/* As many blocks as a GPU's registers have room for at once, or tiles. */
+static cuda_dim grid_for(const cuda_backend *b, choice c, int64_t rows, int slices, int64_t x_rows, int jobs)
 {
-    const int each = MATMUL_WARPS / slices * c.rows;
-    return cuda_grid((rows + each - 1) / each, (x_rows + c.tokens - 1) / c.tokens, jobs);
+    const int each = MATMUL_WARPS / slices * c.rows, room = b->device->info.n_sm * (c.tokens > 4 ? 1 : c.tokens > 1 ? 2 : 3);
+    const int64_t tiles = (rows + each - 1) / each;
+    return cuda_grid(tiles < room ? tiles : room, (x_rows + c.tokens - 1) / c.tokens, jobs);
 }
 
 /* ---- one launch ------------------------------------------------------------------------- */
@@ -86,7 +88,7 @@ static ds4_status launch_codes(queue *dev, const jobs *j, const gpu_codes *x)
         k.w[i] = cuda_weight(j->w[i]);
         k.y[i] = cuda_rows(j->y[i]);
     }
-    return cuda_launch(dev, c.kernel, grid_for(c, most_rows(j), k.slices, x->rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
+    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x->rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
 }
 
 static ds4_status launch_floats(queue *dev, const jobs *j, view x)
@@ -100,7 +102,7 @@ static ds4_status launch_floats(queue *dev, const jobs *j, view x)
         k.w[i] = cuda_weight(j->w[i]);
         k.y[i] = cuda_rows(j->y[i]);
     }
-    return cuda_launch(dev, c.kernel, grid_for(c, most_rows(j), k.slices, x.rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
+    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x.rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
 }
 
 static ds4_status launch_exact(queue *dev, const jobs *j, view x)

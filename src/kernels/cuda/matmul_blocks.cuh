@@ -9,25 +9,42 @@
 template <class W, int TOKENS, int ROWS> struct block_product {
     typedef unit_of<W> U;
 
-    gpu_codes x;                        /* at the first column of this row of weights */
-    int       row[TOKENS];
-    float     sum[TOKENS * ROWS];       /* [t][r] */
+    typedef typename U::raw raw;
 
-    /* Rows of x behind the last are taken for the last. */
-    __device__ __forceinline__ void begin(const gpu_codes &all, int token, int column)
+    gpu_weight w;
+    gpu_codes  x;
+    planes     at;                      /* the first of the rows that load() reads           */
+    int        ahead[ROWS];             /* units from there to each: behind the last is the last */
+    int        x_row[TOKENS], units, group_rows, column;
+    float      sum[TOKENS * ROWS];      /* [t][r] */
+
+    __device__ __forceinline__ block_product(const gpu_weight &weight, const gpu_codes &codes, int token, int rows_of_group)
+        : w(weight), x(codes), units(weight.cols / (16 * U::groups)), group_rows(rows_of_group)
     {
-        x = all;
-        x.codes += (gpu_ptr)column;
-        x.scale += (gpu_ptr)(column / 32) * sizeof(float);
-        x.sum += (gpu_ptr)(column / 16) * sizeof(int16_t);
 #pragma unroll
-        for (int t = 0; t < TOKENS; t++) row[t] = min(token + t, all.rows - 1);
+        for (int t = 0; t < TOKENS; t++) x_row[t] = min(token + t, x.rows - 1);
+    }
+    __device__ __forceinline__ void aim(int row)
+    {
+        const int from = min(row, w.rows - 1);
+        at = planes_of_row<W::type>(w, from);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) ahead[r] = (min(row + r, w.rows - 1) - from) * units;
+    }
+    __device__ __forceinline__ void load(raw (&to)[ROWS], int u) const
+    {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) to[r] = U::load(at, ahead[r] + u);
+    }
+    __device__ __forceinline__ void begin(int row)
+    {
+        column = min(row, w.rows - 1) / group_rows * w.cols;
 #pragma unroll
         for (int i = 0; i < TOKENS * ROWS; i++) sum[i] = 0.0f;
     }
 
     /* sum_k scale_k * dot_k and sum_k offset_k * sum of 16, in whole numbers where they have room. */
-    __device__ __forceinline__ void add(const typename U::raw (&raw)[ROWS], int u)
+    __device__ __forceinline__ void add(const raw (&from)[ROWS], int u)
     {
         int   whole[TOKENS * ROWS], offsets[TOKENS * ROWS];
         float wide[TOKENS * ROWS];
@@ -38,20 +55,20 @@ template <class W, int TOKENS, int ROWS> struct block_product {
         }
 #pragma unroll (TOKENS < 16 ? U::groups : 1)
         for (int k = 0; k < U::groups; k++) {
-            const int column = U::column(u, k);
+            const int here = column + U::column(u, k);
             uint32_t c[ROWS][4];
             int scale[ROWS], offset[ROWS];
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                U::code(raw[r], u, k, c[r]);
-                scale[r] = U::scale(raw[r], u, k);
-                offset[r] = U::offset(raw[r], u, k);
+                U::code(from[r], u, k, c[r]);
+                scale[r] = U::scale(from[r], u, k);
+                offset[r] = U::offset(from[r], u, k);
             }
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
-                const int64_t first = (int64_t)row[t] * x.cols;
-                const uint4 a = *gpu_at<const uint4>(x.codes, first + column);
-                const int s16 = W::affine ? *gpu_at<const int16_t>(x.sum, (first + column) / 16 * 2) : 0;
+                const int64_t element = (int64_t)x_row[t] * x.cols + here;
+                const uint4 a = *gpu_at<const uint4>(x.codes, element);
+                const int s16 = W::affine ? *gpu_at<const int16_t>(x.sum, element / 16 * 2) : 0;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
                     int dot = __dp4a((int)c[r][0], (int)a.x, 0);
@@ -66,12 +83,12 @@ template <class W, int TOKENS, int ROWS> struct block_product {
         }
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
-            const float da = *gpu_at<const float>(x.scale, ((int64_t)row[t] * x.cols + U::column(u, 0)) / 32 * 4);
+            const float da = *gpu_at<const float>(x.scale, ((int64_t)x_row[t] * x.cols + column + U::column(u, 0)) / 32 * 4);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 float &to = sum[t * ROWS + r];
-                to = fmaf(da * U::d(raw[r]), W::wide ? wide[t * ROWS + r] : (float)whole[t * ROWS + r], to);
-                if (W::affine) to = fmaf(da * U::m(raw[r]), (float)offsets[t * ROWS + r], to);
+                to = fmaf(da * U::d(from[r]), W::wide ? wide[t * ROWS + r] : (float)whole[t * ROWS + r], to);
+                if (W::affine) to = fmaf(da * U::m(from[r]), (float)offsets[t * ROWS + r], to);
             }
         }
     }
@@ -79,33 +96,9 @@ template <class W, int TOKENS, int ROWS> struct block_product {
 
 template <class W, int TOKENS, int ROWS> DEVICE void matmul_blocks(const matmul_args_codes &a, float *part)
 {
-    typedef unit_of<W> U;
-    const matmul_place p = place_of_warp<TOKENS, ROWS>(a.slices);
-    const gpu_weight &w = a.w[p.job];
-    planes at[ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) at[r] = planes_of_row<W::type>(w, min(p.row + r, w.rows - 1));
-
-    block_product<W, TOKENS, ROWS> product;
-    product.begin(a.x, p.token, min(p.row, w.rows - 1) / a.group_rows * w.cols);
-    const int units = w.cols / (16 * U::groups), step = WARP * p.slices;
-    int u = p.slice * WARP + lane_id();
-    typename U::raw now[ROWS], next[ROWS];
-    if (u < units) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) next[r] = U::load(at[r], u);
-    }
-    for (; u < units; u += step) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) now[r] = next[r];
-        if (u + step < units) {
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) next[r] = U::load(at[r], u + step);
-        }
-        product.add(now, u);
-    }
-    launch_next();
-    store_sums<TOKENS, ROWS>(p, product.sum, part, a.y[p.job], w.rows);
+    const matmul_place p = place_of_warp<ROWS>(TOKENS, a.slices);
+    block_product<W, TOKENS, ROWS> product(a.w[p.job], a.x, p.token, a.group_rows);
+    matmul_tiles<block_product<W, TOKENS, ROWS>, TOKENS, ROWS>(product, p, product.units, part, a.y[p.job], a.w[p.job].rows);
 }
 
 #define MATMUL_KERNEL(name, W, TOKENS, ROWS)                                  \
@@ -117,11 +110,11 @@ template <class W, int TOKENS, int ROWS> DEVICE void matmul_blocks(const matmul_
     }
 
 /* One of MATMUL_TUNED and one of MATMUL_GENERAL. */
-#define MATMUL_TUNED_KERNELS(type, r8, r16)                                   \
-    MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, 2)                     \
-    MATMUL_KERNEL(matmul_##type##_2, weight_##type, 2, 2)                     \
-    MATMUL_KERNEL(matmul_##type##_4, weight_##type, 4, 2)                     \
-    MATMUL_KERNEL(matmul_##type##_8, weight_##type, 8, r8)                    \
+#define MATMUL_TUNED_KERNELS(type, rows, r16)                                 \
+    MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, rows)                  \
+    MATMUL_KERNEL(matmul_##type##_2, weight_##type, 2, rows)                  \
+    MATMUL_KERNEL(matmul_##type##_4, weight_##type, 4, rows)                  \
+    MATMUL_KERNEL(matmul_##type##_8, weight_##type, 8, rows)                  \
     MATMUL_KERNEL(matmul_##type##_16, weight_##type, 16, r16)
 #define MATMUL_GENERAL_KERNELS(type)                                          \
     MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, 2)                     \
