@@ -101,13 +101,15 @@ TEST(a_row_does_not_see_its_neighbours)
     b->close(b);
 }
 
-TEST(more_rows_than_a_kernel_is_made_for_are_taken_in_turns)
+TEST(more_rows_than_the_kernels_here_are_made_for_agree_too)
 {
-    backend *b = checked_open(&limits, false, LANES_FORWARD);
-    one_product(b, 20, 256, 37, QUANT_Q8_0, 21);
-    one_product(b, 20, 256, 20, QUANT_F16, 22);
-    one_product(b, 20, 256, 18, QUANT_IQ1_S, 23);
-    b->close(b);
+    for (int exact = 0; exact < 2; exact++) {
+        backend *b = checked_open(&limits, exact, LANES_FORWARD);
+        one_product(b, 20, 256, 37, QUANT_Q8_0, 21);
+        one_product(b, 20, 256, 20, QUANT_F16, 22);
+        one_product(b, 20, 256, 18, QUANT_IQ1_S, 23);
+        b->close(b);
+    }
 }
 
 static int kept_sets(const cuda_backend *b)

@@ -6,6 +6,9 @@
 
 enum { MATMUL_WARPS = 8, MATMUL_JOBS = 2, CODES_WARPS = 4 };
 
+/* Blocks of a kernel for so many rows of x that a multiprocessor's registers have room for. */
+#define MATMUL_RESIDENT(tokens) ((tokens) > 4 ? 1 : (tokens) > 1 ? 2 : 3)
+
 /* y = w x for up to MATMUL_JOBS weights of one type and width with the same x; the grid's z says which.
  * Row o of a weight meets columns (o / group_rows) * w.cols on of x. slices: warps that share a row, a
  * divisor of MATMUL_WARPS. */

@@ -166,11 +166,9 @@ ds4_status cuda_products_pair(queue *dev, const view w[2], view x, const view y[
 /* y[t][o] = row o of w times columns (o / group_rows) * w.cols .. of x[t]: groups that each have columns
  * of their own. */
 ds4_status cuda_products_grouped(queue *dev, view w, int group_rows, view x, view y);
-/* The same as cuda_products, 16 rows at a time by the kernels for few rows: for types without another. */
-ds4_status cuda_products_few(queue *dev, view w, view x, view y);
-/* y = w x for more rows than CUDA_FEW_ROWS (cuda_prefill.c). */
+/* Rows of x up to which a row's result does not depend on how many there are; beyond, products are
+ * cuda_prefill.c's. */
 enum { CUDA_FEW_ROWS = 16 };
-ds4_status cuda_prefill_products(queue *dev, view w, view x, view y);
 
 /* The pairs of ids [T][k] by expert, made on the device: part of the op under way, of which it declares
  * what it uses. Addresses are those of every op's groups: good until the next op that makes some

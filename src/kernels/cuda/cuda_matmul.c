@@ -23,8 +23,8 @@ static bool is_tuned(quant_type type) { return MATMUL_TUNED(TUNED, ) MATMUL_FLOA
 
 static bool is_float(quant_type type) { return quant_get(type)->dot_type == QUANT_F32; }
 
-/* Which kernel, how many rows of x and of the weight a warp of it takes. */
-typedef struct { int kernel, tokens, rows; } choice;
+/* Which kernel, how many rows of x and of the weight a warp of it takes, blocks on a multiprocessor. */
+typedef struct { int kernel, tokens, rows, resident; } choice;
 
 /* As matmul_*.cu make them: what registers allow. */
 static int warp_rows(quant_type type, int tokens)
@@ -37,7 +37,7 @@ static choice kernel_for(quant_type type, int64_t n)
 {
     const int size = n > 8 ? 4 : n > 4 ? 3 : n > 2 ? 2 : n > 1 ? 1 : 0;
     const int tokens = is_tuned(type) ? 1 << size : size ? 4 : 1;
-    return (choice){ kernels[type][size], tokens, warp_rows(type, tokens) };
+    return (choice){ kernels[type][size], tokens, warp_rows(type, tokens), MATMUL_RESIDENT(is_tuned(type) ? tokens : 4) };
 }
 
 /* Columns that a warp takes in one turn. */
@@ -65,7 +65,7 @@ static int slices_for(const cuda_backend *b, view w)
 /* As many blocks as a GPU's registers have room for at once, or tiles. */
 static cuda_dim grid_for(const cuda_backend *b, choice c, int64_t rows, int slices, int64_t x_rows, int jobs)
 {
-    const int each = MATMUL_WARPS / slices * c.rows, room = b->device->info.n_sm * (c.tokens > 4 ? 1 : c.tokens > 1 ? 2 : 3);
+    const int each = MATMUL_WARPS / slices * c.rows, room = b->device->info.n_sm * c.resident;
     const int64_t tiles = (rows + each - 1) / each;
     return cuda_grid(tiles < room ? tiles : room, (x_rows + c.tokens - 1) / c.tokens, jobs);
 }
@@ -144,16 +144,12 @@ static ds4_status run(queue *dev, const jobs *all, view x)
 
 /* ---- products ----------------------------------------------------------------------------- */
 
-ds4_status cuda_products_few(queue *dev, view w, view x, view y)
-{
-    assert(w.cols == x.cols && w.rows == y.cols && x.rows == y.rows);
-    const jobs j = { .w = { w }, .y = { y }, .n = 1, .group_rows = (int)w.rows };
-    return run(dev, &j, x);
-}
-
 ds4_status cuda_products(queue *dev, view w, view x, view y)
 {
-    return cuda_products_few(dev, w, x, y);
+    assert(w.cols == x.cols && w.rows == y.cols && x.rows == y.rows);
+    if (x.rows > CUDA_FEW_ROWS && !cuda_of(dev)->o.exact) return cuda_prefill_products(dev, w, x, y);
+    const jobs j = { .w = { w }, .y = { y }, .n = 1, .group_rows = (int)w.rows };
+    return run(dev, &j, x);
 }
 
 ds4_status cuda_products_pair(queue *dev, const view w[2], view x, const view y[2])

@@ -101,23 +101,25 @@ template <class W, int TOKENS, int ROWS> DEVICE void matmul_blocks(const matmul_
     matmul_tiles<block_product<W, TOKENS, ROWS>, TOKENS, ROWS>(product, p, product.units, part, a.y[p.job], a.w[p.job].rows);
 }
 
-#define MATMUL_KERNEL(name, W, TOKENS, ROWS)                                  \
-    KERNEL(name, matmul_args_codes, MATMUL_WARPS * WARP)                      \
+#define MATMUL_KERNEL(name, W, TOKENS, ROWS, BLOCKS)                          \
+    KERNEL_RESIDENT(name, matmul_args_codes, MATMUL_WARPS * WARP, BLOCKS)     \
     {                                                                         \
         SHARED(float, part, MATMUL_WARPS * TOKENS * ROWS);                    \
         launch_wait();                                                        \
         matmul_blocks<W, TOKENS, ROWS>(a, part);                              \
     }
 
-/* One of MATMUL_TUNED and one of MATMUL_GENERAL. */
+/* One of MATMUL_TUNED, and one of MATMUL_GENERAL, whose units fill more registers. */
+#define MATMUL_TUNED_KERNEL(type, TOKENS, ROWS) \
+    MATMUL_KERNEL(matmul_##type##_##TOKENS, weight_##type, TOKENS, ROWS, MATMUL_RESIDENT(TOKENS))
 #define MATMUL_TUNED_KERNELS(type, rows, r16)                                 \
-    MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, rows)                  \
-    MATMUL_KERNEL(matmul_##type##_2, weight_##type, 2, rows)                  \
-    MATMUL_KERNEL(matmul_##type##_4, weight_##type, 4, rows)                  \
-    MATMUL_KERNEL(matmul_##type##_8, weight_##type, 8, rows)                  \
-    MATMUL_KERNEL(matmul_##type##_16, weight_##type, 16, r16)
+    MATMUL_TUNED_KERNEL(type, 1, rows)                                        \
+    MATMUL_TUNED_KERNEL(type, 2, rows)                                        \
+    MATMUL_TUNED_KERNEL(type, 4, rows)                                        \
+    MATMUL_TUNED_KERNEL(type, 8, rows)                                        \
+    MATMUL_TUNED_KERNEL(type, 16, r16)
 #define MATMUL_GENERAL_KERNELS(type)                                          \
-    MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, 2)                     \
-    MATMUL_KERNEL(matmul_##type##_4, weight_##type, 4, 2)
+    MATMUL_KERNEL(matmul_##type##_1, weight_##type, 1, 2, MATMUL_RESIDENT(4)) \
+    MATMUL_KERNEL(matmul_##type##_4, weight_##type, 4, 2, MATMUL_RESIDENT(4))
 
 #endif

@@ -105,7 +105,7 @@ template <class F, int TOKENS, int ROWS> DEVICE void matmul_floats(const matmul_
 }
 
 #define FLOAT_KERNEL(name, F, TOKENS, ROWS)                                   \
-    KERNEL(name, matmul_args_float, MATMUL_WARPS * WARP)                      \
+    KERNEL_RESIDENT(name, matmul_args_float, MATMUL_WARPS * WARP, MATMUL_RESIDENT(TOKENS)) \
     {                                                                         \
         SHARED(float, part, MATMUL_WARPS * TOKENS * ROWS);                    \
         launch_wait();                                                        \
