@@ -9,7 +9,8 @@
 #include "kernels/cuda/device_types.h"
 
 enum {
-    PREFILL_THREADS = 256, PREFILL_ROWS = 16 * PREFILL_THREADS / 32,
+    PREFILL_THREADS = 128, PREFILL_BLOCKS = 3,      /* of a multiprocessor: 168 registers a thread */
+    PREFILL_ROWS = 16 * PREFILL_THREADS / 32,
     PREFILL_TOKENS = 64,
     PREFILL_UP_ROWS = PREFILL_ROWS / 2      /* of gate and of up each */
 };
@@ -62,7 +63,7 @@ typedef struct {
 #define PREFILL_TYPES(X, list) X(q8_0, list) X(q2_k, list) X(q4_k, list) X(iq2_xxs, list)
 #define PREFILL_KERNELS_OF(name, X)                                           \
     X(prefill_##name, prefill_args) X(prefill_up_##name, prefill_up_args) X(prefill_down_##name, prefill_down_args)
-enum { PREFILL_GENERAL_BYTES = 59664 };
+enum { PREFILL_GENERAL_BYTES = 52496 };
 
 #define CUDA_KERNELS_PREFILL(X)                                               \
     PREFILL_TYPES(PREFILL_KERNELS_OF, X) PREFILL_KERNELS_OF(general, X)       \

@@ -19,7 +19,7 @@ template <class W> DEVICE void products(const prefill_args &a, prefill_room<W> &
 }
 
 #define PRODUCTS(name, unused)                                                \
-    KERNEL_PACKED(prefill_##name, prefill_args, PREFILL_THREADS, 2)           \
+    KERNEL_PACKED(prefill_##name, prefill_args, PREFILL_THREADS, PREFILL_BLOCKS)           \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         products<fragments_##name>(a, *room);                                 \

@@ -82,12 +82,12 @@ template <class W> DEVICE void experts_down(const prefill_down_args &a, prefill_
 }
 
 #define EXPERTS(name, unused)                                                 \
-    KERNEL_PACKED(prefill_up_##name, prefill_up_args, PREFILL_THREADS, 2)     \
+    KERNEL_PACKED(prefill_up_##name, prefill_up_args, PREFILL_THREADS, PREFILL_BLOCKS)     \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         experts_up<fragments_##name>(a, *room);                               \
     }                                                                         \
-    KERNEL_PACKED(prefill_down_##name, prefill_down_args, PREFILL_THREADS, 2) \
+    KERNEL_PACKED(prefill_down_##name, prefill_down_args, PREFILL_THREADS, PREFILL_BLOCKS) \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         experts_down<fragments_##name>(a, *room);                             \

@@ -16,7 +16,9 @@ enum {
     STEP = 256, UNITS = STEP / 32,
     ROW_BYTES = STEP + 32,              /* of a token's codes in shared memory: four rows of 8-byte loads by
                                            four lanes meet all banks once */
-    TOKEN_TILES = PREFILL_TOKENS / 8
+    TOKEN_TILES = PREFILL_TOKENS / 8,
+    PARTS = PREFILL_THREADS / PREFILL_TOKENS,   /* threads that fetch a token's scales and sums            */
+    PART_UNITS = UNITS / PARTS
 };
 
 /* What one step reads of the activations. */
@@ -28,8 +30,8 @@ struct prefill_stage {
 
 /* A step's scales and sums on their way from memory. */
 struct prefill_held {
-    float scale[2];
-    uint2 sum;
+    float    scale[PART_UNITS];
+    uint32_t sum[PART_UNITS];           /* two of 16 codes in each */
 };
 
 struct prefill_codes {
@@ -61,20 +63,20 @@ DEVICE void fetch_codes(prefill_stage &s, const prefill_codes &x, const int32_t 
     async_commit();
 }
 
-/* A thread holds a quarter of a token's of a step; of super-blocks' scales, which are all the same, one. */
+/* A thread holds a part of a token's of a step; of super-blocks' scales, which are all the same, one. */
 template <class W> DEVICE void hold(prefill_held &h, const prefill_codes &x, const int32_t *row_of, int k)
 {
-    const int token = (int)threadIdx.x / 4, part = (int)threadIdx.x % 4;
+    const int token = (int)threadIdx.x / PARTS, u0 = (int)threadIdx.x % PARTS * PART_UNITS;
     const float *scale = x.scale + (int64_t)row_of[token] * (x.cols / 32) + k / 32;
 #pragma unroll
-    for (int j = 0; j < (W::SCALES == BLOCKS ? 2 : 1); j++) {
-        const int u = W::SCALES == BLOCKS ? 2 * part + j : 0;
+    for (int j = 0; j < (W::SCALES == BLOCKS ? PART_UNITS : 1); j++) {
+        const int u = W::SCALES == BLOCKS ? u0 + j : 0;
         h.scale[j] = k + 32 * u < x.cols ? scale[u] : 0.0f;
     }
     if (W::SUMS == NO_SUMS) return;
-    const uint32_t *sum = reinterpret_cast<const uint32_t *>(x.sum + (int64_t)row_of[token] * (x.cols / 16) + k / 16 + 4 * part);
-    h.sum.x = k + 64 * part < x.cols ? sum[0] : 0;
-    h.sum.y = k + 64 * part + 32 < x.cols ? sum[1] : 0;
+    const uint32_t *sum = reinterpret_cast<const uint32_t *>(x.sum + (int64_t)row_of[token] * (x.cols / 16) + k / 16 + 2 * u0);
+#pragma unroll
+    for (int j = 0; j < PART_UNITS; j++) h.sum[j] = k + 32 * (u0 + j) < x.cols ? sum[j] : 0;
 }
 
 /* Two sums of 16 codes (at most 2032) as 16 * high + low, both int8: low bytes in bits 0..15, high above. */
@@ -88,20 +90,23 @@ DEVICE uint32_t two_sums(uint32_t both)
 
 template <class W> DEVICE void keep(prefill_stage &s, const prefill_held &h)
 {
-    const int token = (int)threadIdx.x / 4, part = (int)threadIdx.x % 4;
+    const int token = (int)threadIdx.x / PARTS, u0 = (int)threadIdx.x % PARTS * PART_UNITS;
     if (W::SCALES == BLOCKS) {
 #pragma unroll
-        for (int j = 0; j < 2; j++) s.scale[(2 * part + j) * PREFILL_TOKENS + token] = h.scale[j];
-    } else if (part == 0) {
+        for (int j = 0; j < PART_UNITS; j++) s.scale[(u0 + j) * PREFILL_TOKENS + token] = h.scale[j];
+    } else if (u0 == 0) {
         s.scale[token] = h.scale[0];
     }
     if (W::SUMS == WHOLE_SUMS) {
-        s.sums[8 * token + 2 * part] = h.sum.x;
-        s.sums[8 * token + 2 * part + 1] = h.sum.y;
+#pragma unroll
+        for (int j = 0; j < PART_UNITS; j++) s.sums[8 * token + u0 + j] = h.sum[j];
     } else if (W::SUMS == BYTE_SUMS) {
-        const uint32_t a = two_sums(h.sum.x), b = two_sums(h.sum.y);
-        s.sums[4 * token + part] = __byte_perm(a, b, 0x5410);
-        s.sums[4 * token + part + 4 * PREFILL_TOKENS] = __byte_perm(a, b, 0x7632);
+#pragma unroll
+        for (int j = 0; j < PART_UNITS; j += 2) {
+            const uint32_t a = two_sums(h.sum[j]), b = two_sums(h.sum[j + 1]);
+            s.sums[4 * token + (u0 + j) / 2] = __byte_perm(a, b, 0x5410);
+            s.sums[4 * token + (u0 + j) / 2 + 4 * PREFILL_TOKENS] = __byte_perm(a, b, 0x7632);
+        }
     }
 }
 
@@ -124,47 +129,52 @@ DEVICE void add_scaled(float acc[4], const float v[4], const float *scale, int t
     acc[3] += a.y * v[3];
 }
 
-/* Rows g and g+8 of this warp, their block 0. */
-struct prefill_rows { int block[2]; };
+/* Rows g and g+8 of this warp: their block 0, and the part of each that is worked on next, fetched ahead. */
+template <class W> struct prefill_rows {
+    int             block[2], part, n_parts;
+    typename W::raw raw[2];
+};
 
-/* sum += units u0.. of a step, as many as a lane holds. */
-template <class W> DEVICE void add_units(int32_t sum[TOKEN_TILES][4], const prefill_stage &s, const planes &m,
-                                         const prefill_rows &rows, int block, int u0, const typename W::room &table)
+template <class W> DEVICE void fetch_part(typename W::raw raw[2], const planes &m, const prefill_rows<W> &rows, int part)
 {
-    const int i = lane_id() % 4;
-    typename W::raw r[2];
-    W::load(r[0], m, rows.block[0] + block, u0 / W::HELD, i);
-    W::load(r[1], m, rows.block[1] + block, u0 / W::HELD, i);
+    const int each = plane_table<W::TYPE>::block_len / (32 * W::HELD), at = min(part, rows.n_parts - 1);
 #pragma unroll
-    for (int u = 0; u < W::HELD; u++) {
-        uint32_t first[2], second[2], b[2];
-        W::codes(r[0], u, i, table, first);
-        W::codes(r[1], u, i, table, second);
-        const uint32_t a[4] = { first[0], second[0], first[1], second[1] };
-        const int scale[2] = { W::scale(r[0], u), W::scale(r[1], u) };
-#pragma unroll
-        for (int t = 0; t < TOKEN_TILES; t++) {
-            token_codes<W>(b, s, t, u0 + u);
-            if (W::SCALES == FOLDED) {
-                mma_s8_k32(sum[t], a, b);
-            } else {
-                int32_t part[4] = {};
-                mma_s8_k32(part, a, b);
-#pragma unroll
-                for (int e = 0; e < 4; e++) sum[t][e] += scale[e / 2] * part[e];
-            }
-        }
-    }
+    for (int r = 0; r < 2; r++) W::load(raw[r], m, rows.block[r] + at / each, at % each, lane_id() % 4);
 }
 
 /* One step of a super-block type: integer sums of 256. */
 template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_stage &s, const planes &m,
-                                       const prefill_rows &rows, int k, const typename W::room &table)
+                                       prefill_rows<W> &rows, int k, const typename W::room &table)
 {
     const int g = lane_id() / 4, i = lane_id() % 4;
     int32_t sum[TOKEN_TILES][4] = {};
 #pragma unroll 1
-    for (int u = 0; u < UNITS; u += W::HELD) add_units<W>(sum, s, m, rows, k / STEP, u, table);
+    for (int u0 = 0; u0 < UNITS; u0 += W::HELD) {
+        typename W::raw next[2];
+        fetch_part<W>(next, m, rows, ++rows.part);
+#pragma unroll
+        for (int u = 0; u < W::HELD; u++) {
+            uint32_t first[2], second[2], b[2];
+            W::codes(rows.raw[0], u, i, table, first);
+            W::codes(rows.raw[1], u, i, table, second);
+            const uint32_t a[4] = { first[0], second[0], first[1], second[1] };
+            const int scale[2] = { W::scale(rows.raw[0], u), W::scale(rows.raw[1], u) };
+#pragma unroll
+            for (int t = 0; t < TOKEN_TILES; t++) {
+                token_codes<W>(b, s, t, u0 + u);
+                if (W::SCALES == FOLDED) {
+                    mma_s8_k32(sum[t], a, b);
+                } else {
+                    int32_t part[4] = {};
+                    mma_s8_k32(part, a, b);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[t][e] += scale[e / 2] * part[e];
+                }
+            }
+        }
+        rows.raw[0] = next[0];
+        rows.raw[1] = next[1];
+    }
 
     const block_end end[2] = { W::end(m, rows.block[0] + k / STEP, i), W::end(m, rows.block[1] + k / STEP, i) };
     const uint32_t offsets[2] = { end[0].offsets, end[1].offsets };
@@ -182,29 +192,24 @@ template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_
             for (int e = 0; e < 4; e++) v[e] -= end[e / 2].dmin * (float)(16 * high[e] + low[e]);
         }
         add_scaled(acc[t], v, s.scale, t);
+        if (t % 2) __syncwarp();        /* so that the compiler does not begin with all tiles at once */
     }
 }
 
 /* One step of a type with blocks of 32. */
 template <class W> DEVICE void step_of_blocks(float acc[TOKEN_TILES][4], const prefill_stage &s, const planes &m,
-                                              const prefill_rows &rows, int k, int units,
-                                              const typename W::room &table)
+                                              prefill_rows<W> &rows, int units, const typename W::room &table)
 {
     const int i = lane_id() % 4;
-    typename W::raw r[2];
-    W::load(r[0], m, rows.block[0] + k / 32, i);
-    W::load(r[1], m, rows.block[1] + k / 32, i);
 #pragma unroll 2
     for (int u = 0; u < units; u++) {
+        typename W::raw next[2];
         uint32_t first[2], second[2], b[2];
-        W::codes(r[0], u, i, table, first);
-        W::codes(r[1], u, i, table, second);
+        fetch_part<W>(next, m, rows, ++rows.part);
+        W::codes(rows.raw[0], u, i, table, first);
+        W::codes(rows.raw[1], u, i, table, second);
         const uint32_t a[4] = { first[0], second[0], first[1], second[1] };
-        const float d[2] = { W::d(r[0]), W::d(r[1]) };
-        if (u + 1 < units) {
-            W::load(r[0], m, rows.block[0] + k / 32 + u + 1, i);
-            W::load(r[1], m, rows.block[1] + k / 32 + u + 1, i);
-        }
+        const float d[2] = { W::d(rows.raw[0]), W::d(rows.raw[1]) };
 #pragma unroll
         for (int t = 0; t < TOKEN_TILES; t++) {
             int32_t sum[4] = {};
@@ -215,6 +220,8 @@ template <class W> DEVICE void step_of_blocks(float acc[TOKEN_TILES][4], const p
             for (int e = 0; e < 4; e++) v[e] = d[e / 2] * (float)sum[e];
             add_scaled(acc[t], v, s.scale + u * PREFILL_TOKENS, t);
         }
+        rows.raw[0] = next[0];
+        rows.raw[1] = next[1];
     }
 }
 
@@ -254,9 +261,14 @@ template <class W> struct prefill_work {
     {
         const int row = w.first + lane_id() / 4, blocks = w.cols / plane_table<W::TYPE>::block_len;
         const planes m = planes_from<W::TYPE>(w.at, (uint64_t)w.rows * (uint64_t)blocks, 0);
-        const prefill_rows rows = { { min(row, w.last) * blocks, min(row + 8, w.last) * blocks } };
+        prefill_rows<W> rows;
+        rows.block[0] = min(row, w.last) * blocks;
+        rows.block[1] = min(row + 8, w.last) * blocks;
+        rows.part = 0;
+        rows.n_parts = w.cols / (32 * W::HELD);
+        fetch_part<W>(rows.raw, m, rows, 0);
         each_step<W>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
-            if constexpr (W::SCALES == BLOCKS) step_of_blocks<W>(acc, s, m, rows, k, units, room);
+            if constexpr (W::SCALES == BLOCKS) step_of_blocks<W>(acc, s, m, rows, units, room);
             else step_of<W>(acc, s, m, rows, k, room);
         });
     }

@@ -10,9 +10,9 @@
  *     GROUPS   an integer scale for each unit
  *     BLOCKS   blocks of 32 with a float scale
  *   SUMS     how the activations' sums of 16 are wanted, of types with offsets: two bytes each, or whole
- *   HELD     units of which a lane keeps a row's bytes in registers at a time
+ *   HELD     units of which a lane keeps a row's bytes in registers at a time, a part
  *
- * raw is a row's part of one block; load fetches it, codes and scale take it apart. end is what a block's
+ * raw is a part of one row; load fetches it, codes and scale take it apart. end is what a block's
  * sums are multiplied with, read last. */
 #ifndef KERNELS_CUDA_PREFILL_WEIGHTS_CUH
 #define KERNELS_CUDA_PREFILL_WEIGHTS_CUH
@@ -39,14 +39,15 @@ DEVICE float high_half(uint32_t w) { return half_bits_to_float((uint16_t)(w >> 1
 /* 32 codes of a byte, one half. Lane i has bytes 8i.. of each block. */
 struct fragments_q8_0 {
     typedef no_room room;
-    static constexpr int TYPE = QUANT_Q8_0;
+    static constexpr int TYPE = QUANT_Q8_0, HELD = 1;
     static constexpr prefill_scales SCALES = BLOCKS;
     static constexpr prefill_sums SUMS = NO_SUMS;
     DEVICE_MEMBER void prepare(room &) {}
     struct raw { uint2 code; float d; };
     DEVICE_MEMBER int column(int u, int i) { return 32 * u + 8 * i; }
-    DEVICE_MEMBER void load(raw &r, const planes &m, int block, int i)
+    DEVICE_MEMBER void load(raw &r, const planes &m, int block, int part, int i)
     {
+        (void)part;
         r.code = load_8(m.p[0] + (int64_t)32 * block + 8 * i);
         r.d = load_half(m.p[1] + (int64_t)2 * block);
     }
@@ -98,25 +99,24 @@ struct fragments_q2_k {
  * 32c + p. The 12 bytes of scales: kquants.c. */
 struct fragments_q4_k {
     typedef no_room room;
-    static constexpr int TYPE = QUANT_Q4_K, HELD = 4;
+    static constexpr int TYPE = QUANT_Q4_K, HELD = 2;
     static constexpr prefill_scales SCALES = GROUPS;
     static constexpr prefill_sums SUMS = BYTE_SUMS;
     DEVICE_MEMBER void prepare(room &) {}
-    struct raw { uint32_t scale; uint2 code[2]; };
+    struct raw { uint32_t scale; uint2 code; };
     DEVICE_MEMBER int column(int u, int i) { return 32 * u + 8 * i; }
     DEVICE_MEMBER void load(raw &r, const planes &m, int block, int part, int i)
     {
         const uint8_t *p = m.p[0] + (int64_t)144 * block;
         const uint4 head = load_16(p);
-        r.scale = part == 0 ? head.y & 0x3f3f3f3fu : (head.w & 0x0f0f0f0fu) | (head.y >> 2 & 0x30303030u);
-#pragma unroll
-        for (int c = 0; c < 2; c++) r.code[c] = load_8(p + 16 + 64 * part + 32 * c + 8 * i);
+        r.scale = (part < 2 ? head.y & 0x3f3f3f3fu : (head.w & 0x0f0f0f0fu) | (head.y >> 2 & 0x30303030u)) >> (16 * (part % 2));
+        r.code = load_8(p + 16 + 32 * part + 8 * i);
     }
     DEVICE_MEMBER void codes(const raw &r, int u, int i, const room &table, uint32_t out[2])
     {
         (void)i, (void)table;
-        out[0] = r.code[u / 2].x >> (4 * (u % 2)) & 0x0f0f0f0fu;
-        out[1] = r.code[u / 2].y >> (4 * (u % 2)) & 0x0f0f0f0fu;
+        out[0] = r.code.x >> (4 * u) & 0x0f0f0f0fu;
+        out[1] = r.code.y >> (4 * u) & 0x0f0f0f0fu;
     }
     DEVICE_MEMBER int scale(const raw &r, int u) { return (int)(r.scale >> (8 * u) & 255u); }
     DEVICE_MEMBER block_end end(const planes &m, int block, int i)
@@ -131,25 +131,24 @@ struct fragments_q4_k {
 /* Per 32 columns four indices, four sign masks of 7 bits and a scale; lane i has the i-th. */
 struct fragments_iq2_xxs {
     typedef codebook_room room;
-    static constexpr int TYPE = QUANT_IQ2_XXS, HELD = 4;
+    static constexpr int TYPE = QUANT_IQ2_XXS, HELD = 2;
     static constexpr prefill_scales SCALES = GROUPS;
     static constexpr prefill_sums SUMS = NO_SUMS;
     DEVICE_MEMBER void prepare(room &table)
     {
         for (int at = (int)threadIdx.x; at < 256; at += (int)blockDim.x) table.entry[at] = codebook_iq2_xxs[at];
     }
-    struct raw { uint4 word[2]; };
+    struct raw { uint4 words; };
     DEVICE_MEMBER int column(int u, int i) { return 32 * u + 8 * i; }
     DEVICE_MEMBER void load(raw &r, const planes &m, int block, int part, int i)
     {
         (void)i;
-        r.word[0] = load_16(m.p[0] + (int64_t)64 * block + 32 * part);
-        r.word[1] = load_16(m.p[0] + (int64_t)64 * block + 32 * part + 16);
+        r.words = load_16(m.p[0] + (int64_t)64 * block + 16 * part);
     }
-    DEVICE_MEMBER uint32_t rest(const raw &r, int u) { return u % 2 ? r.word[u / 2].w : r.word[u / 2].y; }
+    DEVICE_MEMBER uint32_t rest(const raw &r, int u) { return u ? r.words.w : r.words.y; }
     DEVICE_MEMBER void codes(const raw &r, int u, int i, const room &table, uint32_t out[2])
     {
-        const uint32_t index = u % 2 ? r.word[u / 2].z : r.word[u / 2].x, signs = even_signs(rest(r, u) >> (7 * i) & 127u);
+        const uint32_t index = u ? r.words.z : r.words.x, signs = even_signs(rest(r, u) >> (7 * i) & 127u);
         const uint64_t entry = table.entry[index >> (8 * i) & 255u];
         out[0] = bytes_signed((uint32_t)entry, signs);
         out[1] = bytes_signed((uint32_t)(entry >> 32), signs >> 4);
