@@ -195,7 +195,6 @@ static inline void launch_wait(void) {}
 static inline void launch_next(void) {}
 static inline uint4 load_once(const void *p) { return *static_cast<const uint4 *>(p); }
 static inline void async_copy16(void *shared, const void *global) { memcpy(shared, global, 16); }
-static inline void async_copy8(void *shared, const void *global) { memcpy(shared, global, 8); }
 static inline void async_commit(void) {}
 template <int n> static inline void async_wait(void) {}
 

@@ -36,7 +36,37 @@ typedef struct {
     gpu_groups groups;
 } group_pairs_args;
 
+/* mid[pair] = weight * swiglu(gate x, up x). Grid: rows of a matrix / EXPERTS_UP_ROWS, most
+ * active experts. x: codes, or floats in the exact kernel. */
+enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = 8 };
+typedef struct {
+    gpu_experts gate, up;
+    gpu_codes   codes;
+    gpu_rows    x, weights, mid;
+    gpu_groups  groups;
+    float       limit;
+} experts_up_args;
+
+/* y[t] = sum over slots of down[ids[t][slot]] mid[t*used + slot], + add[t]. Grid: rows of x, rows of a
+ * matrix / EXPERTS_DOWN_ROWS. */
+typedef struct {
+    gpu_experts down;
+    gpu_codes   codes;
+    gpu_rows    mid, ids, y, add;       /* add at 0: none */
+} experts_down_args;
+
+/* Weight types with integer products; the exact kernels take these and floats. */
+#define EXPERTS_BLOCK_TYPES(M, X)                                             \
+    M(X, Q4_0) M(X, Q4_1) M(X, Q5_0) M(X, Q5_1) M(X, Q8_0) M(X, IQ4_NL)       \
+    M(X, MXFP4) M(X, NVFP4) M(X, Q2_K) M(X, Q3_K) M(X, Q4_K) M(X, Q5_K)       \
+    M(X, Q6_K) M(X, IQ2_XXS) M(X, IQ2_XS) M(X, IQ2_S) M(X, IQ3_XXS)           \
+    M(X, IQ3_S) M(X, IQ1_S) M(X, IQ4_XS)
+#define EXPERTS_KERNELS_OF(X, type)                                           \
+    X(experts_up_##type, experts_up_args) X(experts_down_##type, experts_down_args)
+
 #define CUDA_KERNELS_EXPERTS(X)                                               \
-    X(router, router_kernel_args) X(group_pairs, group_pairs_args)
+    X(router, router_kernel_args) X(group_pairs, group_pairs_args)            \
+    EXPERTS_BLOCK_TYPES(EXPERTS_KERNELS_OF, X)                                \
+    X(experts_up_exact, experts_up_args) X(experts_down_exact, experts_down_args)
 
 #endif

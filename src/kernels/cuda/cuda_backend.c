@@ -61,6 +61,7 @@ void cuda_buf_release(cuda_backend *b, cuda_buf *m)
 {
     if (m->at) b->device->free(b->device, m->kind, m->at);
     if (m->table) b->device->free(b->device, GPU_LOCAL, m->table);
+    if (m->stack) cuda_residency_release(b);
     if (m->owns_host) free(m->base.host);
     free(m);
 }
@@ -252,7 +253,6 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     ops_default_stages(&b->base.ops);
     for (int i = 0; i < CUDA_FAMILIES; i++)
         if (families[i].ops) families[i].ops(&b->base.ops);
-    cuda_indexer_stages(b);
     b->base.queue = (queue){ .ops = &b->base.ops, .backend = &b->base };
 
     ds4_status st = take_scratch(b, err);

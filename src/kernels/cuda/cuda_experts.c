@@ -64,9 +64,10 @@ static ds4_status in_limits(queue *dev, int n_experts, view ids)
                       EXPERTS_MOST_USED);
 }
 
-static ds4_status launch_groups(queue *dev, int n_experts, view ids)
+static ds4_status launch_groups(queue *dev, int n_experts, view ids, gpu_ptr uses)
 {
-    const group_pairs_args k = { cuda_rows(ids), groups_of(cuda_of(dev), n_experts, ids) };
+    group_pairs_args k = { cuda_rows(ids), groups_of(cuda_of(dev), n_experts, ids) };
+    k.groups.uses = uses;
     const int by_pairs = (k.groups.n_pairs + 63) / 64, by_room = 48 * 1024 / (n_experts * (int)sizeof(int32_t));
     const int warps = max_int(min_int(min_int(by_pairs, by_room), 32), 1);
     return CUDA_LAUNCH(dev, group_pairs, cuda_grid(1, 1, 1), (unsigned)warps * 32, (unsigned)(warps * n_experts) * 4u, k);
@@ -80,7 +81,7 @@ ds4_status cuda_group_pairs(queue *dev, int n_experts, view ids, gpu_groups *out
     *out = groups_of(b, n_experts, ids);
     cuda_reads(b, ids);
     uses_groups(b, true);
-    return launch_groups(dev, n_experts, ids);
+    return launch_groups(dev, n_experts, ids, 0);
 }
 
 /* ---- router --------------------------------------------------------------------------------- */
@@ -88,8 +89,8 @@ ds4_status cuda_group_pairs(queue *dev, int n_experts, view ids, gpu_groups *out
 /* Few rows: one block routes them all and groups their pairs, so that the experts can begin. */
 static bool groups_at_once(int64_t rows) { return rows <= ROUTER_ROWS; }
 
-/* An op. grouped: also the groups, with as many launches as it takes. */
-static ds4_status route(queue *dev, const router_args *a, bool grouped)
+/* An op. grouped: also the groups, with as many launches as it takes, counting in `uses`. */
+static ds4_status route(queue *dev, const router_args *a, bool grouped, gpu_ptr uses)
 {
     cuda_backend *b = cuda_of(dev);
     const int64_t T = a->logits.rows;
@@ -111,12 +112,115 @@ static ds4_status route(queue *dev, const router_args *a, bool grouped)
         k.token = batch.token;
     }
     if (at_once) k.groups = groups_of(b, E, a->ids);
+    k.groups.uses = uses;
     if (!st) st = CUDA_LAUNCH(dev, router, cuda_grid((T + warps - 1) / warps, 1, 1), (unsigned)(warps * 32),
                               (unsigned)(warps * E) * (unsigned)sizeof(uint64_t), k);
-    if (!st && grouped && !at_once) st = launch_groups(dev, E, a->ids);
+    if (!st && grouped && !at_once) st = launch_groups(dev, E, a->ids, uses);
     return cuda_done(dev, st);
 }
 
-static ds4_status router(queue *dev, const router_args *a) { return route(dev, a, false); }
+static ds4_status router(queue *dev, const router_args *a) { return route(dev, a, false, 0); }
 
-void cuda_experts_ops(ops *o) { o->router = router; }
+/* ---- the experts ------------------------------------------------------------------------------- */
+
+#define KERNELS_OF(X, type) [QUANT_##type] = { CUDA_experts_up_##type, CUDA_experts_down_##type },
+static const struct { int up, down; } kernels[QUANT_COUNT] = { EXPERTS_BLOCK_TYPES(KERNELS_OF, ) };
+
+static bool has_blocks(view w) { return quant_get(w.type)->block_len > 1; }
+
+/* Products in whole numbers: not where float activations are wanted or weights are floats. gate and up share
+ * one set of codes and one kernel. */
+static bool up_by_codes(const cuda_backend *b, const expert_ffn_args *a)
+{
+    return !b->o.exact && a->gate.type == a->up.type && has_blocks(a->gate);
+}
+static bool down_by_codes(const cuda_backend *b, const expert_ffn_args *a) { return !b->o.exact && has_blocks(a->down); }
+
+static bool by_prefill(const cuda_backend *b, const expert_ffn_args *a)
+{
+    return a->x.rows > EXPERTS_MOST_ROWS && up_by_codes(b, a) && down_by_codes(b, a);
+}
+
+/* An op: mid = weight * swiglu(gate x, up x). */
+static ds4_status gate_up(queue *dev, const expert_ffn_args *a, bool grouped)
+{
+    cuda_backend *b = cuda_of(dev);
+    const bool by_codes = up_by_codes(b, a);
+    experts_up_args k = { .gate = cuda_experts(a->gate), .up = cuda_experts(a->up), .x = cuda_rows(a->x),
+                          .weights = cuda_rows(a->weights), .mid = cuda_rows(a->mid),
+                          .groups = groups_of(b, a->n_experts, a->ids), .limit = a->limit };
+    const cuda_dim grid = cuda_grid((k.gate.rows + EXPERTS_UP_ROWS - 1) / EXPERTS_UP_ROWS,
+                                    min_int(k.groups.n_pairs, a->n_experts), 1);
+    ds4_status st = DS4_OK;
+    cuda_op(b);
+    cuda_reads(b, a->ids);
+    cuda_reads(b, a->weights);
+    cuda_writes(b, a->mid);
+    uses_groups(b, !grouped);
+    if (by_codes) st = cuda_codes_of(dev, a->x, a->gate.type, &k.codes);
+    else cuda_reads(b, a->x);
+    if (!st && !grouped) st = launch_groups(dev, a->n_experts, a->ids, cuda_residency_uses(b, a->gate));
+    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->gate.type].up : CUDA_experts_up_exact, grid, EXPERTS_WARPS * 32, 0, &k, sizeof k);
+    return cuda_done(dev, st);
+}
+
+/* An op: y = the sum of down mid over a row's experts, + add where it is there. */
+static ds4_status down(queue *dev, const expert_ffn_args *a, view add, view y)
+{
+    cuda_backend *b = cuda_of(dev);
+    const bool by_codes = down_by_codes(b, a);
+    experts_down_args k = { .down = cuda_experts(a->down), .mid = cuda_rows(a->mid), .ids = cuda_rows(a->ids),
+                            .y = cuda_rows(y), .add = cuda_rows(add) };
+    const cuda_dim grid = cuda_grid(y.rows, (k.down.rows + EXPERTS_DOWN_ROWS - 1) / EXPERTS_DOWN_ROWS, 1);
+    ds4_status st = DS4_OK;
+    cuda_op(b);
+    cuda_reads(b, a->ids);
+    cuda_reads(b, add);
+    cuda_writes(b, y);
+    if (by_codes) st = cuda_codes_of(dev, view_rows(a->mid, 0, a->ids.rows * a->ids.cols), a->down.type, &k.codes);
+    else cuda_reads(b, a->mid);
+    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->down.type].down : CUDA_experts_down_exact, grid, EXPERTS_DOWN_ROWS * 32, 0,
+                              &k, sizeof k);
+    return cuda_done(dev, st);
+}
+
+static ds4_status few_rows(queue *dev, const expert_ffn_args *a, bool grouped, view add, view y)
+{
+    const ds4_status st = gate_up(dev, a, grouped);
+    return st ? st : down(dev, a, add, y);
+}
+
+static ds4_status many_rows(queue *dev, const expert_ffn_args *a)
+{
+    cuda_op(cuda_of(dev));
+    return cuda_done(dev, cuda_prefill_experts(dev, a));
+}
+
+static ds4_status expert_ffn(queue *dev, const expert_ffn_args *a)
+{
+    const ds4_status st = in_limits(dev, a->n_experts, a->ids);
+    if (st || a->x.rows == 0) return st;
+    return by_prefill(cuda_of(dev), a) ? many_rows(dev, a) : few_rows(dev, a, false, (view){ 0 }, a->y);
+}
+
+/* The shared expert depends on x alone: it may run beside the router and the routed experts, whose last
+ * launch adds it. */
+static ds4_status moe_block(queue *dev, const moe_block_args *a)
+{
+    const bool many = by_prefill(cuda_of(dev), &a->experts);
+    ds4_status st = dev->ops->matmul(dev, &(matmul_args){ .w = a->gate_inp, .x = a->x, .y = a->router.logits,
+                                                          .layer = a->layer, .name = "ffn_gate_inp" });
+    if (!st) st = route(dev, &a->router, !many, cuda_residency_uses(cuda_of(dev), a->experts.gate));
+    if (!st) st = dev->ops->shared_ffn(dev, &a->shared);
+    if (st || a->x.rows == 0) return st;
+    if (!many) return few_rows(dev, &a->experts, true, a->shared.y, a->y);
+    st = many_rows(dev, &a->experts);
+    return st ? st : dev->ops->add(dev, &(add_args){ .a = a->experts.y, .b = a->shared.y, .y = a->y, .layer = a->layer });
+}
+
+void cuda_experts_ops(ops *o)
+{
+    o->router = router;
+    o->expert_ffn = expert_ffn;
+    o->moe_block = moe_block;
+}

@@ -28,6 +28,7 @@ typedef struct {
     bool       planes;          /* a weight cut into planes: offsets of views are the file's */
     int64_t    rows_each;       /* rows of one matrix; fewer than all in a stack          */
     gpu_ptr    table;           /* stacks: gpu_ptr[n] of the experts' matrices            */
+    int        stack;           /* 1 + its number among stacks in parts (cuda_residency.c); 0: none */
 } cuda_buf;
 
 /* Scratch and private state of one family. */
@@ -139,6 +140,20 @@ ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 ds4_status cuda_adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
 ds4_status cuda_residency_open(cuda_backend *b, ds4_error *err);
 void       cuda_residency_close(cuda_backend *b);
+/* Before the work of a step: lets experts change places. Cheap where all are on the card. */
+ds4_status cuda_residency_step(cuda_backend *b, ds4_error *err);
+/* A stack in parts is freed; all streams have been waited for. */
+void       cuda_residency_release(cuda_backend *b);
+/* Counters of reads of this stack's experts, uint32 [n_experts]; 0 where nobody asks. */
+gpu_ptr    cuda_residency_uses(cuda_backend *b, view gate);
+
+/* Routed experts since the backend was opened, by what decode steps read. */
+typedef struct {
+    uint64_t hits, misses;      /* experts read on the card, and over the bus */
+    uint64_t bus_bytes;         /* read over the bus by kernels               */
+    uint64_t exchanges;         /* experts that changed places                */
+} cuda_expert_counts;
+cuda_expert_counts cuda_residency_counts(const cuda_backend *b);
 void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 
 /* ---- families ---------------------------------------------------------------------------- *
@@ -194,7 +209,6 @@ void     cuda_matmul_ops(ops *o);
 void     cuda_experts_ops(ops *o);
 void     cuda_kv_ops(ops *o);
 void     cuda_indexer_ops(ops *o);
-void     cuda_indexer_stages(cuda_backend *b);  /* those that stand back where ops are looked at */
 void     cuda_attention_ops(ops *o);
 void     cuda_head_ops(ops *o);
 

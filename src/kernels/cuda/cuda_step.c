@@ -42,7 +42,8 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     cuda_step *s = b->step;
     *done = false;
     cuda_codes_keep(b, true);
-    ds4_status st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
+    ds4_status st = cuda_residency_step(b, err);
+    if (!st) st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
     if (st) return st;
     s->tables.rows = shape->rows;
