@@ -187,6 +187,7 @@ $(B)/lanes/%.o: %.cpp
 	$(call say,CXX,$@)
 	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
 $(GPU_TESTS): $(GPU_HOST)
+$(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_lanes): $(B)/lanes/tests/gpu_host/lane_samples.o
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
 

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <vector>
 #include <sys/mman.h>
 
 #include "lane_runner.h"
@@ -16,7 +17,8 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-enum { MAX_BLOCK = 1024, STACK_BYTES = 256 * 1024, SLOT_BYTES = 64, MAX_SHARED = 256 * 1024 };
+enum { MAX_BLOCK = 1024, STACK_BYTES = 256 * 1024, SLOT_BYTES = 64 };
+enum { MAX_STATIC = 48 * 1024, MAX_SHARED = 227 * 1024 };      /* of a block, on the largest card */
 
 thread_local lane_place lane_now;
 
@@ -53,12 +55,17 @@ asm(".text\n.p2align 2\n"
 
 enum lane_state { LANE_READY, LANE_AT_WARP, LANE_AT_BARRIER, LANE_DONE };
 
+/* A copy that is under way; `group` counts the lane's commits before it. */
+struct lane_copy { void *to; const void *from; int group; };
+
 struct fibre {
     void       *sp;
     uint8_t    *stack;
     lane_state  state;
     const char *what;           /* the warp operation that it waits at */
     unsigned    turns;          /* warp operations so far              */
+    std::vector<lane_copy> copies;
+    int         groups;         /* of copies, committed                */
     void       *fake_stack;     /* ASan's */
     void       *tsan;
 };
@@ -87,6 +94,12 @@ struct runner {
 };
 
 static thread_local runner *R;
+
+static unsigned random_below(unsigned n)
+{
+    R->random = R->random * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<unsigned>(R->random >> 33) % n;
+}
 
 void lane_fail(const char *why)
 {
@@ -142,6 +155,8 @@ static void begin(fibre *f)
     f->sp = sp;
     f->state = LANE_READY;
     f->turns = 0;
+    f->copies.clear();
+    f->groups = 0;
     f->what = "";
     f->fake_stack = nullptr;
 #if defined(__SANITIZE_THREAD__)
@@ -187,7 +202,8 @@ void *lane_shared(const void *site, size_t bytes, size_t align)
         if (R->site[i].site == site) return R->site[i].at;
     if (align < 16) align = 16;
     R->shared_used = (R->shared_used + align - 1) / align * align;
-    if (R->n_sites == 64 || R->shared_used + bytes > MAX_SHARED) lane_fail("too many block-local arrays");
+    if (R->n_sites == 64 || R->shared_used + bytes > MAX_STATIC) lane_fail("block-local arrays of more than 48 KB");
+    if (R->shared_used + bytes + R->dynamic_bytes > MAX_SHARED) lane_fail("more than 227 KB of shared memory");
     void *at = garbage(R->shared + R->shared_used, bytes);
     R->shared_used += bytes;
     R->site[R->n_sites++] = { site, at, bytes };
@@ -222,13 +238,38 @@ const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes)
     return R->slot[R->now / 32][turn][0];
 }
 
-/* ---- the scheduler ------------------------------------------------------------------- */
-
-static unsigned random_below(unsigned n)
+/* A copy may be done at once or as late as its wait: at once in order, late backward, either in the
+ * shuffled order. What is not there yet is garbage. */
+void async_copy16(void *shared, const void *global)
 {
-    R->random = R->random * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<unsigned>(R->random >> 33) % n;
+    if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+        lane_fail("async_copy16 of addresses that are not aligned to 16 bytes");
+    fibre *f = &R->lane[R->now];
+    const bool late = R->order == LANES_BACKWARD || (R->order == LANES_SHUFFLED && random_below(2));
+    if (!late) {
+        memcpy(shared, global, 16);
+        return;
+    }
+    memset(shared, 0xff, 16);
+    f->copies.push_back({ shared, global, f->groups });
 }
+
+void async_commit(void) { R->lane[R->now].groups++; }
+
+void lane_async_wait(int n)
+{
+    fibre *f = &R->lane[R->now];
+    size_t left = 0;
+    for (const lane_copy &c : f->copies) {
+        if (c.group < f->groups - n) memcpy(c.to, c.from, 16);
+        else f->copies[left++] = c;
+    }
+    f->copies.resize(left);
+}
+
+void lane_misaligned(void) { lane_fail("load_once of an address that is not aligned to 16 bytes"); }
+
+/* ---- the scheduler ------------------------------------------------------------------- */
 
 static unsigned turn_of(unsigned i, unsigned n, unsigned start)
 {
@@ -389,28 +430,29 @@ void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
     });
 }
 
-static const uint8_t *row_addresses(const char *what, const void *row)
+/* A lane gives its row's bytes as they are when it comes here. */
+static const uint8_t *rows_of_matrices(const char *what, const void *row)
 {
     if (reinterpret_cast<uintptr_t>(row) % 16) lane_fail("a matrix row that is not aligned to 16 bytes");
-    return lane_exchange(what, &row, sizeof row);
+    return lane_exchange(what, row, 16);
 }
 
 static uint32_t matrix_number(const uint8_t *s, int matrix, int row, int col)
 {
     uint16_t n;
-    memcpy(&n, lane_slot<const uint8_t *>(s, 8 * matrix + row) + 2 * col, sizeof n);
+    memcpy(&n, s + 64 * (8 * matrix + row) + 2 * col, sizeof n);
     return n;
 }
 
 void load_matrices(uint32_t d[4], const void *row)
 {
-    const uint8_t *s = row_addresses("load_matrices", row);
+    const uint8_t *s = rows_of_matrices("load_matrices", row);
     const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
     for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, g, 2 * i) | matrix_number(s, m, g, 2 * i + 1) << 16;
 }
 void load_matrices_turned(uint32_t d[4], const void *row)
 {
-    const uint8_t *s = row_addresses("load_matrices_turned", row);
+    const uint8_t *s = rows_of_matrices("load_matrices_turned", row);
     const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
     for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, 2 * i, g) | matrix_number(s, m, 2 * i + 1, g) << 16;
 }

@@ -68,6 +68,7 @@ extern thread_local lane_place lane_now;
 #define gridDim   lane_now.grid
 
 [[noreturn]] void lane_fail(const char *why);
+[[noreturn]] void lane_misaligned(void);
 void  lane_block_limit(unsigned threads, const char *kernel);
 void *lane_shared(const void *site, size_t bytes, size_t align);
 void *lane_shared_dynamic(void);
@@ -193,10 +194,15 @@ static inline int __float_as_int(float f) { int i; memcpy(&i, &f, 4); return i; 
 
 static inline void launch_wait(void) {}
 static inline void launch_next(void) {}
-static inline uint4 load_once(const void *p) { return *static_cast<const uint4 *>(p); }
-static inline void async_copy16(void *shared, const void *global) { memcpy(shared, global, 16); }
-static inline void async_commit(void) {}
-template <int n> static inline void async_wait(void) {}
+static inline uint4 load_once(const void *p)
+{
+    if (reinterpret_cast<uintptr_t>(p) % 16) lane_misaligned();
+    return *static_cast<const uint4 *>(p);
+}
+void async_copy16(void *shared, const void *global);
+void async_commit(void);
+void lane_async_wait(int n);
+template <int n> static inline void async_wait(void) { lane_async_wait(n); }
 
 float    half_bits_to_float(uint16_t h);
 uint16_t float_to_half_bits(float f);
