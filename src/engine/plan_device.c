@@ -20,11 +20,11 @@ static uint64_t must_lie_there(const ds4_engine_options *o, const model_config *
     return kv_bytes(c, &k) + plan_scratch(o, c);
 }
 
-/* What the plan may fill: the driver, recordings and gaps between allocations need some. */
+/* What the plan may fill: the driver, recordings, the upload and gaps between allocations need some. */
 static uint64_t room_of(const ds4_plan *p)
 {
-    const uint64_t spare = min_u64(p->device_available_bytes / 32, 512 * MIB);
-    return p->device_available_bytes - spare;
+    const uint64_t available = p->device_available_bytes, spare = min_u64(32 * MIB + available / 32, 512 * MIB);
+    return available > spare ? available - spare : 0;
 }
 
 /* Large steps are worth less than experts on the device: they may take what these leave, or a sixteenth. */

@@ -334,7 +334,7 @@ TEST(experts_that_do_not_fit_stay_in_host_memory_and_that_is_told)
     EXPECT(whole.host_expert_bytes == 0 && whole.bus_token_bytes == 0 && whole.device_expert_bytes > 0);
     EXPECT(whole.max_tokens_that_fit > CONTEXT);
 
-    far.available = far.total = (whole.device_bytes - whole.device_expert_bytes / 2) * 33 / 32;
+    far.available = far.total = far_card_for(whole.device_bytes - whole.device_expert_bytes / 2);
     const ds4_plan half = plan(&o);
     EXPECT(half.host_expert_bytes > 0 && half.device_expert_bytes > 0 && half.bus_token_bytes > 0);
     EXPECT(half.device_bytes <= far.available && half.total_bytes > half.host_expert_bytes);
@@ -389,7 +389,7 @@ TEST(rows_of_a_step_are_as_many_as_the_card_has_room_for)
     EXPECT_INT(shape.max_batch_rows, 4096);
     ds4_engine_close(e);
     o.max_batch_rows = 256;
-    far.total = far.available = (plan(&o).device_bytes + (4 << 20)) * 33 / 32;
+    far.total = far.available = far_card_for(plan(&o).device_bytes + (4 << 20));
     o.max_batch_rows = 0;
     e = engine(&o);
     ds4_engine_shape(e, &shape);
