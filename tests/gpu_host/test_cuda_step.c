@@ -521,7 +521,12 @@ TEST(a_launch_whose_arguments_depend_on_the_position_is_found_out)
     cuda_step_check(b, true);
     for (int step = 0; step < 4; step++) EXPECT(!run_step(b, x, y, 3, 10 + step));     /* what is right stays right */
     expect_step(y, b, 7, 3, 13);
-    for (int wrong = 0; wrong < 2; wrong++)
+#if defined __has_builtin && __has_builtin(__builtin_clear_padding)
+    enum { FIRST = 0 };
+#else
+    enum { FIRST = 1 };                                     /* only launches and their grids are compared */
+#endif
+    for (int wrong = FIRST; wrong < 2; wrong++)
         for (int step = 0; step < 3; step++) {
             decoders d;
             ds4_error err;
