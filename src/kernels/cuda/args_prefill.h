@@ -63,7 +63,7 @@ typedef struct {
 #define PREFILL_TYPES(X, list) X(q8_0, list) X(q2_k, list) X(q4_k, list) X(iq2_xxs, list)
 #define PREFILL_KERNELS_OF(name, X)                                           \
     X(prefill_##name, prefill_args) X(prefill_up_##name, prefill_up_args) X(prefill_down_##name, prefill_down_args)
-enum { PREFILL_GENERAL_BYTES = 52496 };
+enum { PREFILL_GENERAL_BYTES = 53008 };
 
 #define CUDA_KERNELS_PREFILL(X)                                               \
     PREFILL_TYPES(PREFILL_KERNELS_OF, X) PREFILL_KERNELS_OF(general, X)       \

@@ -21,64 +21,78 @@ DEVICE pair_tile tile_of(const gpu_groups &groups, int at, pair_tile *room)
     return *room;
 }
 
+/* Finds the block's tile; false where it is empty. Tokens beyond it repeat its last pair. */
+template <class W> DEVICE bool begin(const gpu_groups &groups, prefill_room<W> &r)
+{
+    const int thread = (int)threadIdx.x;
+    launch_wait();
+    const pair_tile tile = tile_of(groups, (int)blockIdx.x, &r.tile);
+    if (tile.n == 0) return false;
+    if (thread < PREFILL_TOKENS) r.pair[thread] = gpu_at<const int32_t>(groups.pair)[tile.first + min(thread, tile.n - 1)];
+    W::prepare(r.own);
+    return true;
+}
+
 /* mid = weight * swiglu(gate, up). Half of the warps work on gate, the others on the same rows of up. */
-template <class W> DEVICE void experts_up(const prefill_up_args &a, prefill_room<W> &r)
+template <class W, int TILES> DEVICE void up_tile(const prefill_up_args &a, prefill_room<W> &r)
 {
     const int half = PREFILL_THREADS / WARP / 2, is_up = warp_id() / half;
     const int row0 = (int)blockIdx.y * PREFILL_UP_ROWS + 16 * (warp_id() % half);
-    launch_wait();
-    const pair_tile tile = tile_of(a.groups, (int)blockIdx.x, &r.tile);
-    if (tile.n == 0) return;
-    const int32_t *pair = gpu_at<const int32_t>(a.groups.pair) + tile.first;
-    const int used = a.groups.used;
-    if (threadIdx.x < PREFILL_TOKENS) r.row_of[threadIdx.x] = pair[min((int)threadIdx.x, tile.n - 1)] / used;
-    W::prepare(r.own);
-    __syncthreads();
-
-    const gpu_ptr at = gpu_at<const gpu_ptr>(is_up ? a.up.table : a.gate.table)[tile.expert];
+    const gpu_ptr at = gpu_at<const gpu_ptr>(is_up ? a.up.table : a.gate.table)[r.tile.expert];
     const prefill_matrix m = { at, a.gate.type, a.gate.rows, a.gate.cols, row0, a.gate.rows - 1 };
-    float acc[TOKEN_TILES][4] = {};
-    prefill_work<W>::products(acc, m, codes_of(a.x), r.row_of, r.stage, r.own);
+    float acc[TILES][4] = {};
+    prefill_work<W, TILES>::products(acc, m, codes_of(a.x), r.row_of, r.stage, r.own);
     launch_next();
 
     float *gate = reinterpret_cast<float *>(r.stage) + threadIdx.x % (PREFILL_THREADS / 2);
     __syncthreads();                    /* the stages are free */
 #pragma unroll
-    for (int i = 0; i < 4 * TOKEN_TILES; i++)
+    for (int i = 0; i < 4 * TILES; i++)
         if (!is_up) gate[i * (PREFILL_THREADS / 2)] = acc[i / 4][i % 4];
     __syncthreads();
     if (!is_up) return;
 
-    const float *weights = gpu_at<const float>(a.weights.at);
     float *mid = gpu_at<float>(a.mid.at);
-    each_result(tile.n, row0, a.gate.rows, [&](int token, int row, int t, int e) {
-        const int p = pair[token];
-        const float weight = weights[p / used * a.weights.stride + p % used];
-        mid[p * a.mid.stride + row] = weight * formula_swiglu(gate[(4 * t + e) * (PREFILL_THREADS / 2)], acc[t][e], a.limit);
+    each_result<TILES>(r.tile.n, row0, a.gate.rows, [&](int token, int row, int t, int e) {
+        const float v = formula_swiglu(gate[(4 * t + e) * (PREFILL_THREADS / 2)], acc[t][e], a.limit);
+        mid[r.pair[token] * a.mid.stride + row] = r.weight[token] * v;
     });
 }
 
-template <class W> DEVICE void experts_down(const prefill_down_args &a, prefill_room<W> &r)
+template <class W, int TILES> DEVICE void down_tile(const prefill_down_args &a, prefill_room<W> &r)
 {
     const int row0 = (int)blockIdx.y * PREFILL_ROWS + 16 * warp_id();
-    launch_wait();
-    const pair_tile tile = tile_of(a.groups, (int)blockIdx.x, &r.tile);
-    if (tile.n == 0) return;
-    const int32_t *pair = gpu_at<const int32_t>(a.groups.pair) + tile.first;
-    if (threadIdx.x < PREFILL_TOKENS) r.row_of[threadIdx.x] = pair[min((int)threadIdx.x, tile.n - 1)];
-    W::prepare(r.own);
-    __syncthreads();
-
-    const prefill_matrix m = { gpu_at<const gpu_ptr>(a.down.table)[tile.expert], a.down.type, a.down.rows, a.down.cols,
+    const prefill_matrix m = { gpu_at<const gpu_ptr>(a.down.table)[r.tile.expert], a.down.type, a.down.rows, a.down.cols,
                                a.row0 + row0, a.down.rows - 1 };
-    float acc[TOKEN_TILES][4] = {};
-    prefill_work<W>::products(acc, m, codes_of(a.mid), r.row_of, r.stage, r.own);
+    float acc[TILES][4] = {};
+    prefill_work<W, TILES>::products(acc, m, codes_of(a.mid), r.pair, r.stage, r.own);
     launch_next();
 
     float *part = gpu_at<float>(a.part.at);
-    each_result(tile.n, row0, a.part.cols, [&](int token, int row, int t, int e) {
-        part[r.row_of[token] * a.part.stride + row] = acc[t][e];
+    each_result<TILES>(r.tile.n, row0, a.part.cols, [&](int token, int row, int t, int e) {
+        part[r.pair[token] * a.part.stride + row] = acc[t][e];
     });
+}
+
+/* Tiles of few pairs, of which short chunks have many, cost less. */
+template <class W> DEVICE void experts_up(const prefill_up_args &a, prefill_room<W> &r)
+{
+    if (!begin<W>(a.groups, r)) return;
+    if (threadIdx.x < PREFILL_TOKENS) {
+        const int pair = r.pair[threadIdx.x], used = a.groups.used;
+        r.row_of[threadIdx.x] = pair / used;
+        r.weight[threadIdx.x] = gpu_at<const float>(a.weights.at)[pair / used * a.weights.stride + pair % used];
+    }
+    __syncthreads();
+    if (r.tile.n <= 8 * FEW_TILES) up_tile<W, FEW_TILES>(a, r);
+    else up_tile<W, TOKEN_TILES>(a, r);
+}
+template <class W> DEVICE void experts_down(const prefill_down_args &a, prefill_room<W> &r)
+{
+    if (!begin<W>(a.groups, r)) return;
+    __syncthreads();
+    if (r.tile.n <= 8 * FEW_TILES) down_tile<W, FEW_TILES>(a, r);
+    else down_tile<W, TOKEN_TILES>(a, r);
 }
 
 #define EXPERTS(name, unused)                                                 \

@@ -82,13 +82,13 @@ DEVICE void unit_sums(float v[4], const prefill_stage &s, int tile, int u, const
     }
 }
 
-template <> struct prefill_work<fragments_general> {
-    DEVICE_MEMBER void products(float acc[TOKEN_TILES][4], const prefill_matrix &m, const prefill_codes &x, const int32_t *row_of,
+template <int TILES> struct prefill_work<fragments_general, TILES> {
+    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &m, const prefill_codes &x, const int32_t *row_of,
                                 prefill_stage *stage, fragments_general::room &room)
     {
         const int g = lane_id() / 4, i = lane_id() % 4;
         general_warp &own = room.warp[warp_id()];
-        each_step<fragments_general>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
+        each_step<fragments_general, TILES>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
     #pragma unroll 1
             for (int u = 0; u < UNITS; u++) {
                 if (u >= units) break;
@@ -101,7 +101,7 @@ template <> struct prefill_work<fragments_general> {
                 const uint32_t a[4] = { at[0], at[8 * GENERAL_PITCH / 4], at[4], at[8 * GENERAL_PITCH / 4 + 4] };
                 const float4 factor[2] = { own.factor[g][u % 2], own.factor[g + 8][u % 2] };
     #pragma unroll
-                for (int t = 0; t < TOKEN_TILES; t++) {
+                for (int t = 0; t < TILES; t++) {
                     float v[4];
                     unit_sums(v, s, t, u, a, factor);
                     add_scaled(acc[t], v, s.scale + u * PREFILL_TOKENS, t);

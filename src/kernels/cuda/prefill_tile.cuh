@@ -16,7 +16,7 @@ enum {
     STEP = 256, UNITS = STEP / 32,
     ROW_BYTES = STEP + 32,              /* of a token's codes in shared memory: four rows of 8-byte loads by
                                            four lanes meet all banks once */
-    TOKEN_TILES = PREFILL_TOKENS / 8,
+    TOKEN_TILES = PREFILL_TOKENS / 8, FEW_TILES = 2,
     PARTS = PREFILL_THREADS / PREFILL_TOKENS,   /* threads that fetch a token's scales and sums            */
     PART_UNITS = UNITS / PARTS
 };
@@ -51,11 +51,11 @@ DEVICE prefill_codes codes_of(const gpu_codes &x)
     return c;
 }
 
-/* Codes of the step at column k, on their way to s. */
-DEVICE void fetch_codes(prefill_stage &s, const prefill_codes &x, const int32_t *row_of, int k)
+/* Codes of the step at column k, of TILES times eight tokens, on their way to s. */
+template <int TILES> DEVICE void fetch_codes(prefill_stage &s, const prefill_codes &x, const int32_t *row_of, int k)
 {
 #pragma unroll
-    for (int j = 0; j < PREFILL_TOKENS * STEP / 16 / PREFILL_THREADS; j++) {
+    for (int j = 0; j < 8 * TILES * STEP / 16 / PREFILL_THREADS; j++) {
         const int at = (int)threadIdx.x + PREFILL_THREADS * j, token = at / (STEP / 16), c = at % (STEP / 16) * 16;
         if (k + c < x.cols)
             async_copy16(s.codes + token * ROW_BYTES + c, x.codes + (int64_t)row_of[token] * x.cols + k + c);
@@ -143,11 +143,11 @@ template <class W> DEVICE void fetch_part(typename W::raw raw[2], const planes &
 }
 
 /* One step of a super-block type: integer sums of 256. */
-template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_stage &s, const planes &m,
+template <class W, int TILES> DEVICE void step_of(float acc[TILES][4], const prefill_stage &s, const planes &m,
                                        prefill_rows<W> &rows, int k, const typename W::room &table)
 {
     const int g = lane_id() / 4, i = lane_id() % 4;
-    int32_t sum[TOKEN_TILES][4] = {};
+    int32_t sum[TILES][4] = {};
 #pragma unroll 1
     for (int u0 = 0; u0 < UNITS; u0 += W::HELD) {
         typename W::raw next[2];
@@ -160,7 +160,7 @@ template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_
             const uint32_t a[4] = { first[0], second[0], first[1], second[1] };
             const int scale[2] = { W::scale(rows.raw[0], u), W::scale(rows.raw[1], u) };
 #pragma unroll
-            for (int t = 0; t < TOKEN_TILES; t++) {
+            for (int t = 0; t < TILES; t++) {
                 token_codes<W>(b, s, t, u0 + u);
                 if (W::SCALES == FOLDED) {
                     mma_s8_k32(sum[t], a, b);
@@ -179,7 +179,7 @@ template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_
     const block_end end[2] = { W::end(m, rows.block[0] + k / STEP, i), W::end(m, rows.block[1] + k / STEP, i) };
     const uint32_t offsets[2] = { end[0].offsets, end[1].offsets };
 #pragma unroll
-    for (int t = 0; t < TOKEN_TILES; t++) {
+    for (int t = 0; t < TILES; t++) {
         float v[4];
 #pragma unroll
         for (int e = 0; e < 4; e++) v[e] = end[e / 2].d * (float)sum[t][e];
@@ -197,7 +197,7 @@ template <class W> DEVICE void step_of(float acc[TOKEN_TILES][4], const prefill_
 }
 
 /* One step of a type with blocks of 32. */
-template <class W> DEVICE void step_of_blocks(float acc[TOKEN_TILES][4], const prefill_stage &s, const planes &m,
+template <class W, int TILES> DEVICE void step_of_blocks(float acc[TILES][4], const prefill_stage &s, const planes &m,
                                               prefill_rows<W> &rows, int units, const typename W::room &table)
 {
     const int i = lane_id() % 4;
@@ -211,7 +211,7 @@ template <class W> DEVICE void step_of_blocks(float acc[TOKEN_TILES][4], const p
         const uint32_t a[4] = { first[0], second[0], first[1], second[1] };
         const float d[2] = { W::d(rows.raw[0]), W::d(rows.raw[1]) };
 #pragma unroll
-        for (int t = 0; t < TOKEN_TILES; t++) {
+        for (int t = 0; t < TILES; t++) {
             int32_t sum[4] = {};
             float v[4];
             token_codes<W>(b, s, t, u);
@@ -226,11 +226,11 @@ template <class W> DEVICE void step_of_blocks(float acc[TOKEN_TILES][4], const p
 }
 
 /* Calls step(stage, column, units of it) for all columns, while the next ones are fetched. All threads. */
-template <class W, class F>
+template <class W, int TILES, class F>
 DEVICE void each_step(const prefill_codes &x, const int32_t *row_of, prefill_stage *stage, F step)
 {
     prefill_held held;
-    fetch_codes(stage[0], x, row_of, 0);
+    fetch_codes<TILES>(stage[0], x, row_of, 0);
     hold<W>(held, x, row_of, 0);
     keep<W>(stage[0], held);
     for (int k = 0, now = 0; k < x.cols; k += STEP, now ^= 1) {
@@ -238,7 +238,7 @@ DEVICE void each_step(const prefill_codes &x, const int32_t *row_of, prefill_sta
         async_wait<0>();
         __syncthreads();                /* this step is there, and nobody reads the other stage any more */
         if (more) {
-            fetch_codes(stage[now ^ 1], x, row_of, k + STEP);
+            fetch_codes<TILES>(stage[now ^ 1], x, row_of, k + STEP);
             hold<W>(held, x, row_of, k + STEP);
         }
         step(stage[now], k, min(UNITS, (x.cols - k) / 32));
@@ -253,10 +253,10 @@ struct prefill_matrix {
     int     type, rows, cols, first, last;
 };
 
-/* products: acc = sums of this warp's rows for the tokens whose rows of x are row_of[]. All threads of the
- * block. */
-template <class W> struct prefill_work {
-    DEVICE_MEMBER void products(float acc[TOKEN_TILES][4], const prefill_matrix &w, const prefill_codes &x, const int32_t *row_of,
+/* products: acc = sums of this warp's rows for the tokens whose rows of x are row_of[], TILES times eight of
+ * them. All threads of the block. */
+template <class W, int TILES> struct prefill_work {
+    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &w, const prefill_codes &x, const int32_t *row_of,
                                 prefill_stage *stage, typename W::room &room)
     {
         const int row = w.first + lane_id() / 4, blocks = w.cols / plane_table<W::TYPE>::block_len;
@@ -267,9 +267,9 @@ template <class W> struct prefill_work {
         rows.part = 0;
         rows.n_parts = w.cols / (32 * W::HELD);
         fetch_part<W>(rows.raw, m, rows, 0);
-        each_step<W>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
-            if constexpr (W::SCALES == BLOCKS) step_of_blocks<W>(acc, s, m, rows, units, room);
-            else step_of<W>(acc, s, m, rows, k, room);
+        each_step<W, TILES>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
+            if constexpr (W::SCALES == BLOCKS) step_of_blocks<W, TILES>(acc, s, m, rows, units, room);
+            else step_of<W, TILES>(acc, s, m, rows, k, room);
         });
     }
 };
@@ -278,17 +278,18 @@ template <class W> struct prefill_work {
 struct pair_tile { int32_t expert, first, n; };
 template <class W> struct prefill_room {
     prefill_stage    stage[2];
-    int32_t          row_of[PREFILL_TOKENS];
+    int32_t          row_of[PREFILL_TOKENS], pair[PREFILL_TOKENS];
+    float            weight[PREFILL_TOKENS];
     pair_tile        tile;
     typename W::room own;
 };
 
 /* Calls f(token of the tile, row, index in acc: tile, element) for what this lane has of sixteen rows from
  * `first` on, where there are n tokens and `rows` rows. */
-template <class F> DEVICE void each_result(int n, int first, int rows, F f)
+template <int TILES, class F> DEVICE void each_result(int n, int first, int rows, F f)
 {
 #pragma unroll
-    for (int t = 0; t < TOKEN_TILES; t++)
+    for (int t = 0; t < TILES; t++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             const int token = 8 * t + 2 * (lane_id() % 4) + e % 2, row = first + lane_id() / 4 + 8 * (e / 2);
