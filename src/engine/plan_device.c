@@ -101,6 +101,10 @@ ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4
         return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens and the weights that must lie there need %.2f GiB on %s, "
                         "%.2f GiB can be had%s; the largest context that fits is %d tokens", o->max_tokens, gib(p->device_bytes), p->device,
                         gib(room), others, p->max_tokens_that_fit);
+    if (p->device_bytes > room && p->device_unified)
+        return ds4_fail(err, DS4_EMEMORY, "%s shares the memory of the host: %.2f GiB can be had, %.2f GiB are needed%s; a "
+                        "smaller model fits, and --backend cpu reads experts from the file", p->device, gib(room),
+                        gib(p->device_bytes), others);
     if (p->device_bytes > room)
         return ds4_fail(err, DS4_EMEMORY, "%s has %.2f GiB that can be had, and %.2f GiB must lie there even with all routed "
                         "experts in host memory%s; a smaller model or --backend cpu works", p->device, gib(room), gib(fixed), others);

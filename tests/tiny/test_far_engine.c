@@ -371,6 +371,9 @@ TEST(a_card_that_is_too_small_or_taken_by_others_is_a_sentence_with_figures)
     far.total = far.available = 1 << 20;
     EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EMEMORY);
     EXPECT(strstr(err.message, "--backend cpu") && !strstr(err.message, "other processes"));
+    far.unified = true;
+    EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EMEMORY);
+    EXPECT(strstr(err.message, "shares the memory of the host") != NULL);
     o = options("auto");                            /* and auto goes on without it */
     e = engine(&o);
     EXPECT(e && strstr(said[1], "the CPU computes"));

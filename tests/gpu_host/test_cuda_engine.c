@@ -1,0 +1,225 @@
+/* The whole engine on the fake device: the text of the CPU, and what it does when the device fails. */
+#include "runner.h"
+
+#include <string.h>
+
+#include "base/random.h"
+#include "base/status.h"
+#include "ds4.h"
+#include "fake_device.h"
+#include "tiny/far_memory.h"
+#include "tiny/model.h"
+
+#define CONTEXT 64
+
+/* ---- the driver, which stands before the library's ------------------------------------------ */
+
+static fake_options card;       /* as it is opened next */
+static int opened;
+
+ds4_status gpu_driver_open(gpu_device **out, int index, ds4_error *err)
+{
+    *out = NULL;
+    if (index > 0) return ds4_fail(err, DS4_ENOTFOUND, "there is no card %d", index);
+    opened++;
+    return fake_device_open(out, &card, err);
+}
+
+ds4_status gpu_driver_probe(gpu_info *out, int index, uint64_t *available, ds4_error *err)
+{
+    gpu_device *d;
+    uint64_t total;
+    ds4_status st = gpu_driver_open(&d, index, err);
+    if (st) return st;
+    opened--;
+    *out = d->info;
+    if (available) st = d->memory(d, available, &total, err);
+    d->close(d);
+    return st;
+}
+
+/* ---- an engine ------------------------------------------------------------------------------- */
+
+static ds4_engine_options options(const char *name)
+{
+    ds4_engine_options o = ds4_engine_defaults();
+    o.model_path = tiny_model("q2");
+    o.backend = name;
+    o.n_threads = 1;
+    o.max_tokens = CONTEXT;
+    o.max_sessions = 2;
+    o.max_batch_rows = 16;
+    o.rewind_points = 2;
+    return o;
+}
+
+static ds4_engine *engine(const char *name)
+{
+    ds4_error err;
+    ds4_engine *e = NULL;
+    const ds4_engine_options o = options(name);
+    EXPECT_OK(ds4_engine_open(&e, &o, &err), err);
+    return e;
+}
+
+static ds4_session *session(ds4_engine *e)
+{
+    ds4_session *s = NULL;
+    ds4_error err;
+    EXPECT_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
+    return s;
+}
+
+enum { N_PROMPT = 6, N_TEXT = 3 };
+
+/* Greedy behind a prompt; returns how far it came. */
+static int text_of(ds4_engine *e, ds4_session *s, ds4_token out[N_TEXT])
+{
+    ds4_shape shape;
+    ds4_error err;
+    ds4_sampler *p = NULL;
+    ds4_token t[N_PROMPT];
+    random_stream r;
+    random_seed(&r, 4);
+    ds4_engine_shape(e, &shape);
+    for (int i = 0; i < N_PROMPT; i++) t[i] = (ds4_token)random_below(&r, (uint64_t)shape.n_vocab);
+    ds4_sampling greedy = ds4_sampling_defaults();
+    greedy.temperature = 0;
+    EXPECT_OK(ds4_sampler_new(&p, &greedy, shape.n_vocab, &err), err);
+    ds4_status st = ds4_session_feed(s, t, N_PROMPT, NULL, NULL, &err);
+    int n = 0;
+    while (!st && n < N_TEXT) {
+        st = ds4_session_sample(s, p, false, &out[n], &err);
+        if (!st) st = ds4_session_feed(s, &out[n++], 1, NULL, NULL, &err);
+    }
+    if (st && st != DS4_EDEVICE) test_fail(__FILE__, __LINE__, "%s", err.message);
+    ds4_sampler_free(p);
+    return n;
+}
+
+static void close_both(ds4_engine *e, ds4_session *s)
+{
+    ds4_session_close(s);
+    ds4_engine_close(e);
+}
+
+TEST(the_text_is_that_of_the_cpu)
+{
+    ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
+    card = (fake_options){ .seed = 1 };
+    ds4_engine *e = engine("cpu");
+    if (!e) return;
+    ds4_session *s = session(e);
+    EXPECT_INT(text_of(e, s, want), N_TEXT);
+    close_both(e, s);
+    if (!(e = engine("cuda"))) return;
+    s = session(e);
+    EXPECT_INT(text_of(e, s, got), N_TEXT);
+    for (int i = 0; i < N_TEXT; i++) EXPECT_INT(got[i], want[i]);
+    close_both(e, s);
+}
+
+TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
+{
+    ds4_error err;
+    ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
+    card = (fake_options){ .seed = 2 };
+    ds4_engine *e = engine("cuda");
+    if (!e) return;
+    ds4_session *s = session(e);
+    EXPECT_INT(text_of(e, s, want), N_TEXT);
+    close_both(e, s);
+
+    /* Kernels also run while weights go up: the first number that lets the engine open fails in a step. */
+    ds4_engine_options o = options("cuda");
+    e = NULL;
+    for (card.fail_launch = 100; !e && card.fail_launch < 5000; card.fail_launch += 100) {
+        opened = 0;
+        const ds4_status st = ds4_engine_open(&e, &o, &err);
+        if (st) EXPECT_INT(st, DS4_EDEVICE);
+    }
+    if (!e) return;
+    s = session(e);
+    EXPECT(text_of(e, s, got) < N_TEXT);
+    EXPECT(ds4_engine_lost(e));
+    EXPECT(ds4_session_logits(s) == NULL || ds4_session_length(s) > 0);
+    ds4_session_close(s);
+    card.fail_launch = 1;
+    EXPECT_INT(ds4_engine_reopen(e, &err), DS4_EDEVICE);
+    card.fail_launch = 0;
+    EXPECT_INT(ds4_engine_reopen(e, &err), DS4_OK);
+    EXPECT_INT(opened, 3);
+    s = session(e);
+    EXPECT_INT(text_of(e, s, got), N_TEXT);
+    EXPECT(!memcmp(got, want, sizeof want));
+    close_both(e, s);
+}
+
+/* The n-th allocation finds no memory: DS4_OK, or what opening the engine or a session behind it said. */
+static ds4_status open_with(int n, bool *engine_opened)
+{
+    ds4_error err = { 0 };
+    ds4_engine *e = NULL;
+    ds4_session *s = NULL;
+    const ds4_engine_options o = options("cuda");
+    card = (fake_options){ .seed = 3, .fail_alloc = n };
+    ds4_status st = ds4_engine_open(&e, &o, &err);
+    *engine_opened = !st;
+    if (!st) st = ds4_session_open(&s, e, CONTEXT, &err);
+    if (st) EXPECT(err.message[0] != 0);
+    close_both(e, s);
+    return st;
+}
+
+TEST(an_allocation_that_fails_is_an_error_wherever_it_is)
+{
+    enum { STRIDE = 40 };
+    bool engine_opened = false;
+    int n = 1;
+    for (; n < 5000 && !engine_opened; n += STRIDE) {
+        const ds4_status st = open_with(n, &engine_opened);
+        if (!engine_opened) EXPECT_INT(st, DS4_EMEMORY);
+    }
+    EXPECT(engine_opened);
+    bool session_failed = false;
+    for (int k = n - 2 * STRIDE; k <= n + STRIDE && !session_failed; k++)
+        session_failed = k > 0 && open_with(k, &engine_opened) == DS4_EMEMORY && engine_opened;
+    EXPECT(session_failed);
+}
+
+TEST(a_card_with_room_for_some_experts_gives_the_same_text)
+{
+    ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
+    ds4_plan p;
+    ds4_error err;
+    card = (fake_options){ .seed = 4 };
+    ds4_engine *e = engine("cuda");
+    if (!e) return;
+    ds4_session *s = session(e);
+    EXPECT_INT(text_of(e, s, want), N_TEXT);
+    close_both(e, s);
+
+    const ds4_engine_options o = options("cuda");
+    EXPECT_OK(ds4_engine_plan(&o, &p, &err), err);
+    card.total_bytes = far_card_for(p.device_bytes - p.device_expert_bytes / 2);
+    EXPECT_OK(ds4_engine_plan(&o, &p, &err), err);
+    EXPECT(p.host_expert_bytes > 0 && p.device_expert_bytes > 0);
+    if (!(e = engine("cuda"))) return;
+    s = session(e);
+    EXPECT_INT(text_of(e, s, got), N_TEXT);
+    EXPECT(!memcmp(got, want, sizeof want));
+    close_both(e, s);
+    card.total_bytes = 0;
+}
+
+TEST(a_card_that_is_not_there_is_an_error)
+{
+    ds4_error err;
+    ds4_engine *e = NULL;
+    ds4_engine_options o = options("cuda");
+    o.device = 1;
+    EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_ENOTFOUND);
+    EXPECT(strstr(err.message, "no card 1") != NULL);
+    o.device = -1;
+    EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EARG);
+}
