@@ -64,12 +64,28 @@ view checked_random(backend *b, int64_t rows, int cols, float scale, uint64_t se
     return v;
 }
 
+/* Memory that weights came from; a list, so that none of it counts as lost. */
+typedef struct mapping {
+    struct mapping *next;
+    uint64_t        pad;
+    uint8_t         data[];
+} mapping;
+
+static uint8_t *new_mapping(uint64_t bytes)
+{
+    static mapping *all;
+    mapping *m = malloc(sizeof *m + bytes);
+    m->next = all;
+    all = m;
+    return m->data;
+}
+
 view checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_use use, int64_t rows_each, uint64_t seed)
 {
     ds4_error err;
     uint64_t stride = 0;
     EXPECT(quant_row_bytes(type, (uint64_t)cols, &stride));
-    uint8_t *data = malloc((size_t)rows * stride);      /* the weight's mapping: stays */
+    uint8_t *data = new_mapping((uint64_t)rows * stride);
     float *row = malloc((size_t)cols * sizeof *row), *importance = malloc((size_t)cols * sizeof *importance);
     random_stream r;
     random_seed(&r, seed);
@@ -82,7 +98,9 @@ view checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_
     free(importance);
     view v = { .rows = rows, .cols = cols, .type = type, .stride = stride };
     EXPECT_OK(b->buf_map(b, data, (uint64_t)rows * stride, &v.buf, &err), err);
+    buf *map = v.buf;
     EXPECT_OK(b->adopt(b, &v, use, rows_each, &err), err);
+    b->buf_free(b, map);
     return v;
 }
 

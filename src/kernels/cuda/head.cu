@@ -10,7 +10,7 @@ DEVICE float share_of(float logit, float top)
 }
 
 /* The k best of a slice, in order of their ids, its largest logit and its sum. */
-KERNEL(top_logits_slice, top_logits_kernel_args, 1024)
+KERNEL_RESIDENT(top_logits_slice, top_logits_kernel_args, 1024, 1)
 {
     SHARED(select_room, room, 1);
     SHARED(uint32_t, key, TOP_LOGITS_SLICE);
@@ -44,7 +44,7 @@ KERNEL(top_logits_slice, top_logits_kernel_args, 1024)
 }
 
 /* The k best of all slices in descending order, and the row's largest logit and sum. */
-KERNEL(top_logits_merge, top_logits_kernel_args, 1024)
+KERNEL_RESIDENT(top_logits_merge, top_logits_kernel_args, 1024, 1)
 {
     SHARED(select_room, room, 1);
     SHARED(uint32_t, best_key, TOP_LOGITS_MOST);

@@ -169,11 +169,17 @@ template <int NT, int G> DEVICE void score_keys(const index_scores_kernel_args &
     }
 }
 
-KERNEL(index_scores_full, index_scores_kernel_args, 128) { score_keys<8, 4>(a); }   /* 64 heads of 128 */
-KERNEL(index_scores_1, index_scores_kernel_args, 128) { score_keys<0, 1>(a); }
-KERNEL(index_scores_2, index_scores_kernel_args, 128) { score_keys<0, 2>(a); }
-KERNEL(index_scores_4, index_scores_kernel_args, 128) { score_keys<0, 4>(a); }
-KERNEL(index_scores_8, index_scores_kernel_args, 128) { score_keys<0, 8>(a); }
+/* 64 heads of 128. From 10.0 on the compiler has no room for all of them in registers. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+enum { RESIDENT_TILES = 0 };
+#else
+enum { RESIDENT_TILES = 8 };
+#endif
+KERNEL_RESIDENT(index_scores_full, index_scores_kernel_args, 128, 3) { score_keys<RESIDENT_TILES, 4>(a); }
+KERNEL_RESIDENT(index_scores_1, index_scores_kernel_args, 128, 4) { score_keys<0, 1>(a); }
+KERNEL_RESIDENT(index_scores_2, index_scores_kernel_args, 128, 4) { score_keys<0, 2>(a); }
+KERNEL_RESIDENT(index_scores_4, index_scores_kernel_args, 128, 4) { score_keys<0, 4>(a); }
+KERNEL_RESIDENT(index_scores_8, index_scores_kernel_args, 128, 4) { score_keys<0, 8>(a); }
 
 /* ---- other keys ------------------------------------------------------------------------------- */
 
@@ -186,7 +192,7 @@ DEVICE float key_number(const gpu_kv_row &r, const uint8_t *row, int i)
 }
 
 /* A warp a key after another. */
-KERNEL(index_scores_floats, index_scores_kernel_args, 128)
+KERNEL_RESIDENT(index_scores_floats, index_scores_kernel_args, 128, 4)
 {
     const int row = (int)blockIdx.y, warps = (int)blockDim.x / WARP, width = a.key.width;
     const float *q = gpu_at<const float>(a.q.at) + row * a.q.stride;

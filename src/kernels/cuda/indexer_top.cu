@@ -12,7 +12,7 @@ DEVICE void fill_up(const top_k_kernel_args &a, int row, int n)
 }
 
 /* The k best of a slice; where it is the only one, the row's. */
-KERNEL(top_k_slice, top_k_kernel_args, 1024)
+KERNEL_RESIDENT(top_k_slice, top_k_kernel_args, 1024, 1)
 {
     SHARED(select_room, room, 1);
     SHARED(uint32_t, key, TOP_SLICE);
@@ -35,7 +35,7 @@ KERNEL(top_k_slice, top_k_kernel_args, 1024)
     if (a.slices == 1) fill_up(a, row, kept);
 }
 
-KERNEL(top_k_merge, top_k_kernel_args, 1024)
+KERNEL_RESIDENT(top_k_merge, top_k_kernel_args, 1024, 1)
 {
     SHARED(select_room, room, 1);
     const int row = (int)blockIdx.x, k = a.selected.cols;
