@@ -1,0 +1,416 @@
+/* The forward pass on the CUDA backend, lane by lane, against the CPU's and against itself: prompts, decode
+ * steps of one session and of many, recordings, points, steps that end early, a device that is lost. */
+#include "runner.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "factory/synth.h"
+#include "fake_device.h"
+#include "kernels/cuda/cuda_internal.h"
+#include "model/forward.h"
+
+enum { CONTEXT = 192, SESSIONS = 5, MOST = 48 };
+
+/* ---- a model that lanes can run -------------------------------------------------------------------- */
+
+/* Every kind of layer, narrow; the selection begins at 16 tokens. */
+static const char *narrow_model(const char *mix)
+{
+    static char path[512];
+    char name[64];
+    ds4_error err;
+    snprintf(name, sizeof name, "narrow-%s.gguf", mix);
+    snprintf(path, sizeof path, "%s", test_scratch(name));
+    FILE *f = fopen(path, "rb");
+    if (f) {
+        fclose(f);
+        return path;
+    }
+    synth_options o = synth_defaults();
+    o.mix = mix;
+    o.out = path;
+    o.n_threads = 1;
+    o.shape.n_layer = 5;
+    if (strcmp(mix, "q2")) {
+        o.shape.n_embd = o.shape.expert_dim = o.shape.head_dim = 64;
+        o.shape.n_rot = 32;
+        o.shape.q_rank = 32;
+        o.shape.index_dim = 32;
+    }
+    shape_default_ratios(&o.shape);
+    if (!synth_run(&o, &err)) return path;
+    test_fail(__FILE__, __LINE__, "making %s: %s", path, err.message);
+    return NULL;
+}
+
+typedef struct {
+    gguf         *file;
+    model_config  config;
+    backend      *b;
+    cuda_backend *cuda;         /* the same, or within it; NULL on the CPU */
+    model_weights weights;
+    kv_pool      *pool;
+    forward      *pass;
+    int           stop_after;   /* layers; 0: never */
+    int           asked;
+    size_t        V;
+    int           opening;      /* kernels that ran until the model was open */
+} parts;
+
+static bool stop(void *ctx)
+{
+    parts *p = ctx;
+    return p->stop_after && ++p->asked > p->stop_after;
+}
+
+/* Counts the launches of the device that was opened last. */
+static struct {
+    ds4_status (*launch)(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err);
+    int n;
+} counted;
+
+static ds4_status count_launch(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err)
+{
+    counted.n++;
+    return counted.launch(d, stream, l, err);
+}
+
+/* fake NULL: the CPU. */
+static bool open_parts(parts *p, const char *mix, const char *kind, const fake_options *fake)
+{
+    ds4_error err;
+    gpu_device *d;
+    memset(p, 0, sizeof *p);
+    const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = true,
+                                 .stop = stop, .stop_ctx = p };
+    const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = MOST, .packed = true };
+    const char *path = narrow_model(mix);
+    if (!path) return false;
+    ds4_status st = gguf_open(&p->file, path, NULL, &err);
+    if (!st) st = config_read(&p->config, p->file, &err);
+    const backend_options bo = { .name = kind, .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo),
+                                 .mirrored = !strcmp(kind, "check:cuda") };
+    if (!st && !fake) st = backend_open(&p->b, &bo, &err);
+    if (!st && fake) st = fake_device_open(&d, fake, &err);
+    if (!st && fake) {
+        counted.launch = d->launch;
+        counted.n = 0;
+        d->launch = count_launch;
+        st = cuda_open_on(&p->b, d, &bo, &err);
+    }
+    if (!st && fake) p->cuda = (cuda_backend *)p->b;
+    if (!st && bo.mirrored) st = backend_check_open(&p->b, p->b, &bo, &err);
+    if (!st) st = weights_open(&p->weights, &p->config, p->file, p->b, NULL, &err);
+    if (!st) st = kv_pool_open(&p->pool, &p->config, &ko, p->b, &err);
+    if (!st) st = forward_open(&p->pass, &p->config, &p->weights, p->b, &fo, &err);
+    p->V = (size_t)p->config.n_vocab;
+    p->opening = counted.n;
+    if (st) test_fail(__FILE__, __LINE__, "%s", err.message);
+    return !st;
+}
+
+static void close_parts(parts *p)
+{
+    forward_close(p->pass);
+    kv_pool_close(p->pool);
+    if (p->weights.backend) weights_close(&p->weights);
+    if (p->b) p->b->close(p->b);
+    gguf_close(p->file);
+}
+
+static kv *session(parts *p)
+{
+    kv *k = NULL;
+    ds4_error err;
+    EXPECT_OK(kv_open(&k, p->pool, CONTEXT, &err), err);
+    return k;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------- */
+
+/* A step of n sessions, each of its own n_tokens[i] tokens; logits of each one's last, one row a session. */
+static ds4_status step(parts *p, kv **k, const int32_t *const *tokens, const int *n_tokens, int n, float *logits, ds4_error *err)
+{
+    int32_t pos[MOST], token[MOST], segment_of[MOST], last[SESSIONS];
+    segment segments[SESSIONS];
+    int T = 0;
+    for (int i = 0; i < n; i++) {
+        EXPECT_OK(kv_begin(k[i], n_tokens[i], err), *err);
+        segments[i] = (segment){ .kv = &k[i]->memory, .first = T, .n = n_tokens[i], .pos = k[i]->length };
+        for (int j = 0; j < n_tokens[i]; j++, T++) {
+            pos[T] = k[i]->length + j;
+            token[T] = tokens[i][j];
+            segment_of[T] = i;
+        }
+        last[i] = T - 1;
+    }
+    const batch_rows rows = { .n = T, .pos = pos, .token = token, .segment_of = segment_of, .segment = segments, .n_segments = n };
+    const ds4_status st = forward_run(p->pass, &rows, last, n, logits, err);
+    for (int i = 0; i < n && !st; i++) kv_commit(k[i], n_tokens[i]);
+    return st;
+}
+
+static void feed(parts *p, kv *k, const int32_t *tokens, int n, float *logits)
+{
+    ds4_error err;
+    EXPECT_OK(step(p, &k, &tokens, &n, 1, logits, &err), err);
+}
+
+static const int32_t *text(int which)
+{
+    static int32_t t[SESSIONS][CONTEXT];
+    for (int i = 0; i < CONTEXT; i++) t[which][i] = 3 + (i * (37 + 4 * which) + 11 * which) % 250;
+    return t[which];
+}
+
+static double rms(const float *x, size_t n)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sqrt(sum / (double)n);
+}
+
+/* The largest difference, relative to b's root mean square. */
+static double distance(const float *a, const float *b, size_t n)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(a[i])) return INFINITY;
+        most = fmax(most, fabs((double)a[i] - b[i]));
+    }
+    return most / rms(b, n);
+}
+
+static int greedy(const float *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return (int)best;
+}
+
+/* ---- the CPU's numbers ---------------------------------------------------------------------------------- */
+
+TEST(prompt_and_answer_are_the_cpus)
+{
+    static const char *const mixes[] = { "q8_0", "f16", "q2" };
+    for (int m = 0; m < 3; m++) {
+        parts cpu, gpu;
+        if (open_parts(&cpu, mixes[m], "cpu", NULL) && open_parts(&gpu, mixes[m], "cuda", &(fake_options){ .seed = 7 })) {
+            float *want = malloc(cpu.V * sizeof *want), *got = malloc(cpu.V * sizeof *got);
+            kv *a = session(&cpu), *b = session(&gpu);
+            const int chunks[] = { 5, m ? 3 : 19, 1, 1 };
+            int at = 0, same = 0;
+            for (int i = 0; i < 4; at += chunks[i++]) {
+                feed(&cpu, a, text(0) + at, chunks[i], want);
+                feed(&gpu, b, text(0) + at, chunks[i], got);
+                const double off = distance(got, want, cpu.V);
+                if (!(off < 0.1)) test_fail(__FILE__, __LINE__, "%s: after %d tokens logits are off by %g", mixes[m], at + chunks[i], off);
+                const int best = greedy(want, cpu.V), mine = greedy(got, cpu.V);       /* the same, or as good */
+                EXPECT((double)want[best] - want[mine] <= 2.0 * off * rms(want, cpu.V));
+                same += best == mine;
+            }
+            EXPECT(same >= 3);
+            kv_close(a);
+            kv_close(b);
+            free(want);
+            free(got);
+        }
+        close_parts(&cpu);
+        close_parts(&gpu);
+    }
+}
+
+TEST(every_op_of_a_prompt_and_its_answer_is_within_tolerance)
+{
+    parts p;
+    if (open_parts(&p, "q8_0", "check:cuda", &(fake_options){ 0 })) {
+        float *logits = malloc(p.V * sizeof *logits);
+        kv *k = session(&p);
+        static const int chunks[] = { 22, 2, 1, 1 };
+        int at = 0;
+        for (int i = 0; i < 4; at += chunks[i++]) feed(&p, k, text(1) + at, chunks[i], logits);
+        kv_close(k);
+        free(logits);
+    }
+    close_parts(&p);
+}
+
+/* ---- recordings ------------------------------------------------------------------------------------------- */
+
+/* Logits of `n` decode steps after a prompt, all rows one after another. */
+static void decode(parts *p, kv *k, int start, int n, float *logits)
+{
+    feed(p, k, text(2), start, logits);
+    for (int i = 0; i < n; i++) feed(p, k, text(2) + start + i, 1, logits + (size_t)i * p->V);
+}
+
+TEST(steps_from_recordings_give_the_bits_of_steps_without)
+{
+    enum { START = 11, STEPS = 10 };
+    float *logits[3] = { NULL };
+    size_t n = 0;
+    for (int i = 0; i < 3; i++) {           /* with, without, and compared launch by launch */
+        parts p;
+        if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .seed = (uint64_t)i, .no_graphs = i == 1 })) {
+            n = p.V * STEPS;
+            logits[i] = malloc(n * sizeof **logits);
+            cuda_step_check(p.cuda, i == 2);
+            kv *k = session(&p);
+            decode(&p, k, START, STEPS, logits[i]);
+            EXPECT_INT(cuda_step_recordings(p.cuda), i == 1 ? 0 : 2);       /* one that selects, one that does not */
+            kv_close(k);
+        }
+        close_parts(&p);
+    }
+    for (int i = 1; i < 3 && logits[0] && logits[i]; i++) EXPECT(memcmp(logits[0], logits[i], n * sizeof **logits) == 0);
+    for (int i = 0; i < 3; i++) free(logits[i]);
+}
+
+TEST(sessions_that_share_steps_get_what_each_gets_alone)
+{
+    parts p;
+    if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .seed = 11 })) {
+        enum { STEPS = 3 };
+        float *alone = malloc(SESSIONS * STEPS * p.V * sizeof *alone), *shared = malloc(SESSIONS * p.V * sizeof *shared);
+        kv *k[SESSIONS];
+        const int32_t *t[SESSIONS];
+        int ones[SESSIONS];
+        ds4_error err;
+        for (int i = 0; i < SESSIONS; i++) {
+            k[i] = session(&p);
+            feed(&p, k[i], text(i), 1 + 4 * i, shared);
+            uint8_t *point = malloc(kv_point_bytes(k[i], 1 + 4 * i));
+            EXPECT_OK(kv_point_take(k[i], point, &err), err);
+            for (int j = 0; j < STEPS; j++) feed(&p, k[i], text(i) + 1 + 4 * i + j, 1, alone + (size_t)(i * STEPS + j) * p.V);
+            EXPECT_OK(kv_point_restore(k[i], 1 + 4 * i, point, &err), err);
+            free(point);
+        }
+        for (int j = 0; j < STEPS; j++) {
+            for (int i = 0; i < SESSIONS; i++) {
+                t[i] = text(i) + 1 + 4 * i + j;
+                ones[i] = 1;
+            }
+            EXPECT_OK(step(&p, k, t, ones, SESSIONS, shared, &err), err);
+            for (int i = 0; i < SESSIONS; i++)
+                EXPECT(memcmp(shared + (size_t)i * p.V, alone + (size_t)(i * STEPS + j) * p.V, p.V * sizeof *shared) == 0);
+        }
+        for (int i = 0; i < SESSIONS; i++) kv_close(k[i]);
+        free(alone);
+        free(shared);
+    }
+    close_parts(&p);
+}
+
+/* ---- points, and steps that end early ------------------------------------------------------------------------ */
+
+TEST(a_session_goes_back_to_a_point_and_on_from_there)
+{
+    parts p;
+    if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .seed = 5 })) {
+        float *want = malloc(p.V * sizeof *want), *got = malloc(p.V * sizeof *got);
+        kv *k = session(&p);
+        ds4_error err;
+        feed(&p, k, text(0), 21, want);
+        uint8_t *point = malloc(kv_point_bytes(k, 21));
+        EXPECT_OK(kv_point_take(k, point, &err), err);
+        feed(&p, k, text(0) + 21, 4, want);
+        feed(&p, k, text(1), 44, got);                              /* somewhere else, past the ring's end */
+        EXPECT_OK(kv_point_restore(k, 21, point, &err), err);
+        EXPECT_INT(k->length, 21);
+        feed(&p, k, text(0) + 21, 4, got);
+        EXPECT(memcmp(got, want, p.V * sizeof *got) == 0);
+        kv_close(k);
+        free(point);
+        free(want);
+        free(got);
+    }
+    close_parts(&p);
+}
+
+TEST(interrupted_steps_leave_the_session_where_it_stood)
+{
+    parts p;
+    if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .seed = 5 })) {
+        float *want = malloc(6 * p.V * sizeof *want), *got = malloc(p.V * sizeof *got);
+        kv *k = session(&p);
+        ds4_error err;
+        const int32_t *wrong = text(3);
+        const int one = 1, many = 12;
+        decode(&p, k, 9, 6, want);
+        kv_clear(k);
+        feed(&p, k, text(2), 9, got);
+        for (int i = 0; i < 6; i++) {       /* of a prompt; then of every kind of decode step: plain, recorded, replayed */
+            p.stop_after = 1 + i % 3;
+            p.asked = 0;
+            EXPECT_INT(step(&p, &k, &wrong, &many, 1, got, &err), DS4_ECANCELLED);
+            EXPECT_TEXT(err.message, "the step was interrupted");
+            p.asked = 0;
+            const ds4_status st = step(&p, &k, (const int32_t *[]){ text(2) + 9 + i }, &one, 1, got, &err);
+            p.stop_after = 0;
+            if (st) EXPECT_INT(st, DS4_ECANCELLED);
+            if (st) feed(&p, k, text(2) + 9 + i, 1, got);
+            EXPECT(memcmp(got, want + (size_t)i * p.V, p.V * sizeof *got) == 0);
+        }
+        kv_close(k);
+        free(want);
+        free(got);
+    }
+    close_parts(&p);
+}
+
+/* Kernels of opening a model, and of a step of one token. */
+static void count_kernels(int *opening, int *step_of_one)
+{
+    parts p;
+    *opening = *step_of_one = 0;
+    if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .eager = true, .no_graphs = true })) {
+        float *logits = malloc(p.V * sizeof *logits);
+        kv *k = session(&p);
+        counted.n = 0;
+        feed(&p, k, text(0), 1, logits);
+        *step_of_one = counted.n;
+        *opening = p.opening;
+        kv_close(k);
+        free(logits);
+    }
+    close_parts(&p);
+}
+
+TEST(a_device_that_is_lost_is_told_and_nothing_is_committed)
+{
+    int opening, each;
+    count_kernels(&opening, &each);
+    /* the first kernel of a step, some in the middle of one, in the second one, and in recordings */
+    const int launches[] = { 1, 2, each / 2, each, each + 3, 2 * each + 1, 2 * each + each / 2, 3 * each + 7 };
+    for (size_t i = 0; i < countof(launches) && each; i++) {
+        parts p;
+        if (open_parts(&p, "q8_0", "cuda", &(fake_options){ .seed = i, .fail_launch = opening + launches[i] })) {
+            float *logits = malloc(p.V * sizeof *logits);
+            kv *k = session(&p);
+            ds4_error err;
+            ds4_status st = DS4_OK;
+            const int32_t *t = text(0);
+            int length = 0;
+            const int one = 1;
+            for (int j = 0; j < 5 && !st; j++) {
+                length = k->length;
+                st = step(&p, &k, &t, &one, 1, logits, &err);
+            }
+            EXPECT_INT(st, DS4_EDEVICE);
+            EXPECT(strlen(err.message) > 10);
+            EXPECT_INT(k->length, length);
+            EXPECT_INT(length, (launches[i] - 1) / each);
+            uint8_t *point = malloc(kv_point_bytes(k, length) + 1);
+            EXPECT_INT(length ? kv_point_take(k, point, &err) : DS4_EDEVICE, DS4_EDEVICE);      /* no garbage is saved */
+            free(point);
+            kv_close(k);
+            free(logits);
+        }
+        close_parts(&p);
+    }
+}
