@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/wrap.h"
+
 /* ---- scores ------------------------------------------------------------------------------------ */
 
 /* Every row of the indexer's pool becomes a row that compress might have stored. */
@@ -119,6 +121,74 @@ TEST(rough_queries_agree)
     checked_free(s.b, w);
     checked_free(s.b, scores);
     scene_close(&s);
+}
+
+/* ---- the stage ---------------------------------------------------------------------------------- */
+
+static void *kept(const view *v, int n)
+{
+    uint8_t *all = NULL;
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t more = (size_t)v[i].rows * (size_t)v[i].cols * 4;
+        all = realloc(all, bytes + more);
+        memcpy(all + bytes, view_at(v[i], 0), more);
+        bytes += more;
+    }
+    return all;
+}
+
+/* Under check: the stage is its definition; here it is put in, judged as a whole (products in floats differ too
+ * little to round elsewhere), and compared to the bit with the ops that it replaces. */
+static void check_stage(indexer_shape h, lane_order order)
+{
+    enum { D = 64, RANK = 96, K = 20, T = 20 };
+    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = h.width, .n_heads = 4, .packed = h.packed,
+                                .max_tokens = 400, .index_heads = h.heads };
+    scene s;
+    scene_open(&s, &shape, 3, order);
+    backend *inner = ((wrapper *)s.b)->inner;
+    cuda_backend *cuda = (cuda_backend *)inner;
+    cuda->o.mirrored = false;
+    cuda_indexer_stages(cuda);
+    cuda->o.mirrored = true;
+
+    fill_keys(&s, 13);
+    grow(&s, (int[]){ 0, 350, 90 });
+    const int n[] = { 9, 10, 1 };
+    scene_begin(&s, n);
+    const view x = checked_random(s.b, T, D, 1.0f, 1), latent = checked_random(s.b, T, RANK, 1.0f, 2);
+    const view q = checked_view(s.b, T, h.heads * h.width, QUANT_F32), w = checked_view(s.b, T, h.heads, QUANT_F32);
+    const view scores = checked_view(s.b, 16, 101, QUANT_F32), selected = checked_view(s.b, T, K, QUANT_I32);
+    const select_rows_args a = {
+        .x = x, .latent = latent, .q_b = checked_weight(s.b, h.heads * h.width, RANK, QUANT_F16, WEIGHT_MATRIX, h.heads * h.width, 3),
+        .proj = checked_weight(s.b, h.heads, D, QUANT_F16, WEIGHT_MATRIX, h.heads, 4), .q = q, .weights = w, .scores = scores,
+        .selected = selected, .rows = &s.rows, .n_heads = h.heads, .ratio = 4, .scale = 0.02f, .rope = scene_rope(&s),
+        .kind = h.packed ? ROUND_HADAMARD_FP4 : ROUND_NONE, .layer = 1 };
+    EXPECT_OK(s.b->ops.select_rows(&s.b->queue, &a), s.b->queue.error);
+
+    const view results[] = { q, selected };
+    ds4_error err;
+    void *fused = kept(results, 2);
+    ops defaults;
+    ops_default_stages(&defaults);
+    EXPECT_OK(defaults.select_rows(&inner->queue, &a), inner->queue.error);
+    for (int i = 0; i < 2; i++) EXPECT_OK(inner->mirror(inner, results[i], &err), err);
+    void *composed = kept(results, 2);
+    EXPECT(!memcmp(fused, composed, (size_t)T * (size_t)(q.cols + K) * 4));
+    free(fused);
+    free(composed);
+    scene_commit(&s, n);
+    const view all[] = { x, latent, a.q_b, a.proj, q, w, scores, selected };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(s.b, all[i]);
+    scene_close(&s);
+}
+
+TEST(the_stage_is_its_definition_and_the_ops_it_replaces_to_the_bit)
+{
+    check_stage((indexer_shape){ 9, 64, true }, LANES_SHUFFLED);
+    check_stage((indexer_shape){ 4, 128, true }, LANES_BACKWARD);
+    check_stage((indexer_shape){ 3, 32, false }, LANES_FORWARD);
 }
 
 /* ---- the choice ---------------------------------------------------------------------------------- */

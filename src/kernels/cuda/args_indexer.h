@@ -11,16 +11,22 @@
  *   float  scale[tiles][groups][8 heads][2]      a quarter of the group's scale; -12582912 times that
  */
 enum { INDEX_HEADS_TILE = 8, INDEX_GROUP = 32, INDEX_KEYS_TILE = 16 };
+#define INDEX_MAGIC 12582912.0f /* 1.5 * 2^23: added to a whole number it keeps the number in its low bits */
 #define INDEX_CODES_BYTES(tiles, groups) ((uint64_t)(tiles) * INDEX_HEADS_TILE * (groups) * INDEX_GROUP)
 #define INDEX_SCALE_BYTES(tiles, groups) ((uint64_t)(tiles) * INDEX_HEADS_TILE * (groups) * 8)
 #define INDEX_QUERY_BYTES(tiles, groups) (INDEX_CODES_BYTES(tiles, groups) + INDEX_SCALE_BYTES(tiles, groups))
 
-/* A warp a group of a head; grid: heads of all tiles, rows. */
 typedef struct {
     gpu_rows q;                 /* [n][n_heads*width] */
     gpu_ptr  query;             /* [n] queries        */
     int32_t  n_heads, tiles, groups;
 } index_query_kernel_args;
+
+typedef struct {
+    index_query_kernel_args to; /* q is rotated and rounded in place */
+    gpu_ptr  pos;               /* int32 [n]                         */
+    gpu_rope rope;
+} index_query_round_kernel_args;
 
 /* A warp a tile of keys after another; grid: some blocks, rows. */
 typedef struct {
@@ -46,6 +52,7 @@ typedef struct {
 
 #define CUDA_KERNELS_INDEXER(X)                                               \
     X(index_query, index_query_kernel_args)                                   \
+    X(index_query_round, index_query_round_kernel_args)                       \
     X(index_scores_full, index_scores_kernel_args)                            \
     X(index_scores_1, index_scores_kernel_args)                               \
     X(index_scores_2, index_scores_kernel_args)                               \

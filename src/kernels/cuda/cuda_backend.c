@@ -253,6 +253,7 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     ops_default_stages(&b->base.ops);
     for (int i = 0; i < CUDA_FAMILIES; i++)
         if (families[i].ops) families[i].ops(&b->base.ops);
+    cuda_indexer_stages(b);
     b->base.queue = (queue){ .ops = &b->base.ops, .backend = &b->base };
 
     ds4_status st = take_scratch(b, err);

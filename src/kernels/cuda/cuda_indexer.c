@@ -49,31 +49,48 @@ static int scores_kernel(const index_scores_kernel_args *k)
     return k->groups == 1 ? CUDA_index_scores_1 : k->groups == 2 ? CUDA_index_scores_2 : CUDA_index_scores_8;
 }
 
-static ds4_status index_scores(queue *dev, const index_scores_args *a)
+/* The integers of n queries of heads of `width`. */
+static index_query_kernel_args query_of(const cuda_backend *b, view q, int n_heads)
+{
+    return (index_query_kernel_args){ cuda_rows(q), b->scratch[CUDA_FAMILY_INDEXER], n_heads, div_up(n_heads, INDEX_HEADS_TILE),
+                                      q.cols / n_heads / INDEX_GROUP };
+}
+
+static ds4_status queries_fit(queue *dev, view q, int n_heads)
 {
     cuda_backend *b = cuda_of(dev);
-    const int n = (int)a->q.rows, width = a->q.cols / a->n_heads;
+    if ((uint64_t)q.rows * query_bytes(n_heads, q.cols / n_heads) <= queries_bytes(&b->o.limits)) return DS4_OK;
+    return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %lld queries of %d heads in %d numbers; it was opened for less", b->base.name,
+                      (long long)q.rows, n_heads, q.cols);
+}
+
+/* made: the rows' integers lie at `made` already; 0: they are made here. */
+static ds4_status scores(queue *dev, const index_scores_args *a, gpu_ptr made)
+{
+    cuda_backend *b = cuda_of(dev);
+    const int n = (int)a->q.rows;
     const kv_row key = key_of(a->rows, a->layer);
-    index_scores_kernel_args k = { .q = cuda_rows(a->q), .weights = cuda_rows(a->weights), .scores = cuda_rows(a->scores),
-                                   .key = cuda_kv_row(key), .first = a->first, .ratio = a->ratio, .n_heads = a->n_heads,
-                                   .tiles = div_up(a->n_heads, INDEX_HEADS_TILE), .groups = width / INDEX_GROUP, .scale = a->scale };
-    const uint64_t room = queries_bytes(&b->o.limits);
+    const index_query_kernel_args q = query_of(b, a->q, a->n_heads);
+    index_scores_kernel_args k = { .q = q.q, .weights = cuda_rows(a->weights), .scores = cuda_rows(a->scores), .key = cuda_kv_row(key),
+                                   .first = a->first, .ratio = a->ratio, .n_heads = a->n_heads, .tiles = q.tiles, .groups = q.groups,
+                                   .scale = a->scale };
+    ds4_status st = in_integers(key) ? queries_fit(dev, a->q, a->n_heads) : DS4_OK;
+    if (st) return st;
     cuda_op(b);
-    ds4_status st = cuda_batch(dev, a->rows, a->layer, &k.batch);
-    if (st) return cuda_done(dev, st);
-    cuda_reads(b, a->q);
+    st = cuda_batch(dev, a->rows, a->layer, &k.batch);
     cuda_reads(b, a->weights);
     cuda_reads_memory(b, a->rows, a->layer, CUDA_INDEX_POOL);
     cuda_writes(b, a->scores);
-
-    if (in_integers(key)) {
-        const int heads = k.tiles * INDEX_HEADS_TILE;
-        k.query = b->scratch[CUDA_FAMILY_INDEXER];
-        if ((uint64_t)n * query_bytes(a->n_heads, width) > room)
-            st = queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d queries of %d heads of %d; it was opened for less", b->base.name, n, a->n_heads, width);
-        cuda_writes_at(b, k.query, room);
-        const index_query_kernel_args q = { k.q, k.query, a->n_heads, k.tiles, k.groups };
-        if (!st) st = CUDA_LAUNCH(dev, index_query, cuda_grid(div_up(heads * k.groups, 8), n, 1), 256, 0, q);
+    if (made) {
+        k.query = made;
+        cuda_reads_at(b, made, (uint64_t)n * INDEX_QUERY_BYTES(q.tiles, q.groups));
+    } else {
+        cuda_reads(b, a->q);
+    }
+    if (!made && in_integers(key)) {
+        k.query = q.query;
+        cuda_writes_at(b, q.query, (uint64_t)n * INDEX_QUERY_BYTES(q.tiles, q.groups));
+        if (!st) st = CUDA_LAUNCH(dev, index_query, cuda_grid(div_up(q.tiles * INDEX_HEADS_TILE * q.groups, 8), n, 1), 256, 0, q);
     }
     /* Blocks for the longest session there may be, no more than the card holds at once. */
     const int most = div_up(a->scores.cols, INDEX_KEYS_TILE * (SCORE_THREADS / 32));
@@ -82,6 +99,8 @@ static ds4_status index_scores(queue *dev, const index_scores_args *a)
     if (!st) st = cuda_launch(dev, scores_kernel(&k), cuda_grid(blocks, n, 1), SCORE_THREADS, k.query ? shared : 0, &k, sizeof k);
     return cuda_done(dev, st);
 }
+
+static ds4_status index_scores(queue *dev, const index_scores_args *a) { return scores(dev, a, 0); }
 
 /* ---- the choice ------------------------------------------------------------------------------ */
 
@@ -111,6 +130,60 @@ static ds4_status top_k(queue *dev, const top_k_args *a)
         if (!st && slices > 1) st = CUDA_LAUNCH(dev, top_k_merge, cuda_grid(rows, 1, 1), 1024, 0, args);
     }
     return cuda_done(dev, st);
+}
+
+/* ---- the stage ------------------------------------------------------------------------------- */
+
+/* q rotated, rounded, and as integers at scratch's front, in one pass. */
+static ds4_status round_queries(queue *dev, const select_rows_args *a)
+{
+    cuda_backend *b = cuda_of(dev);
+    gpu_batch batch;
+    cuda_op(b);
+    const ds4_status st = cuda_batch(dev, a->rows, -1, &batch);
+    const index_query_round_kernel_args k = { query_of(b, a->q, a->n_heads), batch.pos, cuda_rope(a->rope, false) };
+    cuda_reads(b, a->q);
+    cuda_writes(b, a->q);
+    cuda_writes_at(b, k.to.query, (uint64_t)a->q.rows * INDEX_QUERY_BYTES(k.to.tiles, k.to.groups));
+    const unsigned shared = (unsigned)(INDEX_HEADS_TILE * k.to.groups * INDEX_GROUP) * (unsigned)sizeof(float);
+    return cuda_done(dev, st ? st : CUDA_LAUNCH(dev, index_query_round, cuda_grid(k.to.tiles, a->q.rows, 1), 256, shared, k));
+}
+
+/* What the default does, with one kernel between q's product and the scores. */
+static ds4_status select_rows(queue *dev, const select_rows_args *a)
+{
+    cuda_backend *b = cuda_of(dev);
+    const int T = a->rows->n, tile = (int)a->scores.rows;
+    if (a->kind != ROUND_HADAMARD_FP4 || !in_integers(key_of(a->rows, a->layer))) {
+        ops defaults;
+        ops_default_stages(&defaults);
+        return defaults.select_rows(dev, a);
+    }
+    ds4_status st = queries_fit(dev, a->q, a->n_heads);
+    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer, .name = "indexer.attn_q_b" });
+    if (!st) st = round_queries(dev, a);
+    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->proj, .x = a->x, .y = a->weights, .layer = a->layer, .name = "indexer.proj" });
+
+    const index_query_kernel_args q = query_of(b, a->q, a->n_heads);
+    for (int first = 0; first < T && !st; first += tile) {
+        const int n = min_int(tile, T - first);
+        const view of_tile = view_rows(a->scores, 0, n);
+        st = scores(dev, &(index_scores_args){ .q = view_rows(a->q, first, n), .weights = view_rows(a->weights, first, n),
+                                               .scores = of_tile, .rows = a->rows, .first = first, .n_heads = a->n_heads,
+                                               .scale = a->scale, .layer = a->layer, .ratio = a->ratio },
+                    q.query + (uint64_t)first * INDEX_QUERY_BYTES(q.tiles, q.groups));
+        if (!st) st = top_k(dev, &(top_k_args){ .scores = of_tile, .selected = view_rows(a->selected, first, n), .rows = a->rows,
+                                                .first = first, .ratio = a->ratio, .layer = a->layer });
+    }
+    return st;
+}
+
+/* Rounding makes steps of tiny differences, and a choice makes others of those: products that differ in
+ * their last bits may choose other rows, rightly. check: can judge the parts alone, each on equal numbers,
+ * so under it (and in a trace) the stage stays its definition. */
+void cuda_indexer_stages(cuda_backend *b)
+{
+    if (!b->o.mirrored) b->base.ops.select_rows = select_rows;
 }
 
 void cuda_indexer_ops(ops *o)

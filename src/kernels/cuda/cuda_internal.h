@@ -209,6 +209,7 @@ void     cuda_matmul_ops(ops *o);
 void     cuda_experts_ops(ops *o);
 void     cuda_kv_ops(ops *o);
 void     cuda_indexer_ops(ops *o);
+void     cuda_indexer_stages(cuda_backend *b);  /* those that stand back where ops are looked at */
 void     cuda_attention_ops(ops *o);
 void     cuda_head_ops(ops *o);
 

@@ -11,39 +11,7 @@
 
 #include "kernels/cuda/args_indexer.h"
 
-#define MAGIC      12582912.0f
-#define MAGIC_BITS 0x4b400000
-
-/* ---- queries ------------------------------------------------------------------------------ */
-
-/* A lane holds number `lane` of group g of a head. The definition's rule: attn_kernels.h, index_fill. */
-DEVICE void put_group(float x, gpu_ptr query, int tiles, int groups, int head, int g)
-{
-    const int lane = lane_id(), tile = head / INDEX_HEADS_TILE, in_tile = head % INDEX_HEADS_TILE;
-    const float s = formula_fp4_scale(warp_max(fabsf(x))), v = x * (2.0f / s);
-    uint32_t word = (uint32_t)(int8_t)(v > 12.0f ? 12.0f : v > -12.0f ? v : -12.0f) & 255u;
-    word <<= 8 * (lane % 4);
-    word |= __shfl_xor_sync(FULL_MASK, word, 1);
-    word |= __shfl_xor_sync(FULL_MASK, word, 2);
-    if (lane % 4 == 0) {                                    /* columns lane .. lane+3 */
-        const int to_lane = in_tile * 4 + lane / 4 % 4, half = lane / 16;
-        gpu_at<uint32_t>(query)[((tile * WARP + to_lane) * groups + g) * 2 + half] = word;
-    }
-    if (lane == 0)
-        gpu_at<float2>(query, INDEX_CODES_BYTES(tiles, groups))[(tile * groups + g) * INDEX_HEADS_TILE + in_tile] =
-            make_float2(0.25f * s, -MAGIC * (0.25f * s));
-}
-
-KERNEL(index_query, index_query_kernel_args, 256)
-{
-    const int item = (int)blockIdx.x * ((int)blockDim.x / WARP) + warp_id(), head = item / a.groups, g = item % a.groups;
-    launch_wait();
-    launch_next();
-    if (head >= a.tiles * INDEX_HEADS_TILE) return;
-    const float *q = gpu_at<const float>(a.q.at) + blockIdx.y * a.q.stride + (int64_t)item * INDEX_GROUP;
-    put_group(head < a.n_heads ? q[lane_id()] : 0.0f, a.query + blockIdx.y * INDEX_QUERY_BYTES(a.tiles, a.groups), a.tiles, a.groups,
-              head, g);
-}
+#define MAGIC_BITS 0x4b400000   /* INDEX_MAGIC */
 
 /* ---- packed keys ---------------------------------------------------------------------------- */
 
