@@ -293,3 +293,42 @@ TEST(a_row_of_experts_does_not_depend_on_the_rows_beside_it)
     }
     b->close(b);
 }
+
+/* ---- the whole block -------------------------------------------------------------------------------- */
+
+static void run_block(backend *b, int rows, bool hash)
+{
+    enum { D = 256, F = 128, N = 12 };
+    const stack s = stack_of(b, (stack_shape){ N, D, F, QUANT_Q8_0, QUANT_Q8_0, QUANT_Q8_0 });
+    const view inp = checked_weight(b, N, D, QUANT_F32, WEIGHT_MATRIX, N, 31), gate = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 32);
+    const view up = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 33), down = checked_weight(b, D, F, QUANT_Q8_0, WEIGHT_MATRIX, D, 34);
+    const view x = checked_random(b, rows, D, 1.0f, (uint64_t)rows), y = checked_view(b, rows, D, QUANT_F32), logits = checked_view(b, rows, N, QUANT_F32);
+    const view bias = checked_random(b, 1, N, 0.3f, 36), mid = checked_view(b, (int64_t)rows * USED, F, QUANT_F32);
+    const view own = checked_view(b, rows, D, QUANT_F32), shared = checked_view(b, rows, D, QUANT_F32);
+    const view gate_out = checked_view(b, rows, F, QUANT_F32), up_out = checked_view(b, rows, F, QUANT_F32);
+    const chosen c = room(b, rows, USED);
+    int32_t table[VOCAB][USED], token[ROWS], pos[ROWS] = { 0 }, of[ROWS] = { 0 };
+    for (int v = 0; v < VOCAB; v++)
+        for (int i = 0; i < USED; i++) table[v][i] = (v + 2 * i) % N;
+    for (int t = 0; t < ROWS; t++) token[t] = t * 7 % VOCAB;
+    const view by_token = filled(b, VOCAB, USED, QUANT_I32, table);
+    const segment one = { .n = rows };
+    const batch_rows batch = { rows, pos, token, of, &one, 1 };
+    const view none = { 0 };
+    CHECKED(b, moe_block, .x = x, .y = y, .gate_inp = inp,
+            .router = { .logits = logits, .bias = hash ? none : bias, .hash = hash ? by_token : none, .ids = c.ids, .weights = c.weights,
+                        .rows = &batch, .scale = 1.5f },
+            .experts = { .x = x, .y = own, .gate = s.gate, .up = s.up, .down = s.down, .ids = c.ids, .weights = c.weights, .mid = mid,
+                         .n_experts = N, .limit = 7.0f },
+            .shared = { .x = x, .y = shared, .gate = gate, .up = up, .down = down, .gate_out = gate_out, .up_out = up_out, .limit = 7.0f });
+}
+
+TEST(the_block_of_experts_adds_the_shared_one_for_few_and_many_rows)
+{
+    const int rows[] = { 1, 3, 16, 17, 33 };
+    for (int i = 0; i < 5; i++) {
+        backend *b = checked_open(&limits, i == 1, i % 2 ? LANES_SHUFFLED : LANES_BACKWARD);
+        run_block(b, rows[i], i % 2 == 0);
+        b->close(b);
+    }
+}

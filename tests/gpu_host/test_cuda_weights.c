@@ -128,3 +128,127 @@ TEST(a_card_that_is_full_is_told_with_figures)
     b->close(b);
     free(data);
 }
+
+/* ---- experts in parts ------------------------------------------------------------------------------- */
+
+enum { E = 16, D = 64, F = 32, LAYERS = 3, USED = 4, STEPS = 40, TYPES = 3 };
+
+typedef struct {
+    backend *b;
+    view     gate[LAYERS], up[LAYERS], down[LAYERS];
+    view     x, y, ids, weights, mid;
+    view     all_ids, all_y;            /* of every step: going in and coming out is work in order, too */
+} engine;
+
+/* A stack whose numbers the seed decides. */
+static view stack_of(backend *b, int64_t rows, int cols, quant_type type, int64_t each, uint64_t seed)
+{
+    return checked_weight(b, rows, cols, type, WEIGHT_EXPERTS, each, seed);
+}
+
+static engine engine_open(uint64_t expert_bytes, bool unified, uint64_t seed)
+{
+    ds4_error err;
+    const backend_options o = { .name = "cuda", .limits = limits, .expert_bytes = expert_bytes };
+    engine g = { .b = open_with(&(fake_options){ .seed = seed, .unified = unified }, &o, &err) };
+    for (int l = 0; l < LAYERS; l++) {
+        g.gate[l] = stack_of(g.b, E * F, D, QUANT_Q8_0, F, (uint64_t)l + 1);
+        g.up[l] = stack_of(g.b, E * F, D, QUANT_Q8_0, F, (uint64_t)l + 11);
+        g.down[l] = stack_of(g.b, E * D, F, QUANT_Q5_0, D, (uint64_t)l + 21);
+    }
+    g.x = checked_random(g.b, 2, D, 1.0f, 5);
+    g.y = checked_view(g.b, 2 * LAYERS, D, QUANT_F32);
+    g.ids = checked_view(g.b, 2 * LAYERS, USED, QUANT_I32);
+    g.all_ids = checked_view(g.b, STEPS * 2 * LAYERS, USED, QUANT_I32);
+    g.all_y = checked_view(g.b, STEPS * 2 * LAYERS, D, QUANT_F32);
+    g.weights = checked_random(g.b, 2, USED, 1.0f, 6);
+    g.mid = checked_view(g.b, 2 * USED, F, QUANT_F32);
+    return g;
+}
+
+static void engine_close(engine *g)
+{
+    for (int l = 0; l < LAYERS; l++) {
+        checked_free(g->b, g->gate[l]);
+        checked_free(g->b, g->up[l]);
+        checked_free(g->b, g->down[l]);
+    }
+    g->b->close(g->b);
+}
+
+/* Step `step` of `rows` rows over all layers; waits for nothing. */
+static void engine_step(engine *g, int step, int rows)
+{
+    ds4_error err;
+    backend *b = g->b;
+    const int32_t pos[2] = { 0 }, token[2] = { 0 }, of[2] = { 0 };
+    const segment s = { .n = rows };
+    const batch_rows batch = { rows, pos, token, of, &s, 1 };
+    const step_shape shape = { .rows = &batch };
+    bool done, again;
+    EXPECT_OK(b->copy(b, g->ids, view_rows(g->all_ids, step * 2 * LAYERS, 2 * LAYERS), &err), err);
+    do {
+        EXPECT_OK(b->step_begin(b, &shape, &done, &err), err);
+        for (int l = 0; l < LAYERS && !done; l++) {
+            const ds4_status st = b->ops.expert_ffn(&b->queue, &(expert_ffn_args){
+                .x = view_rows(g->x, 0, rows), .y = view_rows(g->y, 2 * l, rows), .gate = g->gate[l], .up = g->up[l],
+                .down = g->down[l], .ids = view_rows(g->ids, 2 * l, rows), .weights = view_rows(g->weights, 0, rows),
+                .mid = view_rows(g->mid, 0, rows * USED), .n_experts = E, .limit = 7.0f, .layer = l });
+            EXPECT_OK(st, b->queue.error);
+        }
+        EXPECT_OK(b->step_end(b, true, &again, &err), err);
+    } while (again);
+    EXPECT_OK(b->copy(b, view_rows(g->all_y, step * 2 * LAYERS, 2 * LAYERS), g->y, &err), err);
+}
+
+static void engine_run(engine *g, const int32_t *ids, float *y)
+{
+    ds4_error err;
+    EXPECT_OK(g->b->upload(g->b, g->all_ids, ids, &err), err);
+    for (int step = 0; step < STEPS; step++) engine_step(g, step, 1 + step / 3 % 2);
+    EXPECT_OK(g->b->wait(g->b, &err), err);
+    EXPECT_OK(g->b->download(g->b, y, g->all_y, &err), err);
+}
+
+/* A few experts are hot, and not for ever the same. */
+static void skewed_ids(int32_t *ids, int step, random_stream *r)
+{
+    for (int i = 0; i < 2 * LAYERS; i++) {
+        const int hot = step < STEPS / 2 ? E - USED - 1 : 3;
+        for (int k = 0; k < USED; k++) ids[i * USED + k] = random_below(r, 8) ? hot + k : (int32_t)(k * (E / USED) + (int)random_below(r, E / USED));
+        for (int k = 1; k < USED; k++)
+            if (ids[i * USED + k] <= ids[i * USED + k - 1]) ids[i * USED + k] = ids[i * USED + k - 1] + 1;
+        for (int k = USED - 1, most = E - 1; k >= 0; k--, most--)
+            if (ids[i * USED + k] > most) ids[i * USED + k] = most;
+    }
+}
+
+TEST(where_experts_lie_does_not_change_results_while_they_change_places)
+{
+    const uint64_t each = planes_bytes(planes_of(QUANT_Q8_0), F * D / 32);
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        engine all = engine_open(0, false, seed);
+        engine some[] = { engine_open(1, false, seed), engine_open(40 * each, false, seed), engine_open(90 * each, false, seed + 9),
+                          engine_open(1, true, seed) };
+        static float want[STEPS][2 * LAYERS][D], got[STEPS][2 * LAYERS][D];
+        int32_t ids[STEPS][2 * LAYERS * USED];
+        random_stream r;
+        random_seed(&r, seed);
+        for (int step = 0; step < STEPS; step++) skewed_ids(ids[step], step, &r);
+        engine_run(&all, ids[0], want[0][0]);
+        for (int i = 0; i < 4; i++) {
+            engine_run(&some[i], ids[0], got[0][0]);
+            EXPECT(memcmp(got, want, sizeof got) == 0);
+        }
+        for (int i = 0; i < 4; i++) {
+            const cuda_expert_counts n = cuda_residency_counts((cuda_backend *)some[i].b);
+            EXPECT((n.misses > 0) == (i < 3));
+            EXPECT((n.hits > 0) == (i == 1 || i == 2));
+            EXPECT((n.exchanges > 4) == (i == 1 || i == 2));
+            EXPECT(n.bus_bytes == 0 || n.bus_bytes >= n.misses * each);
+            engine_close(&some[i]);
+        }
+        EXPECT_INT(cuda_residency_counts((cuda_backend *)all.b).misses, 0);
+        engine_close(&all);
+    }
+}

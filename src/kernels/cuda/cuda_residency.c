@@ -95,7 +95,7 @@ static ds4_status take_region(cuda_backend *b, gpu_memory kind, uint64_t bytes, 
 static int experts_on_card(cuda_residency *r, int n, uint64_t each)
 {
     const uint64_t layer_each = 4 * each, spares = RESIDENCY_EXCHANGES * layer_each;
-    if (r->n_stacks == 0 && r->left >= 8 * spares) {
+    if (r->n_stacks == 0 && r->left >= 2 * spares) {
         r->spare_bytes = spares;
         r->left -= spares;
     }
