@@ -5,7 +5,7 @@
 
 #include "base/checked.h"
 
-static const backend_limits limits = { .max_rows = 160, .max_cols = 1024, .max_pairs = 480, .max_expert_width = 512,
+static const backend_limits limits = { .max_rows = 160, .max_cols = 2048, .max_pairs = 480, .max_expert_width = 512,
                                        .n_experts = 6, .max_head_width = 64, .index_top_k = 8 };
 
 /* The ops that the kernels are for, whatever the number of rows. */
@@ -81,6 +81,17 @@ TEST(products_of_ragged_shapes_agree_with_their_definition)
         check_products(b, QUANT_F16, 20, cols, 20);
         check_products(b, QUANT_F32, 20, cols, 20);
     }
+    b->close(b);
+}
+
+/* Few tiles and many columns: several blocks share a result. */
+TEST(products_that_are_split_by_columns_agree_with_their_definition)
+{
+    backend *b = open_prefill(LANES_SHUFFLED);
+    for (size_t i = 0; i < countof(own); i++) check_products(b, own[i], 20, 1536, 18);
+    check_products(b, QUANT_MXFP4, 20, 1824, 18);
+    check_products(b, QUANT_Q8_0, 70, 1888, 66);
+    check_products(b, QUANT_F16, 70, 1111, 66);
     b->close(b);
 }
 

@@ -15,18 +15,20 @@ enum {
     PREFILL_UP_ROWS = PREFILL_ROWS / 2      /* of gate and of up each */
 };
 
-/* y = w x. Grid: tiles of tokens, tiles of rows. */
+/* y = w x. Grid: tiles of tokens, tiles of rows, splits of split_cols columns (a multiple of 256), the sum of each
+ * split_step numbers behind that of the one before. */
 typedef struct {
     gpu_weight w;
     gpu_codes  x;
     gpu_rows   y;
+    int32_t    split_cols, split_step;
 } prefill_args;
 
 /* The same for float weights, from floats. */
-enum { PREFILL_FLOAT_THREADS = 128, PREFILL_FLOAT_ROWS = 16 * PREFILL_FLOAT_THREADS / 32 };
 typedef struct {
     gpu_weight w;
     gpu_rows   x, y;
+    int32_t    split_cols, split_step;
 } prefill_float_args;
 
 /* Tiles of PREFILL_TOKENS pairs that meet the same expert; expert e's begin at
@@ -51,7 +53,8 @@ typedef struct {
     int32_t     row0;
 } prefill_down_args;
 
-/* y[t][c] = sum over slots, in their order, of part[t*used + slot][c]. Grid: columns by threads, rows. */
+/* y[t][c] = sum over slots, in their order, of part[t*used + slot][c]: of a row's experts, or of splits. Grid:
+ * columns by threads, rows. */
 enum { PREFILL_SUM_THREADS = 256 };
 typedef struct {
     gpu_rows part, y;

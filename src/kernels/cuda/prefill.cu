@@ -10,12 +10,17 @@ template <class W> DEVICE void products(const prefill_args &a, prefill_room<W> &
     __syncthreads();
 
     const prefill_matrix m = { a.w.at, a.w.type, a.w.matrix_rows, a.w.cols, a.w.row0 + row0, a.w.row0 + a.w.rows - 1 };
+    prefill_codes x = codes_of(a.x);
+    x.begin = (int)blockIdx.z * a.split_cols;
+    x.end = min(x.begin + a.split_cols, x.cols);
     float acc[TOKEN_TILES][4] = {};
-    prefill_work<W, TOKEN_TILES>::products(acc, m, codes_of(a.x), r.row_of, r.stage, r.own);
+    prefill_work<W, TOKEN_TILES>::products(acc, m, x, r.row_of, r.stage, r.own);
     launch_next();
 
-    float *y = gpu_at<float>(a.y.at) + token0 * a.y.stride;
-    each_result<TOKEN_TILES>(a.x.rows - token0, row0, a.w.rows, [&](int token, int row, int t, int e) { y[token * a.y.stride + row] = acc[t][e]; });
+    float *y = gpu_at<float>(a.y.at) + token0 * a.y.stride + (int64_t)blockIdx.z * a.split_step;
+    each_result<TOKEN_TILES>(a.x.rows - token0, row0, a.w.rows, [&](int token, int row, int t, int e) {
+        y[token * a.y.stride + row] = acc[t][e];
+    });
 }
 
 #define PRODUCTS(name, unused)                                                \

@@ -5,7 +5,8 @@
  * there can be, and blocks of empty ones end at once. */
 #include "kernels/cuda/prefill_general.cuh"
 
-/* Tile `at`: n of groups.pair, from first on; the same for all threads. The thread whose expert has it tells the others. */
+/* Tile `at`: n of groups.pair, from first on; the same for all threads. The thread whose expert has it tells
+ * the others. */
 DEVICE pair_tile tile_of(const gpu_groups &groups, int at, pair_tile *room)
 {
     const int32_t *first = gpu_at<const int32_t>(groups.first);
@@ -28,7 +29,8 @@ template <class W> DEVICE bool begin(const gpu_groups &groups, prefill_room<W> &
     launch_wait();
     const pair_tile tile = tile_of(groups, (int)blockIdx.x, &r.tile);
     if (tile.n == 0) return false;
-    if (thread < PREFILL_TOKENS) r.pair[thread] = gpu_at<const int32_t>(groups.pair)[tile.first + min(thread, tile.n - 1)];
+    const int32_t *pair = gpu_at<const int32_t>(groups.pair) + tile.first;
+    if (thread < PREFILL_TOKENS) r.pair[thread] = pair[min(thread, tile.n - 1)];
     W::prepare(r.own);
     return true;
 }
@@ -62,8 +64,8 @@ template <class W, int TILES> DEVICE void up_tile(const prefill_up_args &a, pref
 template <class W, int TILES> DEVICE void down_tile(const prefill_down_args &a, prefill_room<W> &r)
 {
     const int row0 = (int)blockIdx.y * PREFILL_ROWS + 16 * warp_id();
-    const prefill_matrix m = { gpu_at<const gpu_ptr>(a.down.table)[r.tile.expert], a.down.type, a.down.rows, a.down.cols,
-                               a.row0 + row0, a.down.rows - 1 };
+    const gpu_ptr at = gpu_at<const gpu_ptr>(a.down.table)[r.tile.expert];
+    const prefill_matrix m = { at, a.down.type, a.down.rows, a.down.cols, a.row0 + row0, a.down.rows - 1 };
     float acc[TILES][4] = {};
     prefill_work<W, TILES>::products(acc, m, codes_of(a.mid), r.pair, r.stage, r.own);
     launch_next();

@@ -12,7 +12,7 @@ enum {
     TILES = PREFILL_TOKENS / 8
 };
 
-struct float_stage { float x[PREFILL_TOKENS * PITCH], w[PREFILL_FLOAT_ROWS * PITCH]; };
+struct float_stage { float x[PREFILL_TOKENS * PITCH], w[PREFILL_ROWS * PITCH]; };
 
 struct half_bits { uint16_t u; };
 struct bfloat_bits { uint16_t u; };
@@ -32,20 +32,20 @@ DEVICE void split(float v, uint32_t &first, uint32_t &second)
 }
 
 /* A thread's part of a step: one column of every fourth row. */
-enum { HELD = PREFILL_TOKENS / (PREFILL_FLOAT_THREADS / WARP) };
+enum { HELD = PREFILL_TOKENS / (PREFILL_THREADS / WARP) };
 struct float_held { float x[HELD], w[HELD]; };
 
-template <class W> DEVICE void hold(float_held &h, const prefill_float_args &a, int token0, int row0, int k)
+template <class W> DEVICE void hold(float_held &h, const prefill_float_args &a, int token0, int row0, int k, int end)
 {
     const float *x = gpu_at<const float>(a.x.at);
     const W *w = gpu_at<const W>(a.w.at);
     const int c = k + lane_id();
 #pragma unroll
     for (int j = 0; j < HELD; j++) {
-        const int at = warp_id() + j * (PREFILL_FLOAT_THREADS / WARP);
+        const int at = warp_id() + j * (PREFILL_THREADS / WARP);
         const int64_t token = min(token0 + at, a.x.rows - 1), row = a.w.row0 + min(row0 + at, a.w.rows - 1);
-        h.x[j] = c < a.w.cols ? x[token * a.x.stride + c] : 0.0f;
-        h.w[j] = c < a.w.cols ? as_number(w[row * a.w.cols + c]) : 0.0f;
+        h.x[j] = c < end ? x[token * a.x.stride + c] : 0.0f;
+        h.w[j] = c < end ? as_number(w[row * a.w.cols + c]) : 0.0f;
     }
 }
 
@@ -53,7 +53,7 @@ DEVICE void keep(float_stage &s, const float_held &h)
 {
 #pragma unroll
     for (int j = 0; j < HELD; j++) {
-        const int at = (warp_id() + j * (PREFILL_FLOAT_THREADS / WARP)) * PITCH + lane_id();
+        const int at = (warp_id() + j * (PREFILL_THREADS / WARP)) * PITCH + lane_id();
         s.x[at] = h.x[j];
         s.w[at] = h.w[j];
     }
@@ -83,22 +83,23 @@ template <class W> DEVICE void add_products(float acc[TILES][4], const float_sta
 
 template <class W> DEVICE void products(const prefill_float_args &a, float_stage &s)
 {
-    const int token0 = (int)blockIdx.x * PREFILL_TOKENS, row0 = (int)blockIdx.y * PREFILL_FLOAT_ROWS;
+    const int token0 = (int)blockIdx.x * PREFILL_TOKENS, row0 = (int)blockIdx.y * PREFILL_ROWS;
     float acc[TILES][4] = {};
     float_held held;
     launch_wait();
-    hold<W>(held, a, token0, row0, 0);
-    for (int k = 0; k < a.w.cols; k += DEPTH) {
+    const int begin = (int)blockIdx.z * a.split_cols, end = min(begin + a.split_cols, a.w.cols);
+    hold<W>(held, a, token0, row0, begin, end);
+    for (int k = begin; k < end; k += DEPTH) {
         __syncthreads();
         keep(s, held);
         __syncthreads();
-        if (k + DEPTH < a.w.cols) hold<W>(held, a, token0, row0, k + DEPTH);
+        if (k + DEPTH < end) hold<W>(held, a, token0, row0, k + DEPTH, end);
 #pragma unroll
         for (int c = 0; c < DEPTH; c += 8) add_products<W>(acc, s, c);
     }
     launch_next();
 
-    float *y = gpu_at<float>(a.y.at);
+    float *y = gpu_at<float>(a.y.at) + (int64_t)blockIdx.z * a.split_step;
     const int row = row0 + 16 * warp_id() + lane_id() / 4;
 #pragma unroll
     for (int t = 0; t < TILES; t++)
@@ -110,7 +111,7 @@ template <class W> DEVICE void products(const prefill_float_args &a, float_stage
 }
 
 #define FLOAT_PRODUCTS(name, weight)                                          \
-    KERNEL(prefill_##name, prefill_float_args, PREFILL_FLOAT_THREADS)               \
+    KERNEL(prefill_##name, prefill_float_args, PREFILL_THREADS)               \
     {                                                                         \
         SHARED(float_stage, s, 1);                                            \
         products<weight>(a, *s);                                              \

@@ -83,8 +83,8 @@ DEVICE void unit_sums(float v[4], const prefill_stage &s, int tile, int u, const
 }
 
 template <int TILES> struct prefill_work<fragments_general, TILES> {
-    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &m, const prefill_codes &x, const int32_t *row_of,
-                                prefill_stage *stage, fragments_general::room &room)
+    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &m, const prefill_codes &x,
+                                const int32_t *row_of, prefill_stage *stage, fragments_general::room &room)
     {
         const int g = lane_id() / 4, i = lane_id() % 4;
         general_warp &own = room.warp[warp_id()];
@@ -97,7 +97,8 @@ template <int TILES> struct prefill_work<fragments_general, TILES> {
                     unpack_two(own, m, k, u, units);
                     __syncwarp();
                 }
-                const uint32_t *at = reinterpret_cast<const uint32_t *>(own.code + g * GENERAL_PITCH + 32 * (u % 2)) + i;
+                const uint8_t *code = own.code + g * GENERAL_PITCH + 32 * (u % 2);
+                const uint32_t *at = reinterpret_cast<const uint32_t *>(code) + i;
                 const uint32_t a[4] = { at[0], at[8 * GENERAL_PITCH / 4], at[4], at[8 * GENERAL_PITCH / 4 + 4] };
                 const float4 factor[2] = { own.factor[g][u % 2], own.factor[g + 8][u % 2] };
     #pragma unroll

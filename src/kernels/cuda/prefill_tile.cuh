@@ -38,7 +38,7 @@ struct prefill_codes {
     const int8_t  *codes;
     const float   *scale;
     const int16_t *sum;
-    int            cols;
+    int            cols, begin, end;    /* columns of a row; those that are multiplied */
 };
 
 DEVICE prefill_codes codes_of(const gpu_codes &x)
@@ -48,6 +48,8 @@ DEVICE prefill_codes codes_of(const gpu_codes &x)
     c.scale = gpu_at<const float>(x.scale);
     c.sum = gpu_at<const int16_t>(x.sum);
     c.cols = x.cols;
+    c.begin = 0;
+    c.end = x.cols;
     return c;
 }
 
@@ -57,7 +59,7 @@ template <int TILES> DEVICE void fetch_codes(prefill_stage &s, const prefill_cod
 #pragma unroll
     for (int j = 0; j < 8 * TILES * STEP / 16 / PREFILL_THREADS; j++) {
         const int at = (int)threadIdx.x + PREFILL_THREADS * j, token = at / (STEP / 16), c = at % (STEP / 16) * 16;
-        if (k + c < x.cols)
+        if (k + c < x.end)
             async_copy16(s.codes + token * ROW_BYTES + c, x.codes + (int64_t)row_of[token] * x.cols + k + c);
     }
     async_commit();
@@ -71,12 +73,13 @@ template <class W> DEVICE void hold(prefill_held &h, const prefill_codes &x, con
 #pragma unroll
     for (int j = 0; j < (W::SCALES == BLOCKS ? PART_UNITS : 1); j++) {
         const int u = W::SCALES == BLOCKS ? u0 + j : 0;
-        h.scale[j] = k + 32 * u < x.cols ? scale[u] : 0.0f;
+        h.scale[j] = k + 32 * u < x.end ? scale[u] : 0.0f;
     }
     if (W::SUMS == NO_SUMS) return;
-    const uint32_t *sum = reinterpret_cast<const uint32_t *>(x.sum + (int64_t)row_of[token] * (x.cols / 16) + k / 16 + 2 * u0);
+    const int16_t *at = x.sum + (int64_t)row_of[token] * (x.cols / 16) + k / 16 + 2 * u0;
+    const uint32_t *sum = reinterpret_cast<const uint32_t *>(at);
 #pragma unroll
-    for (int j = 0; j < PART_UNITS; j++) h.sum[j] = k + 32 * (u0 + j) < x.cols ? sum[j] : 0;
+    for (int j = 0; j < PART_UNITS; j++) h.sum[j] = k + 32 * (u0 + j) < x.end ? sum[j] : 0;
 }
 
 /* Two sums of 16 codes (at most 2032) as 16 * high + low, both int8: low bytes in bits 0..15, high above. */
@@ -135,7 +138,8 @@ template <class W> struct prefill_rows {
     typename W::raw raw[2];
 };
 
-template <class W> DEVICE void fetch_part(typename W::raw raw[2], const planes &m, const prefill_rows<W> &rows, int part)
+template <class W>
+DEVICE void fetch_part(typename W::raw raw[2], const planes &m, const prefill_rows<W> &rows, int part)
 {
     const int each = plane_table<W::TYPE>::block_len / (32 * W::HELD), at = min(part, rows.n_parts - 1);
 #pragma unroll
@@ -230,18 +234,18 @@ template <class W, int TILES, class F>
 DEVICE void each_step(const prefill_codes &x, const int32_t *row_of, prefill_stage *stage, F step)
 {
     prefill_held held;
-    fetch_codes<TILES>(stage[0], x, row_of, 0);
-    hold<W>(held, x, row_of, 0);
+    fetch_codes<TILES>(stage[0], x, row_of, x.begin);
+    hold<W>(held, x, row_of, x.begin);
     keep<W>(stage[0], held);
-    for (int k = 0, now = 0; k < x.cols; k += STEP, now ^= 1) {
-        const bool more = k + STEP < x.cols;
+    for (int k = x.begin, now = 0; k < x.end; k += STEP, now ^= 1) {
+        const bool more = k + STEP < x.end;
         async_wait<0>();
         __syncthreads();                /* this step is there, and nobody reads the other stage any more */
         if (more) {
             fetch_codes<TILES>(stage[now ^ 1], x, row_of, k + STEP);
             hold<W>(held, x, row_of, k + STEP);
         }
-        step(stage[now], k, min(UNITS, (x.cols - k) / 32));
+        step(stage[now], k, min(UNITS, (x.end - k) / 32));
         if (more) keep<W>(stage[now ^ 1], held);
     }
 }
@@ -256,17 +260,17 @@ struct prefill_matrix {
 /* products: acc = sums of this warp's rows for the tokens whose rows of x are row_of[], TILES times eight of
  * them. All threads of the block. */
 template <class W, int TILES> struct prefill_work {
-    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &w, const prefill_codes &x, const int32_t *row_of,
-                                prefill_stage *stage, typename W::room &room)
+    DEVICE_MEMBER void products(float acc[TILES][4], const prefill_matrix &w, const prefill_codes &x,
+                                const int32_t *row_of, prefill_stage *stage, typename W::room &room)
     {
         const int row = w.first + lane_id() / 4, blocks = w.cols / plane_table<W::TYPE>::block_len;
         const planes m = planes_from<W::TYPE>(w.at, (uint64_t)w.rows * (uint64_t)blocks, 0);
         prefill_rows<W> rows;
         rows.block[0] = min(row, w.last) * blocks;
         rows.block[1] = min(row + 8, w.last) * blocks;
-        rows.part = 0;
-        rows.n_parts = w.cols / (32 * W::HELD);
-        fetch_part<W>(rows.raw, m, rows, 0);
+        rows.part = x.begin / (32 * W::HELD);
+        rows.n_parts = x.end / (32 * W::HELD);
+        fetch_part<W>(rows.raw, m, rows, rows.part);
         each_step<W, TILES>(x, row_of, stage, [&](const prefill_stage &s, int k, int units) {
             if constexpr (W::SCALES == BLOCKS) step_of_blocks<W, TILES>(acc, s, m, rows, units, room);
             else step_of<W, TILES>(acc, s, m, rows, k, room);

@@ -90,7 +90,8 @@ struct fragments_q2_k {
     DEVICE_MEMBER block_end end(const planes &m, int block, int i)
     {
         const uint32_t d = load_u32(m.p[2] + (int64_t)4 * block);
-        const block_end e = { low_half(d), high_half(d), load_u32(m.p[1] + (int64_t)16 * block + 4 * i) >> 4 & 0x0f0f0f0fu };
+        const uint32_t four = load_u32(m.p[1] + (int64_t)16 * block + 4 * i);
+        const block_end e = { low_half(d), high_half(d), four >> 4 & 0x0f0f0f0fu };
         return e;
     }
 };
@@ -109,7 +110,8 @@ struct fragments_q4_k {
     {
         const uint8_t *p = m.p[0] + (int64_t)144 * block;
         const uint4 head = load_16(p);
-        r.scale = (part < 2 ? head.y & 0x3f3f3f3fu : (head.w & 0x0f0f0f0fu) | (head.y >> 2 & 0x30303030u)) >> (16 * (part % 2));
+        const uint32_t four = part < 2 ? head.y & 0x3f3f3f3fu : (head.w & 0x0f0f0f0fu) | (head.y >> 2 & 0x30303030u);
+        r.scale = four >> (16 * (part % 2));
         r.code = load_8(p + 16 + 32 * part + 8 * i);
     }
     DEVICE_MEMBER void codes(const raw &r, int u, int i, const room &table, uint32_t out[2])
@@ -148,7 +150,8 @@ struct fragments_iq2_xxs {
     DEVICE_MEMBER uint32_t rest(const raw &r, int u) { return u ? r.words.w : r.words.y; }
     DEVICE_MEMBER void codes(const raw &r, int u, int i, const room &table, uint32_t out[2])
     {
-        const uint32_t index = u ? r.words.z : r.words.x, signs = even_signs(rest(r, u) >> (7 * i) & 127u);
+        const uint32_t index = u ? r.words.z : r.words.x;
+        const uint32_t signs = even_signs(rest(r, u) >> (7 * i) & 127u);
         const uint64_t entry = table.entry[index >> (8 * i) & 255u];
         out[0] = bytes_signed((uint32_t)entry, signs);
         out[1] = bytes_signed((uint32_t)(entry >> 32), signs >> 4);
