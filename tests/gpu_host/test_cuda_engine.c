@@ -1,6 +1,8 @@
 /* The whole engine on the fake device: the text of the CPU, and what it does when the device fails. */
 #include "runner.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/random.h"
@@ -48,7 +50,7 @@ static ds4_engine_options options(const char *name)
     o.n_threads = 1;
     o.max_tokens = CONTEXT;
     o.max_sessions = 2;
-    o.max_batch_rows = 16;
+    o.max_batch_rows = 24;
     o.rewind_points = 2;
     return o;
 }
@@ -57,7 +59,9 @@ static ds4_engine *engine(const char *name)
 {
     ds4_error err;
     ds4_engine *e = NULL;
-    const ds4_engine_options o = options(name);
+    ds4_engine_options o = options(name);
+    /* Codes of activations that round the other way are no mistake, but more than check: allows for a few numbers. */
+    o.exact = strcmp(name, "check:cuda") == 0;
     EXPECT_OK(ds4_engine_open(&e, &o, &err), err);
     return e;
 }
@@ -70,7 +74,7 @@ static ds4_session *session(ds4_engine *e)
     return s;
 }
 
-enum { N_PROMPT = 6, N_TEXT = 3 };
+enum { N_PROMPT = 4, N_TEXT = 2 };
 
 /* Greedy behind a prompt; returns how far it came. */
 static int text_of(ds4_engine *e, ds4_session *s, ds4_token out[N_TEXT])
@@ -92,7 +96,7 @@ static int text_of(ds4_engine *e, ds4_session *s, ds4_token out[N_TEXT])
         st = ds4_session_sample(s, p, false, &out[n], &err);
         if (!st) st = ds4_session_feed(s, &out[n++], 1, NULL, NULL, &err);
     }
-    if (st && st != DS4_EDEVICE) test_fail(__FILE__, __LINE__, "%s", err.message);
+    if (st && !(st == DS4_EDEVICE && card.fail_launch)) test_fail(__FILE__, __LINE__, "%s", err.message);
     ds4_sampler_free(p);
     return n;
 }
@@ -117,6 +121,70 @@ TEST(the_text_is_that_of_the_cpu)
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     for (int i = 0; i < N_TEXT; i++) EXPECT_INT(got[i], want[i]);
     close_both(e, s);
+}
+
+/* The logits behind a prompt of 20 tokens; NULL: none. */
+static float *logits_behind(const char *name, int *V)
+{
+    ds4_token t[20];
+    ds4_error err;
+    ds4_shape shape;
+    ds4_engine *e = engine(name);
+    if (!e) return NULL;
+    ds4_session *s = session(e);
+    for (int i = 0; i < 20; i++) t[i] = 11 * i % 200;
+    EXPECT_OK(ds4_session_feed(s, t, 20, NULL, NULL, &err), err);
+    ds4_engine_shape(e, &shape);
+    *V = shape.n_vocab;
+    const float *row = ds4_session_logits(s);
+    float *copy = malloc((size_t)*V * sizeof *copy);
+    if (row) memcpy(copy, row, (size_t)*V * sizeof *copy);
+    EXPECT(row != NULL);
+    close_both(e, s);
+    return copy;
+}
+
+TEST(logits_behind_a_prompt_are_close_to_those_of_the_cpu)
+{
+    int V = 0;
+    card = (fake_options){ .seed = 7 };
+    float *want = logits_behind("cpu", &V), *got = logits_behind("cuda", &V);
+    double off = 0, all = 0;
+    for (int i = 0; i < V && want && got; i++) {
+        off += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        all += (double)want[i] * want[i];
+    }
+    if (!(all > 0 && off < 0.05 * 0.05 * all)) test_fail(__FILE__, __LINE__, "the difference is %.3f of the logits", sqrt(off / all));
+    free(want);
+    free(got);
+}
+
+/* A prompt of more rows than the kernels for few take, beside a decoding session, and a way back. */
+TEST(every_op_of_a_run_is_what_its_definition_says)
+{
+    ds4_error err;
+    ds4_batch *b = NULL;
+    ds4_token t[17];
+    card = (fake_options){ .seed = 6 };
+    ds4_engine *e = engine("check:cuda");
+    if (!e) return;
+    ds4_session *first = session(e), *second = session(e);
+    for (int i = 0; i < 17; i++) t[i] = 7 * i % 200;
+    EXPECT_OK(ds4_batch_new(&b, e, &err), err);
+    EXPECT_OK(ds4_batch_add(b, first, t, 3, DS4_LOGITS_NONE, &err), err);
+    EXPECT_OK(ds4_engine_step(e, b, &err), err);
+    EXPECT_OK(ds4_batch_add(b, first, t, 1, DS4_LOGITS_LAST, &err), err);
+    EXPECT_OK(ds4_batch_add(b, second, t, 17, DS4_LOGITS_LAST, &err), err);
+    EXPECT_OK(ds4_engine_step(e, b, &err), err);
+    EXPECT_OK(ds4_session_mark(second, &err), err);
+    EXPECT_OK(ds4_batch_add(b, first, t, 1, DS4_LOGITS_LAST, &err), err);
+    EXPECT_OK(ds4_batch_add(b, second, t, 1, DS4_LOGITS_LAST, &err), err);
+    EXPECT_OK(ds4_engine_step(e, b, &err), err);
+    EXPECT_INT(ds4_session_rewind(second, 17), 17);
+    EXPECT_OK(ds4_session_feed(second, t, 1, NULL, NULL, &err), err);
+    ds4_batch_free(b);
+    ds4_session_close(first);
+    close_both(e, second);
 }
 
 TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
