@@ -204,7 +204,7 @@ NVCCFLAGS  = -std=c++17 -O3 -Iinclude -Isrc --threads 0 $(foreach a,$(CUDA_ARCHS
              $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 NVCC_VERSION = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1*1000+\2*10/p')
 CUDA_FATBINS := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.fatbin,$(CUDA_SRC))
-.PHONY: FORCE cuda cuda-programs cuda-tests test-cuda
+.PHONY: FORCE cuda cuda-programs cuda-test-programs cuda-tests test-cuda
 $(B)/cuda/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(NVCC) $(NVCCFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCCFLAGS)' >$@
@@ -215,18 +215,21 @@ $(B)/cuda/cuda_image.o: src/kernels/cuda/cuda_image.c $(CUDA_FATBINS)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DCUDA_IMAGES='$(patsubst %.fatbin,X(%),$(notdir $(CUDA_FATBINS)))' -DCUDA_IMAGE_DIR='"$(@D)"' \
 	  -DCUDA_TOOLKIT='($(NVCC_VERSION))' -DCUDA_ARCHS='"$(strip $(CUDA_ARCHS) $(CUDA_PTX:%=ptx%))"' -MMD -MP -c $< -o $@
-CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS)) $(B)/cuda/tests/gpu_host/card
+CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS))
 $(CUDA_TESTS): $(B)/cuda/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(GPU_HOST) $(B)/cuda/cuda_image.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++ -o $@
+$(B)/cuda/bin/card: $(B)/tests/gpu_host/card.o $(B)/cuda/cuda_image.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
 define with_nvcc
 	@[ -n "$(NVCC)" ] || { echo "make $@: no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda; install NVIDIA's CUDA toolkit" \
 	  "(12.4 or later), or say NVCC=/where/it/is/nvcc"; exit 1; }
 	+@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN)) VARIANT=$(VARIANT) $(1)
 endef
 cuda-programs: $(CUDA_PROGRAMS)
-cuda-test-programs: $(CUDA_TESTS)
+cuda-test-programs: $(CUDA_TESTS) $(B)/cuda/bin/card
 cuda:
 	$(call with_nvcc,cuda-programs)
 	@for p in $(PROGRAMS); do ln -sf $(B)/cuda/bin/$$p $$p; done
@@ -234,7 +237,7 @@ cuda:
 cuda-tests:
 	$(call with_nvcc,cuda-test-programs)
 test-cuda: cuda-tests
-	@tools/test_cuda.sh $(B)/cuda/tests/gpu_host
+	@tools/test_cuda.sh $(B)/cuda
 
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
 	$(call say,LINK,$@)

@@ -43,7 +43,7 @@ say "card $device: $card, sm_$capability"
 export DS4_TEST_DEVICE=cuda CUDA_ARCHS=$capability
 
 say "building"
-make -j"$jobs" cuda cuda-tests >"$dir/build.log" 2>&1 || die "the build failed, see $dir/build.log"
+{ make -j"$jobs" cuda && make -j"$jobs" cuda-tests; } >"$dir/build.log" 2>&1 || die "the build failed, see $dir/build.log"
 
 # ---- compute-sanitizer ------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ if [ "${1-}" = sanitize ]; then
     [ -x "$tool" ] || die "compute-sanitizer is not installed; it comes with the CUDA toolkit"
     status=0
     for kind in memcheck racecheck; do
-        for t in build/cuda/tests/gpu_host/test_cuda_*; do
+        for t in build/release/cuda/tests/gpu_host/test_cuda_*; do
             case $t in *.o|*.d) continue ;; esac
             check "$kind-$(basename "$t")" "$tool" --tool $kind --error-exitcode 9 --print-limit 20 "$t" || status=1
         done
@@ -68,7 +68,7 @@ make_model() { [ -f "$1" ] || ./ds4-gguf synth $shape $2 -q -o "$1"; }
 (make_model "$model" "" && make_model "$calm" "--branch-gain 0.02") >"$dir/synth.log" 2>&1 &
 synth=$!
 
-for t in build/cuda/tests/gpu_host/test_cuda_*; do
+for t in build/release/cuda/tests/gpu_host/test_cuda_*; do
     case $t in *.o|*.d) continue ;; esac
     check "$(basename "$t")" "$t"
 done
