@@ -215,7 +215,8 @@ $(B)/cuda/cuda_image.o: src/kernels/cuda/cuda_image.c $(CUDA_FATBINS)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(CFLAGS) -DCUDA_IMAGES='$(patsubst %.fatbin,X(%),$(notdir $(CUDA_FATBINS)))' -DCUDA_IMAGE_DIR='"$(@D)"' \
 	  -DCUDA_TOOLKIT='($(NVCC_VERSION))' -DCUDA_ARCHS='"$(strip $(CUDA_ARCHS) $(CUDA_PTX:%=ptx%))"' -MMD -MP -c $< -o $@
-CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS))
+CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS) $(B)/tests/golden/test_golden)
+$(B)/cuda/tests/golden/test_golden: $(B)/tests/golden/golden.o
 $(CUDA_TESTS): $(B)/cuda/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(GPU_HOST) $(B)/cuda/cuda_image.o $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)

@@ -63,6 +63,7 @@ static ds4_engine *open_engine(const char *name, uint32_t isa, int threads, int 
     o.max_tokens = MAX_IDS;
     o.max_batch_rows = rows;
     o.no_rounding = !rounding;
+    o.backend = getenv("DS4_TEST_DEVICE");      /* "cuda": a card, in a program with the kernels inside */
     const ds4_status st = ds4_engine_open(&e, &o, &err);
     if (st) test_fail(__FILE__, __LINE__, "opening %s: %s", name, err.message);
     return e;
