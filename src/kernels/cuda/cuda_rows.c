@@ -179,7 +179,9 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
     cuda_writes_at(b, sums.part, room);
 
     const unsigned threads = threads_for(slices_of(n_mix, 3) * 32, 32, 256);
-    const cuda_dim grid = cuda_grid(slices, wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T, 1);
+    /* Two blocks of long slices on a multiprocessor have their parts of fn in its L1. */
+    const int groups = wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T;
+    const cuda_dim grid = cuda_grid(slices, T <= FEW_ROWS ? groups : min_int(groups, max_int(1, 2 * b->device->info.n_sm / slices)), 1);
     ds4_status st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
                   : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
                                : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);

@@ -31,10 +31,10 @@ template <int TYPE, int W> DEVICE void load_fn(float (&v)[W], gpu_ptr at, int64_
 
 enum { HC_EACH = 3 };           /* rows of fn that a warp has at once */
 
-/* R rows of streams at once, W columns a lane. The order of a sum's terms depends on the slice alone. */
-template <int R, int W, int TYPE> DEVICE void hc_sums(const hc_sums_kernel_args &a)
+/* R rows of streams at once from `row` on, W columns a lane. The order of a sum's terms depends on the slice alone. */
+template <int R, int W, int TYPE> DEVICE void hc_sums_of_rows(const hc_sums_kernel_args &a, int row)
 {
-    const int row = (int)blockIdx.y * R, begin = (int)blockIdx.x * a.slice, end = min(begin + a.slice, a.streams.cols);
+    const int begin = (int)blockIdx.x * a.slice, end = min(begin + a.slice, a.streams.cols);
     const int rows = min(R, a.streams.rows - row), warps = (int)blockDim.x / WARP;
     for (int m = HC_EACH * warp_id(); m < a.n_mix; m += HC_EACH * warps) {
         float sum[R][HC_EACH] = {}, squares[R] = {};
@@ -66,6 +66,12 @@ template <int R, int W, int TYPE> DEVICE void hc_sums(const hc_sums_kernel_args 
             if (lane_id() == 0 && r < rows) part[a.n_mix * a.slices] = total;
         }
     }
+}
+
+/* A block goes on with later rows while its slice of fn lies in L1. */
+template <int R, int W, int TYPE> DEVICE void hc_sums(const hc_sums_kernel_args &a)
+{
+    for (int row = (int)blockIdx.y * R; row < a.streams.rows; row += (int)gridDim.y * R) hc_sums_of_rows<R, W, TYPE>(a, row);
 }
 
 template <int R, int W> DEVICE void hc_sums_of_type(const hc_sums_kernel_args &a)
