@@ -47,7 +47,8 @@ enum { WARP = 32 };
     type *const name = reinterpret_cast<type *>(dynamic_shared_memory)
 
 /* Waits for the kernel before this one in its stream where it was launched early; lets the next
- * one begin its prologue. Nothing may be read or written before launch_wait. */
+ * one begin its prologue. Nothing may be read or written before launch_wait, but for weights of
+ * WEIGHT_MATRIX, which no kernel writes. */
 DEVICE void launch_wait(void)
 {
 #if __CUDA_ARCH__ >= 900

@@ -102,8 +102,10 @@ DEVICE void matmul_tiles(P &product, const matmul_place &p, int units, float *pa
     int tile = (int)blockIdx.x, turn = 0;
     if (tile >= tiles) return;
     product.aim(tile * p.tile_rows + p.row);
-    product.begin(tile * p.tile_rows + p.row);
     if (first < units) product.load(next, first);
+    launch_wait();                              /* weights were there before: the first are on their way */
+    launch_next();
+    product.begin(tile * p.tile_rows + p.row);
 #pragma unroll 1
     for (;;) {
         typename P::raw now[ROWS];
@@ -111,10 +113,7 @@ DEVICE void matmul_tiles(P &product, const matmul_place &p, int units, float *pa
         for (int r = 0; r < ROWS; r++) now[r] = next[r];
         const int u = first + turn * step, after = tile + (int)gridDim.x;
         const bool last = ++turn == turns;
-        if (last) {
-            if (after < tiles) product.aim(after * p.tile_rows + p.row);
-            else launch_next();
-        }
+        if (last && after < tiles) product.aim(after * p.tile_rows + p.row);
         const int ahead = last ? first : u + step;
         if (ahead < units && (!last || after < tiles)) product.load(next, ahead);
         if (u < units) product.add(now, u);

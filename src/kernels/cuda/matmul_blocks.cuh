@@ -105,7 +105,6 @@ template <class W, int TOKENS, int ROWS> DEVICE void matmul_blocks(const matmul_
     KERNEL_RESIDENT(name, matmul_args_codes, MATMUL_WARPS * WARP, BLOCKS)     \
     {                                                                         \
         SHARED(float, part, MATMUL_WARPS * TOKENS * ROWS);                    \
-        launch_wait();                                                        \
         matmul_blocks<W, TOKENS, ROWS>(a, part);                              \
     }
 

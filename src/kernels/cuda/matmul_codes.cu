@@ -107,21 +107,25 @@ struct swiglu_number {
 KERNEL(codes_by_32, codes_args, CODES_WARPS * WARP)
 {
     launch_wait();
+    launch_next();
     codes_32(a.q, plain_number{ a.x });
 }
 KERNEL(codes_by_256, codes_args, CODES_WARPS * WARP)
 {
     launch_wait();
+    launch_next();
     codes_256(a.q, plain_number{ a.x });
 }
 /* The same of swiglu(x, up). */
 KERNEL(swiglu_codes_by_32, codes_args, CODES_WARPS * WARP)
 {
     launch_wait();
+    launch_next();
     codes_32(a.q, swiglu_number{ a.x, a.up, a.limit });
 }
 KERNEL(swiglu_codes_by_256, codes_args, CODES_WARPS * WARP)
 {
     launch_wait();
+    launch_next();
     codes_256(a.q, swiglu_number{ a.x, a.up, a.limit });
 }

@@ -108,7 +108,6 @@ template <class F, int TOKENS, int ROWS> DEVICE void matmul_floats(const matmul_
     KERNEL_RESIDENT(name, matmul_args_float, MATMUL_WARPS * WARP, MATMUL_RESIDENT(TOKENS)) \
     {                                                                         \
         SHARED(float, part, MATMUL_WARPS * TOKENS * ROWS);                    \
-        launch_wait();                                                        \
         matmul_floats<F, TOKENS, ROWS>(a, part);                              \
     }
 #define FLOAT_KERNELS(type)                                                   \
