@@ -56,7 +56,7 @@ asm(".text\n.p2align 2\n"
 enum lane_state { LANE_READY, LANE_AT_WARP, LANE_AT_BARRIER, LANE_DONE };
 
 /* A copy that is under way; `group` counts the lane's commits before it. */
-struct lane_copy { void *to; const void *from; int group; };
+struct lane_copy { void *to; const void *from; int group; size_t bytes; };
 
 struct fibre {
     void       *sp;
@@ -240,19 +240,22 @@ const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes)
 
 /* A copy may be done at once or as late as its wait: at once in order, late backward, either in the
  * shuffled order. What is not there yet is garbage. */
-void async_copy16(void *shared, const void *global)
+static void async_copy(void *shared, const void *global, size_t bytes)
 {
-    if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
-        lane_fail("async_copy16 of addresses that are not aligned to 16 bytes");
+    if (reinterpret_cast<uintptr_t>(shared) % bytes || reinterpret_cast<uintptr_t>(global) % bytes)
+        lane_fail("async_copy16 or 8 of addresses that are not aligned to 16 or 8 bytes");
     fibre *f = &R->lane[R->now];
     const bool late = R->order == LANES_BACKWARD || (R->order == LANES_SHUFFLED && random_below(2));
     if (!late) {
-        memcpy(shared, global, 16);
+        memcpy(shared, global, bytes);
         return;
     }
-    memset(shared, 0xff, 16);
-    f->copies.push_back({ shared, global, f->groups });
+    memset(shared, 0xff, bytes);
+    f->copies.push_back({ shared, global, f->groups, bytes });
 }
+
+void async_copy16(void *shared, const void *global) { async_copy(shared, global, 16); }
+void async_copy8(void *shared, const void *global) { async_copy(shared, global, 8); }
 
 void async_commit(void) { R->lane[R->now].groups++; }
 
@@ -261,7 +264,7 @@ void lane_async_wait(int n)
     fibre *f = &R->lane[R->now];
     size_t left = 0;
     for (const lane_copy &c : f->copies) {
-        if (c.group < f->groups - n) memcpy(c.to, c.from, 16);
+        if (c.group < f->groups - n) memcpy(c.to, c.from, c.bytes);
         else f->copies[left++] = c;
     }
     f->copies.resize(left);

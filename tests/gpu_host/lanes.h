@@ -200,6 +200,7 @@ static inline uint4 load_once(const void *p)
     return *static_cast<const uint4 *>(p);
 }
 void async_copy16(void *shared, const void *global);
+void async_copy8(void *shared, const void *global);
 void async_commit(void);
 void lane_async_wait(int n);
 template <int n> static inline void async_wait(void) { lane_async_wait(n); }

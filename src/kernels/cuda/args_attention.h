@@ -10,7 +10,7 @@ enum {
     ATTEND_PLAIN_WIDTH = 512,   /* the widest row                               */
     ATTEND_UNIT_HEADS = 16,     /* heads of a block that uses the matrix units  */
     ATTEND_UNIT_WIDTH = 512, ATTEND_UNIT_ROUND = 448,       /* the one shape    */
-    ATTEND_UNIT_SHARED = 61120, /* bytes of shared memory that it takes         */
+    ATTEND_UNIT_SHARED = 79808, /* bytes of shared memory that it takes         */
     ATTEND_SHORT_ROWS = 16,     /* up to so many rows are cut alike             */
     ATTEND_SPLITS = 16,         /* most splits of a row                         */
     ATTEND_SPLIT_ROWS = ATTEND_SHORT_ROWS * ATTEND_SPLITS   /* most splits of a batch */

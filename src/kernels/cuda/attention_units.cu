@@ -10,10 +10,13 @@ enum {
     WIDTH = ATTEND_UNIT_WIDTH, CODES = ATTEND_UNIT_ROUND, TAIL = WIDTH - CODES, SLICE = 64, WARPS = WIDTH / SLICE,
     HEADS = ATTEND_UNIT_HEADS, TILE = ATTEND_TILE,
     ROW = WIDTH + 8, LOW = TAIL + 8,            /* numbers of a row in shared memory: no two rows in one bank */
-    PART = TILE + 8
+    PART = TILE + 8,
+    /* a stored row in words of 8 bytes, as kv_row.h has it: codes, scales, tail */
+    SCALES_AT = CODES / 8, TAIL_AT = SCALES_AT + 1, WORDS = TAIL_AT + TAIL / 4
 };
 
 typedef struct {
+    uint2    stored[TILE * WORDS];
     uint16_t row[TILE * ROW];           /* bfloat16                                 */
     uint16_t low[TILE * LOW];           /* what the tails' bfloat16 leave out       */
     float    part[WARPS * HEADS * PART];/* each warp's logits                       */
@@ -65,50 +68,52 @@ DEVICE uint2 four_codes(uint32_t codes, uint32_t scale)
 
 /* ---- stored rows -------------------------------------------------------------------------- */
 
-/* A thread's share of a tile on its way: eight threads a row, each word s + 8j of it. */
-typedef struct {
-    uint2 code[CODES / 64], tail[TAIL / 32], scale;
-} stored_words;
-
-DEVICE stored_words fetch(const seen_rows &seen, const gpu_kv_row &r, int i, int end)
+/* Row i of those seen begins its way to this thread's row of the tile. Eight threads of one warp take a row, each
+ * the words s + 8j that it unpacks itself, so that only the scales pass between lanes. */
+DEVICE void fetch(shared_tile *tile, const seen_rows &seen, int i, int end)
 {
-    stored_words w;
     const int s = (int)threadIdx.x % 8;
-    if (i >= end) {             /* zeros */
+    uint2 *to = tile->stored + (int)threadIdx.x / 8 * WORDS;
+    if (i < end) {
+        const uint2 *from = reinterpret_cast<const uint2 *>(row_seen(seen, i));
 #pragma unroll
-        for (int j = 0; j < CODES / 64; j++) w.code[j] = make_uint2(0, 0);
-        w.tail[0] = w.tail[1] = w.scale = make_uint2(0, 0);
-        return w;
+        for (int j = s; j < SCALES_AT; j += 8) async_copy8(to + j, from + j);
+#pragma unroll
+        for (int j = TAIL_AT + s; j < WORDS; j += 8) async_copy8(to + j, from + j);
+        if (s == 0) async_copy8(to + SCALES_AT, from + SCALES_AT);
+    } else {                    /* zeros, of scale 1 */
+        for (int j = s; j < WORDS; j += 8) to[j] = j == SCALES_AT ? make_uint2(0x7f7f7f7fu, 0x7f7f7f7fu) : make_uint2(0, 0);
     }
-    const uint8_t *row = row_seen(seen, i);
-    const uint2 *words = reinterpret_cast<const uint2 *>(row), *tail = reinterpret_cast<const uint2 *>(row + r.tail);
-#pragma unroll
-    for (int j = 0; j < CODES / 64; j++) w.code[j] = words[s + 8 * j];
-    w.scale = words[CODES / 8];
-    w.tail[0] = tail[s];
-    w.tail[1] = tail[s + 8];
-    return w;
+    async_commit();
 }
 
-DEVICE void unpack(shared_tile *tile, const stored_words &w)
+/* What was fetched becomes bfloat16. */
+DEVICE void unpack(shared_tile *tile)
 {
     const int row = (int)threadIdx.x / 8, s = (int)threadIdx.x % 8;
+    const uint2 *from = tile->stored + row * WORDS;
+    async_wait<0>();
+    __syncwarp();
+    const uint2 scales = from[SCALES_AT];
 #pragma unroll
     for (int j = 0; j < CODES / 64; j++) {
-        const uint32_t scale = (j < 4 ? w.scale.x : w.scale.y) >> (8 * (j % 4)) & 0xffu;
-        const uint2 a = four_codes(w.code[j].x, scale), b = four_codes(w.code[j].y, scale);
+        const uint32_t scale = (j < 4 ? scales.x : scales.y) >> (8 * (j % 4)) & 0xffu;
+        const uint2 codes = from[s + 8 * j], a = four_codes(codes.x, scale), b = four_codes(codes.y, scale);
         *reinterpret_cast<uint4 *>(tile->row + row * ROW + 8 * (s + 8 * j)) = make_uint4(a.x, a.y, b.x, b.y);
     }
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-        const uint32_t half[2] = { w.tail[j].x, w.tail[j].y };
+        const uint2 halves = from[TAIL_AT + s + 8 * j];
         uint32_t high[2], rest[2];
 #pragma unroll
-        for (int k = 0; k < 2; k++)
-            split_pair(make_float2(half_bits_to_float((uint16_t)half[k]), half_bits_to_float((uint16_t)(half[k] >> 16))), &high[k], &rest[k]);
+        for (int k = 0; k < 2; k++) {
+            const uint32_t two = k ? halves.y : halves.x;
+            split_pair(make_float2(half_bits_to_float((uint16_t)two), half_bits_to_float((uint16_t)(two >> 16))), &high[k], &rest[k]);
+        }
         *reinterpret_cast<uint2 *>(tile->row + row * ROW + CODES + 4 * (s + 8 * j)) = make_uint2(high[0], high[1]);
         *reinterpret_cast<uint2 *>(tile->low + row * LOW + 4 * (s + 8 * j)) = make_uint2(rest[0], rest[1]);
     }
+    __syncwarp();
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -218,7 +223,7 @@ KERNEL_RESIDENT(attend_units, attend_kernel_args, 256, 2)
             gpu_at<float2>(a.norm)[part_at(a, t, split, h0 + (int)threadIdx.x)] = make_float2(-INFINITY, 0.0f);
         return;
     }
-    stored_words words = fetch(*seen, a.row, first + slot, end);
+    fetch(tile, *seen, first + slot, end);
     query_slice q;
     load_query(&q, a, t, h0);
 
@@ -227,9 +232,9 @@ KERNEL_RESIDENT(attend_units, attend_kernel_args, 256, 2)
     for (int n = 0; n < SLICE / 8; n++) acc[n][0] = acc[n][1] = acc[n][2] = acc[n][3] = 0.0f;
 
     for (int base = first; base < end; base += TILE) {
-        unpack(tile, words);
+        unpack(tile);
+        if (base + TILE < end) fetch(tile, *seen, base + TILE + slot, end);
         __syncthreads();
-        if (base + TILE < end) words = fetch(*seen, a.row, base + TILE + slot, end);
         part_of_logits(tile, q);
         __syncthreads();
 #pragma unroll

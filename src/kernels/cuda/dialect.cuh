@@ -77,6 +77,12 @@ DEVICE void async_copy16(void *shared, const void *global)
     const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(global) : "memory");
 }
+/* The same of 8 bytes, through L1. */
+DEVICE void async_copy8(void *shared, const void *global)
+{
+    const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" :: "r"(to), "l"(global) : "memory");
+}
 DEVICE void async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most n of this thread's groups are under way. */
 template <int n> DEVICE void async_wait(void) { asm volatile("cp.async.wait_group %0;" :: "n"(n) : "memory"); }
