@@ -156,6 +156,11 @@ $(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/test
 # These have a backend of their own, which stands before the library's.
 $(filter $(B)/tests/tiny/test_far_%,$(TESTS)): $(B)/tests/tiny/far_memory.o
 
+$(B)/bin/ds4-far: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(B)/tests/tiny/far_program.o $(B)/tests/tiny/far_memory.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
+
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
 	@mkdir -p $(@D)
@@ -248,7 +253,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
+tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(B)/bin/ds4-far $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests

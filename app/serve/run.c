@@ -168,7 +168,7 @@ static void end(process *p, int code, int drain_secs)
 
 /* ---- loading ----------------------------------------------------------------------------------- */
 
-/* On the loading thread. */
+/* On the loading thread; on the engine's while it opens a lost device again. */
 static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t total)
 {
     process *p = ctx;
@@ -178,6 +178,7 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
         console_progress_begin(c, phase, PROGRESS_BYTES, total);
     }
     console_progress(c, done, total);
+    if (done == total) console_progress_end(c);
     if (total) serve_loading(p->server, (double)done / (double)total);
     return !atomic_load(&p->stop);
 }

@@ -217,6 +217,38 @@ def a_change_of_prefix_computes_again():
         t.say("And on")
 
 
+FAR = os.path.join(os.path.dirname(DS4), "ds4-far")     # whose device can be lost
+
+
+def far_command():
+    return [FAR, "-m", model(), "--backend", "cuda", "--ctx", "4096", "--seed", "1", "-n", "20", *THREADS]
+
+
+@test
+def a_lost_device_is_opened_again_and_the_conversation_goes_on():
+    with Terminal(command=far_command(), FAR_FAIL_STEP="12") as t:
+        t.prompt()
+        said = t.say("Hello")
+        check(b"stopped answering" in said and b"opening it again" in said, "says what happened", said)
+        before = tokens(t)
+        check(before > 10, "the turn is kept", before)
+        said = t.say("And more")
+        check(b"stopped answering" not in said, "answers", said)
+        fed = int(re.search(rb"prefill (\d+) tokens", t.say("/stats")).group(1))
+        check(fed > before, "all of it was computed", fed, before)
+        t.send(b"\x04")
+        equal(t.end(), 0, "exit code")
+
+
+@test
+def a_device_that_does_not_come_back_ends_the_conversation():
+    with Terminal(command=far_command(), FAR_FAIL_STEP="12", FAR_FAIL_OPENS="1") as t:
+        t.prompt()
+        t.send("Hello\r")
+        t.wait(b"does not come back")
+        equal(t.end(), 1, "exit code")
+
+
 @test
 def files_and_checkpoints():
     saved, text = path_of("talk.kvc"), path_of("three.txt", "one\ntwo\nthree\n")

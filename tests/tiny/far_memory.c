@@ -55,7 +55,10 @@ static ds4_status step_end(backend *b, bool complete, bool *again, ds4_error *er
 {
     (void)b;
     *again = false;
-    if (complete && far.fail_step > 0 && --far.fail_step == 0) far.lost = true;
+    if (complete && far.fail_step > 0 && --far.fail_step == 0) {
+        far.lost = true;
+        far.fail_opens += far.fail_opens_later;
+    }
     return far.lost ? lost(err) : DS4_OK;
 }
 

@@ -13,6 +13,7 @@ typedef struct {
     ds4_status no_device;       /* what the probe and opening say; DS4_OK: there is one   */
     int      fail_step;         /* the n-th step from now on loses the device; 0: none    */
     int      fail_opens;        /* so many openings find no device any more               */
+    int      fail_opens_later;  /* the same from the moment it is lost                    */
     int      n_vocab;           /* rows of this width that are brought to the host count  */
     /* counted */
     int      opened, adopted, expert_adopted, freed, rows_brought, steps;
