@@ -148,20 +148,20 @@ static void hc_close(backend *b, const hc_case *c)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(b, all[i]);
 }
 
-#define MIX(c, is_head)                                                                                        \
+#define MIX(c, iterations, is_head)                                                                            \
     .streams = (c).streams, .fn = (c).fn, .base = (c).base, .scale = (c).scale, .x = (c).x, .post = (c).post,  \
-    .comb = (c).comb, .eps = 1e-6f, .hc_eps = 1e-3f, .n_streams = (c).S, .n_iterations = 5, .head = (is_head), \
-    .name = "test"
+    .comb = (c).comb, .eps = 1e-6f, .hc_eps = 1e-3f, .n_streams = (c).S, .n_iterations = (iterations), \
+    .head = (is_head), .name = "test"
 
 static void check_hc(backend *b, int T, int S, int D, quant_type type)
 {
     hc_case c = hc_open(b, T, S, D, type, false);
-    CHECKED(b, hc_mix, MIX(c, false));
-    CHECKED(b, hc_pre, .mix = { MIX(c, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
+    CHECKED(b, hc_mix, MIX(c, 1, false));               /* before all ways of iterating meet */
+    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
     CHECKED(b, hc_expand, .y = c.y, .streams = c.streams, .post = c.post, .comb = c.comb, .n_streams = S, .name = "test");
     hc_close(b, &c);
     c = hc_open(b, T, S, D, type, true);
-    CHECKED(b, hc_mix, MIX(c, true));
+    CHECKED(b, hc_mix, MIX(c, 0, true));
     hc_close(b, &c);
 }
 
@@ -186,7 +186,7 @@ TEST(a_rows_control_does_not_depend_on_the_other_rows)
 {
     backend *b = checked_open(&limits, false, LANES_FORWARD);
     hc_case c = hc_open(b, 16, 4, 128, QUANT_F32, false);
-    CHECKED(b, hc_pre, .mix = { MIX(c, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
+    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
     float x[16][128], comb[16][16];
     for (int t = 0; t < 16; t++) {
         memcpy(x[t], view_f32(c.y, t), sizeof x[t]);
@@ -196,7 +196,7 @@ TEST(a_rows_control_does_not_depend_on_the_other_rows)
         hc_case one = c;
         view *const rows[] = { &one.streams, &one.x, &one.post, &one.comb, &one.y };
         for (int i = 0; i < 5; i++) *rows[i] = view_rows(*rows[i], t, 1);
-        CHECKED(b, hc_pre, .mix = { MIX(one, false) },
+        CHECKED(b, hc_pre, .mix = { MIX(one, 20, false) },
                 .norm = { .x = one.x, .y = one.y, .weight = one.weight, .eps = 1e-6f, .name = "test" });
         EXPECT(!memcmp(x[t], view_f32(one.y, 0), sizeof x[t]));
         EXPECT(!memcmp(comb[t], view_f32(one.comb, 0), sizeof comb[t]));

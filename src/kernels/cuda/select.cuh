@@ -108,8 +108,7 @@ template <class F> DEVICE void select_give(const uint32_t *key, int n, select_bo
         more += __popc(__ballot_sync(FULL_MASK, v > b.least));
         equal += __popc(__ballot_sync(FULL_MASK, v == b.least));
     }
-    __syncthreads();
-    if (lane_id() == 0) {
+    if (lane_id() == 0) {                               /* nobody reads these since select_bound_of's last barrier */
         room->warp[0][warp_id()] = more;
         room->warp[1][warp_id()] = equal;
     }
