@@ -1,10 +1,13 @@
 /* Matrix products on the lane runner, against the scalar definitions. */
 #include "checked.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/wrap.h"
+#include "quant/blocks.h"
+#include "quant/float_formats.h"
 
 static const backend_limits limits = { .max_rows = 40, .max_cols = 2048, .max_pairs = 16, .max_expert_width = 512,
                                        .n_experts = 8, .n_heads = 8, .max_head_width = 512, .index_top_k = 8 };
@@ -169,6 +172,67 @@ TEST(codes_follow_the_definitions_at_ties_and_zeros)
     free(numbers);
     checked_free(b, x);
     b->close(b);
+}
+
+/* Codes, scales and sums of rows as the definition has them, from a type's own blocks. */
+static void want_codes(quant_type rule, const float *x, int n, int8_t *code, float *scale, int16_t *sum)
+{
+    uint64_t bytes = 0;
+    EXPECT(quant_row_bytes(rule, (uint64_t)n, &bytes));
+    uint8_t *blocks = malloc(bytes);
+    quant_get(rule)->from_float(blocks, x, n);
+    for (int i = 0; i < n; i++) {
+        if (rule == QUANT_Q8_K) {
+            const block_q8_k *b = (const block_q8_k *)(const void *)blocks + i / QK;
+            code[i] = b->codes[i % QK];
+            scale[i / 32] = b->d;
+        } else {
+            const block_q8_0 *b = (const block_q8_0 *)(const void *)blocks + i / 32;
+            code[i] = b->codes[i % 32];
+            scale[i / 32] = half_to_float(b->d);
+        }
+    }
+    memset(sum, 0, (size_t)(n / 16) * sizeof *sum);
+    for (int i = 0; i < n; i++) sum[i / 16] = (int16_t)(sum[i / 16] + code[i]);
+    free(blocks);
+}
+
+TEST(codes_are_the_definitions_to_the_bit)
+{
+    enum { ROWS = 3, COLS = 512, N = ROWS * COLS };
+    backend *check = checked_open(&limits, false, LANES_SHUFFLED);
+    backend *b = ((wrapper *)check)->inner;
+    cuda_backend *cuda = (cuda_backend *)b;
+    ds4_error err;
+    random_stream r;
+    random_seed(&r, test_seed());
+    const view x = checked_view(check, ROWS, COLS, QUANT_F32);
+    static float numbers[N], scale[N / 32], wanted_scale[COLS / 32];
+    static int8_t code[N], wanted[COLS];
+    static int16_t sum[N / 16], wanted_sum[COLS / 16];
+    for (int turn = 0; turn < 8; turn++) {
+        for (int i = 0; i < N; i++) {
+            const float v = (float)random_normal(&r);
+            /* plain numbers; few values with ties between signs; very small ones; a zero block */
+            numbers[i] = turn % 4 == 0 ? v : turn % 4 == 1 ? roundf(2.0f * v) / 2.0f : turn % 4 == 2 ? 1e-30f * v : i % COLS < 256 ? 0.0f : v;
+        }
+        EXPECT_OK(b->upload(b, x, numbers, &err), err);
+        const bool super = turn >= 4;
+        gpu_codes q;
+        cuda_op(cuda);
+        EXPECT_OK(cuda_done(&b->queue, cuda_codes_of(&b->queue, x, super ? QUANT_Q4_K : QUANT_Q8_0, &q)), b->queue.error);
+        EXPECT_OK(cuda->device->sync(cuda->device, -1, &err), err);
+        const gpu_piece pieces[] = { { q.codes, code, sizeof code }, { q.scale, scale, sizeof scale }, { q.sum, sum, sizeof sum } };
+        EXPECT_OK(cuda->device->transfer(cuda->device, false, pieces, 3, &err), err);
+        for (int t = 0; t < ROWS; t++) {
+            want_codes(super ? QUANT_Q8_K : QUANT_Q8_0, numbers + t * COLS, COLS, wanted, wanted_scale, wanted_sum);
+            EXPECT(!memcmp(code + t * COLS, wanted, sizeof wanted));
+            EXPECT(!memcmp(scale + t * (COLS / 32), wanted_scale, sizeof wanted_scale));
+            EXPECT(!memcmp(sum + t * (COLS / 16), wanted_sum, sizeof wanted_sum));
+        }
+    }
+    checked_free(check, x);
+    check->close(check);
 }
 
 TEST(the_shared_expert_agrees_with_its_definition)
