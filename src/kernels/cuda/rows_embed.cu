@@ -49,6 +49,7 @@ template <class W> DEVICE void embed_blocks(const embed_kernel_args &a)
 #pragma unroll
     for (int e = 0; e < 32; e++) {
         const float v = weights_scale(w, e / 16) * code_of(w, e) + weights_min(w, e / 16);
+#pragma unroll 1
         for (int s = 0; s < a.n_streams; s++) to[(int64_t)s * a.cols + e] = v;
     }
 }
