@@ -36,14 +36,15 @@ typedef struct {
     gpu_groups groups;
 } group_pairs_args;
 
-/* mid[pair] = weight * swiglu(gate x, up x). Grid: rows of a matrix / EXPERTS_UP_ROWS, most
- * active experts. x: codes, or floats in the exact kernel. */
-enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = 8 };
+/* mid[pair] = weight * swiglu(gate x, up x). Grid: rows of a matrix / rows_each, most active
+ * experts. x: codes, or floats in the exact kernel. */
+enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = 8, EXPERTS_WIDE_WARPS = 16 };
 typedef struct {
     gpu_experts gate, up;
     gpu_codes   codes;
     gpu_rows    x, weights, mid;
     gpu_groups  groups;
+    int32_t     rows_each;              /* rows of a matrix per block */
     float       limit;
 } experts_up_args;
 
@@ -67,6 +68,7 @@ typedef struct {
 #define CUDA_KERNELS_EXPERTS(X)                                               \
     X(router, router_kernel_args) X(group_pairs, group_pairs_args)            \
     EXPERTS_BLOCK_TYPES(EXPERTS_KERNELS_OF, X)                                \
+    X(experts_up_wide_IQ2_XXS, experts_up_args)                               \
     X(experts_up_exact, experts_up_args) X(experts_down_exact, experts_down_args)
 
 #endif

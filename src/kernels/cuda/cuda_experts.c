@@ -141,16 +141,32 @@ static bool by_prefill(const cuda_backend *b, const expert_ffn_args *a)
     return a->x.rows > EXPERTS_MOST_ROWS && up_by_codes(b, a) && down_by_codes(b, a);
 }
 
+/* Rows of gate and up per block: those of IQ2_XXS fill large tables first, so there are as many of them as
+ * the card has room for at once, each with as many rows as that leaves. */
+static int up_rows(const cuda_backend *b, int rows, int active, bool wide)
+{
+    if (!wide) return EXPERTS_UP_ROWS;
+    const int slots = 2 * max_int(b->device->info.n_sm, 1), each = (int)(((int64_t)rows * active + slots - 1) / slots);
+    return min_int((each + EXPERTS_WIDE_WARPS - 1) / EXPERTS_WIDE_WARPS * EXPERTS_WIDE_WARPS,
+                   max_int(rows, EXPERTS_WIDE_WARPS));
+}
+
+static int up_kernel(const expert_ffn_args *a, bool by_codes, bool wide)
+{
+    return wide ? CUDA_experts_up_wide_IQ2_XXS : by_codes ? kernels[a->gate.type].up : CUDA_experts_up_exact;
+}
+
 /* An op: mid = weight * swiglu(gate x, up x). */
 static ds4_status gate_up(queue *dev, const expert_ffn_args *a, bool grouped)
 {
     cuda_backend *b = cuda_of(dev);
-    const bool by_codes = up_by_codes(b, a);
+    const bool by_codes = up_by_codes(b, a), wide = by_codes && a->gate.type == QUANT_IQ2_XXS;
     experts_up_args k = { .gate = cuda_experts(a->gate), .up = cuda_experts(a->up), .x = cuda_rows(a->x),
                           .weights = cuda_rows(a->weights), .mid = cuda_rows(a->mid),
                           .groups = groups_of(b, a->n_experts, a->ids), .limit = a->limit };
-    const cuda_dim grid = cuda_grid((k.gate.rows + EXPERTS_UP_ROWS - 1) / EXPERTS_UP_ROWS,
-                                    min_int(k.groups.n_pairs, a->n_experts), 1);
+    const int active = min_int(k.groups.n_pairs, a->n_experts);
+    k.rows_each = up_rows(b, k.gate.rows, active, wide);
+    const cuda_dim grid = cuda_grid((k.gate.rows + k.rows_each - 1) / k.rows_each, active, 1);
     ds4_status st = DS4_OK;
     cuda_op(b);
     cuda_reads(b, a->ids);
@@ -160,7 +176,7 @@ static ds4_status gate_up(queue *dev, const expert_ffn_args *a, bool grouped)
     if (by_codes) st = cuda_codes_of(dev, a->x, a->gate.type, &k.codes);
     else cuda_reads(b, a->x);
     if (!st && !grouped) st = launch_groups(dev, a->n_experts, a->ids, cuda_residency_uses(b, a->gate));
-    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->gate.type].up : CUDA_experts_up_exact, grid, EXPERTS_WARPS * 32, 0, &k, sizeof k);
+    if (!st) st = cuda_launch(dev, up_kernel(a, by_codes, wide), grid, (wide ? EXPERTS_WIDE_WARPS : EXPERTS_WARPS) * 32u, 0, &k, sizeof k);
     return cuda_done(dev, st);
 }
 

@@ -53,9 +53,9 @@ KERNEL(experts_up_exact, experts_up_args, EXPERTS_WARPS * WARP)
     const int begin = gpu_at<const int32_t>(a.groups.first)[expert], end = gpu_at<const int32_t>(a.groups.first)[expert + 1];
     const gpu_ptr gate = gpu_at<const gpu_ptr>(a.gate.table)[expert], up = gpu_at<const gpu_ptr>(a.up.table)[expert];
 
-    for (int r = warp_id(); r < EXPERTS_UP_ROWS; r += EXPERTS_WARPS) {
-        const int row = (int)blockIdx.x * EXPERTS_UP_ROWS + r;
-        for (int i = begin; i < end && row < a.gate.rows; i++) {
+    const int row_end = min((int)(blockIdx.x + 1) * a.rows_each, a.gate.rows);
+    for (int row = (int)blockIdx.x * a.rows_each + warp_id(); row < row_end; row += EXPERTS_WARPS) {
+        for (int i = begin; i < end; i++) {
             const int pair = gpu_at<const int32_t>(a.groups.pair)[i];
             const float *x = gpu_at<const float>(a.x.at) + pair / used * a.x.stride;
             const float g = row_product(a.gate, gate, row, x), u = row_product(a.up, up, row, x);

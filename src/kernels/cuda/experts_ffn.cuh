@@ -1,0 +1,92 @@
+/* experts_ffn: rows of gate and up with activations in codes.
+ *
+ * A warp works out single numbers: its lanes share a row of weights, 32 columns at a time. What
+ * lane adds what in which order depends on the shape alone, so a row's numbers are the same
+ * whatever else is in the batch. */
+#ifndef KERNELS_CUDA_EXPERTS_FFN_CUH
+#define KERNELS_CUDA_EXPERTS_FFN_CUH
+
+#include "kernels/cuda/unpack.cuh"
+
+#include "kernels/cuda/args_experts.h"
+
+/* Row `row` of the matrix at `at`. */
+template <class W> DEVICE planes expert_row(gpu_ptr at, const gpu_experts &e, int row)
+{
+    const uint64_t each = (uint64_t)(e.cols / plane_table<W::type>::block_len);
+    return planes_from<W::type>(at, (uint64_t)e.rows * each, (uint64_t)row * each);
+}
+
+/* 32 activations. */
+struct codes32 {
+    uint32_t code[8];
+    float    d;
+    int      sum[2];
+};
+
+template <class W> DEVICE codes32 codes_at(const gpu_codes &x, int row, int i)
+{
+    const int64_t at = (int64_t)row * x.cols + 32 * i;
+    codes32 c;
+    words_of(c.code, load_16(gpu_at<const uint8_t>(x.codes) + at));
+    words_of(c.code + 4, load_16(gpu_at<const uint8_t>(x.codes) + at + 16));
+    c.d = __ldg(gpu_at<const float>(x.scale) + at / 32);
+    const uint32_t sums = W::affine ? load_u32(gpu_at<const uint8_t>(x.sum) + at / 16 * 2) : 0u;
+    c.sum[0] = (int)(int16_t)sums;
+    c.sum[1] = (int)(int16_t)(sums >> 16);
+    return c;
+}
+
+/* One row of gate and up for `n` pairs, at most N, of one expert. */
+template <class W, int N>
+DEVICE void up_row(const experts_up_args &a, const planes &gate, const planes &up, int row, const int32_t *pair, int n,
+                   const typename W::entry *book)
+{
+    const int lane = lane_id(), used = a.groups.used;
+    float g[N], u[N];
+    int   t[N];
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        g[j] = u[j] = 0.0f;
+        t[j] = pair[j < n ? j : 0] / used;
+    }
+#pragma unroll (N == 1 ? 2 : 1)
+    for (int i = lane; i < a.gate.cols / 32; i += WARP) {
+        const weights32 wg = W::load(gate, i / W::subs, i % W::subs, book), wu = W::load(up, i / W::subs, i % W::subs, book);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const codes32 x = codes_at<W>(a.codes, t[j], i);
+            g[j] = add_product<W>(g[j], wg, x.code, x.d, x.sum);
+            u[j] = add_product<W>(u[j], wu, x.code, x.d, x.sum);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const float gate_sum = warp_sum(g[j]), up_sum = warp_sum(u[j]);
+        if (lane != 0 || j >= n) continue;
+        const int p = pair[j];
+        const float weight = gpu_at<const float>(a.weights.at)[t[j] * a.weights.stride + p % used];
+        gpu_at<float>(a.mid.at)[p * a.mid.stride + row] = weight * formula_swiglu(gate_sum, up_sum, a.limit);
+    }
+}
+
+/* N: most pairs that meet a weight while it is in registers. */
+template <class W, int N> DEVICE void experts_up(const experts_up_args &a, const typename W::entry *book)
+{
+    const int nth = (int)blockIdx.y;
+    if (nth >= *gpu_at<const int32_t>(a.groups.n_active)) return;
+    const int expert = gpu_at<const int32_t>(a.groups.active)[nth];
+    const int begin = gpu_at<const int32_t>(a.groups.first)[expert], end = gpu_at<const int32_t>(a.groups.first)[expert + 1];
+    const int32_t *pair = gpu_at<const int32_t>(a.groups.pair);
+    const gpu_ptr gate = gpu_at<const gpu_ptr>(a.gate.table)[expert], up = gpu_at<const gpu_ptr>(a.up.table)[expert];
+
+    const int row_end = min((int)(blockIdx.x + 1) * a.rows_each, a.gate.rows);
+    for (int row = (int)blockIdx.x * a.rows_each + warp_id(); row < row_end; row += (int)blockDim.x / WARP) {
+        const planes at_gate = expert_row<W>(gate, a.gate, row), at_up = expert_row<W>(up, a.up, row);
+        int i = begin;
+        for (; N > 1 && end - i > 1; i += N) up_row<W, N>(a, at_gate, at_up, row, pair + i, min(end - i, N), book);
+        for (; i < end; i++) up_row<W, 1>(a, at_gate, at_up, row, pair + i, 1, book);
+    }
+}
+
+#endif
