@@ -464,7 +464,8 @@ ds4_status forward_run(forward *f, const batch_rows *rows, const int32_t *logits
         if (!at_once) st = head(&p, logits_rows + first, n);
         if (!st) st = b->wait(b, &p.dev->error);
         if (!st && !logits) st = b->download(b, f->tops, view_rows(p.ws.tops, 0, n), &p.dev->error);
-        else if (!st) st = b->download(b, logits + (size_t)first * (size_t)f->c->n_vocab, view_rows(p.ws.logits, 0, n), &p.dev->error);
+        else if (!st) st = b->download(b, logits + (size_t)first * (size_t)f->c->n_vocab, view_rows(p.ws.logits, 0, n),
+                                       &p.dev->error);
     }
     if (!st && n_logits == 0) st = b->wait(b, &p.dev->error);
     if (st && err) *err = p.dev->error;

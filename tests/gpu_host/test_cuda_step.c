@@ -471,6 +471,35 @@ TEST(a_step_that_ended_early_is_neither_kept_nor_in_the_way)
     }
 }
 
+TEST(a_step_that_can_not_be_begun_is_told_and_the_next_one_runs)
+{
+    cuda_backend *b = open_step(&(fake_options){ .seed = 3 });
+    const view x = floats(b, MOST, 7), y = floats(b, MOST, 0);
+    decoders d;
+    ds4_error err;
+    bool done;
+    run_step(b, x, y, 3, 10);
+    set_decoders(&d, 3, 10);
+    d.rows.n_segments = MOST + 1;
+    EXPECT_INT(b->base.step_begin(&b->base, &(step_shape){ .rows = &d.rows }, &done, &err), DS4_EARG);
+    EXPECT(strstr(err.message, "71 sessions in a step made for") != NULL);
+    set_decoders(&d, 3, 10);                                /* one of them ends behind the largest context */
+    kv_layer layer = { .ratio = 4, .block_rows = 256 };
+    kv_memory memory = { .layer = &layer };
+    const int32_t blocks[8] = { 0 };
+    layer.blocks = blocks;
+    d.segment[2].kv = &memory;
+    const step_shape s = { .rows = &d.rows, .logits_rows = d.logits, .n_logits = 3 };
+    d.segment[2].pos = 6 * 1024;
+    EXPECT_INT(b->base.step_begin(&b->base, &s, &done, &err), DS4_EARG);
+    EXPECT(strstr(err.message, "the backend was opened for 4096") != NULL);
+    for (int step = 1; step < 4; step++) {
+        EXPECT_INT(run_step(b, x, y, 3, 10 + step), step >= 2);
+        expect_step(y, b, 7, 3, 10 + step);
+    }
+    close_two(b, x, y);
+}
+
 TEST(only_decode_steps_are_recorded)
 {
     cuda_backend *b = open_step(&(fake_options){ .seed = 3 });

@@ -86,8 +86,9 @@ static ds4_status end_check(cuda_backend *b, bool complete, ds4_error *err)
     const recording *r = all->now;
     if (!complete) return DS4_OK;
     if (all->differs || all->n_checked != r->n_notes)
-        return ds4_fail(err, DS4_EDEVICE, "%s: launch %d of %d of a step of %d rows (kernel %d) is not what was recorded for it",
-                        b->base.name, all->n_checked, r->n_notes, r->rows,
+        return ds4_fail(err, DS4_EDEVICE,
+                        "%s: launch %d of %d of a step of %d rows (kernel %d) is not what was recorded for it", b->base.name,
+                        all->n_checked, r->n_notes, r->rows,
                         r->n_notes ? r->note[min_int(all->n_checked, r->n_notes - 1)].kernel : -1);
     return DS4_OK;
 }
@@ -146,8 +147,8 @@ static size_t clear_gaps(int kernel, void *args, size_t n)
 #endif
 }
 
-ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args, size_t args_n,
-                        ds4_error *err)
+ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args,
+                        size_t args_n, ds4_error *err)
 {
     cuda_records *all = &b->step->records;
     recording *r = all->now;

@@ -45,13 +45,11 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     ds4_status st = cuda_residency_step(b, err);
     if (!st) st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
-    if (st) return st;
-    s->tables.rows = shape->rows;
-    if (*done) return DS4_OK;
-    st = order_begin(b, !cuda_is_prefill(b, shape->rows->n), err);
+    if (!st) s->tables.rows = shape->rows;
+    if (!st && !*done) st = order_begin(b, !cuda_is_prefill(b, shape->rows->n), err);
     if (!st) return DS4_OK;
     bool again;
-    cuda_step_end(base, false, &again, NULL);
+    cuda_step_end(base, false, &again, NULL);   /* the caller does not end what could not be begun */
     return st;
 }
 

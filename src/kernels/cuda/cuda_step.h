@@ -113,8 +113,8 @@ ds4_status records_begin(cuda_backend *b, const step_shape *s, bool *done, ds4_e
 ds4_status records_end(cuda_backend *b, bool complete, bool *again, ds4_error *err);
 void       records_close(cuda_backend *b, cuda_records *r);
 /* A launch of this step. */
-ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args, size_t args_n,
-                        ds4_error *err);
+ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args,
+                        size_t args_n, ds4_error *err);
 
 struct cuda_step {
     cuda_tables  tables;
