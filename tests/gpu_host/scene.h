@@ -34,15 +34,21 @@ static inline void scene_open(scene *s, const scene_shape *h, int n_sessions, la
 {
     ds4_error err;
     memset(s, 0, sizeof *s);
-    s->c = (model_config){ .n_layer = 2, .head_dim = h->K, .n_rot = h->n_rot, .n_swa = h->n_swa, .index_dim = h->index_dim };
+    s->c = (model_config){ .n_layer = 2, .head_dim = h->K, .n_rot = h->n_rot, .n_swa = h->n_swa,
+                           .index_dim = h->index_dim };
     s->c.ratio[1] = h->ratio;
     s->n_sessions = n_sessions;
-    const backend_limits limits = { .max_rows = SCENE_ROWS, .max_cols = 4096, .max_pairs = SCENE_ROWS, .max_expert_width = 256,
-                                    .n_experts = 4, .max_head_width = h->K, .index_heads = h->index_heads ? h->index_heads : 4, .index_width = h->index_dim,
-                                    .index_top_k = 64, .n_layer = 2, .max_segments = SCENE_SESSIONS, .max_tokens = h->max_tokens,
-                                    .n_streams = 4, .n_heads = h->n_heads, .n_vocab = 64, .block_tokens = KV_BLOCK_TOKENS };
+    const backend_limits limits = { .max_rows = SCENE_ROWS, .max_cols = 4096, .max_pairs = SCENE_ROWS,
+                                    .max_expert_width = 256,
+                                    .n_experts = 4, .max_head_width = h->K,
+                                    .index_heads = h->index_heads ? h->index_heads : 4, .index_width = h->index_dim,
+                                    .index_top_k = 64, .n_layer = 2, .max_segments = SCENE_SESSIONS,
+                                    .max_tokens = h->max_tokens,
+                                    .n_streams = 4, .n_heads = h->n_heads, .n_vocab = 64,
+                                    .block_tokens = KV_BLOCK_TOKENS };
     s->b = checked_open(&limits, h->exact, order);
-    const kv_options o = { .max_sessions = n_sessions, .max_tokens = h->max_tokens, .max_step = SCENE_ROWS, .packed = h->packed };
+    const kv_options o = { .max_sessions = n_sessions, .max_tokens = h->max_tokens, .max_step = SCENE_ROWS,
+                           .packed = h->packed };
     EXPECT_OK(kv_pool_open(&s->pool, &s->c, &o, s->b, &err), err);
     for (int i = 0; i < n_sessions; i++) EXPECT_OK(kv_open(&s->k[i], s->pool, h->max_tokens, &err), err);
     for (int i = 0; i < h->n_rot / 2; i++) s->freq[i] = 1.0f / (float)(1 + i * i);

@@ -63,7 +63,8 @@ static view random_lists(scene *s, int k, uint64_t seed)
     const view v = checked_view(s->b, s->rows.n, k, QUANT_I32);
     int32_t *list = malloc((size_t)s->rows.n * (size_t)k * sizeof *list);
     for (int t = 0; t < s->rows.n; t++) {
-        const int visible = (s->pos[t] + 1) / s->c.ratio[1], most = t % 3 == 0 ? k : t % 3 == 1 ? k - 1 - t % k : (int)random_below(&r, 4);
+        const int visible = (s->pos[t] + 1) / s->c.ratio[1],
+            most = t % 3 == 0 ? k : t % 3 == 1 ? k - 1 - t % k : (int)random_below(&r, 4);
         int n = 0;
         for (int b = 0; b < visible && n < most; b++)
             if (random_below(&r, (uint64_t)visible) < (uint64_t)most) list[t * k + n++] = b;
@@ -79,12 +80,15 @@ static void attend(scene *s, const scene_shape *h, const int *n, int top_k, floa
     scene_begin(s, n);
     write_step(s, seed);
     const view q = checked_random(s->b, s->rows.n, h->n_heads * h->K, 2.0f, seed + 1);
-    const view heads = checked_view(s->b, s->rows.n, h->n_heads * h->K, QUANT_F32), sinks = checked_random(s->b, 1, h->n_heads, sink, seed + 2);
+    const view heads = checked_view(s->b, s->rows.n, h->n_heads * h->K, QUANT_F32),
+        sinks = checked_random(s->b, 1, h->n_heads, sink, seed + 2);
     const view selected = top_k ? random_lists(s, top_k, seed + 3) : (view){ 0 };
     if (h->K < MOST_K)
-        CHECKED(s->b, attend, .q = q, .heads = heads, .sinks = sinks, .selected = selected, .rows = &s->rows, .n_heads = h->n_heads,
+        CHECKED(s->b, attend, .q = q, .heads = heads, .sinks = sinks, .selected = selected, .rows = &s->rows,
+                .n_heads = h->n_heads,
                 .n_swa = h->n_swa, .ratio = h->ratio, .scale = 1.0f / sqrtf((float)h->K), .layer = 1);
-    CHECKED(s->b, attend, .q = q, .heads = q, .sinks = sinks, .selected = selected, .rows = &s->rows, .n_heads = h->n_heads,
+    CHECKED(s->b, attend, .q = q, .heads = q, .sinks = sinks, .selected = selected, .rows = &s->rows,
+            .n_heads = h->n_heads,
             .n_swa = h->n_swa, .ratio = h->ratio, .scale = 1.0f / sqrtf((float)h->K), .layer = 1);
     checked_free(s->b, q);
     checked_free(s->b, heads);
@@ -109,7 +113,8 @@ static void attend_run(const scene_shape *h, lane_order order, int top_k)
     scene_close(&s);
 }
 
-static const scene_shape small = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 40, .index_dim = 32, .n_heads = 4, .packed = true,
+static const scene_shape small = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 40, .index_dim = 32, .n_heads = 4,
+                                   .packed = true,
                                    .max_tokens = 1500 };
 
 TEST(narrow_heads_agree_with_the_definition_at_every_ratio)
@@ -125,7 +130,8 @@ TEST(narrow_heads_agree_with_the_definition_at_every_ratio)
 TEST(other_shapes_and_plain_floats_agree)
 {
     static const struct { int K, n_rot, heads, ratio, top_k; bool packed; } kinds[] = {
-        { 64, 16, 4, 4, 20, false }, { 128, 64, 9, 4, 33, true }, { 80, 15, 8, 128, 0, true }, { 33, 8, 1, 4, 0, false } };
+        { 64, 16, 4, 4, 20, false }, { 128, 64, 9, 4, 33, true }, { 80, 15, 8, 128, 0, true },
+        { 33, 8, 1, 4, 0, false } };
     for (int i = 0; i < 4; i++) {
         scene_shape h = small;
         h.K = kinds[i].K;
@@ -139,7 +145,8 @@ TEST(other_shapes_and_plain_floats_agree)
 
 /* ---- the full width ----------------------------------------------------------------------- */
 
-static const scene_shape full = { .ratio = 4, .K = 512, .n_rot = 64, .n_swa = 128, .index_dim = 32, .n_heads = 16, .packed = true,
+static const scene_shape full = { .ratio = 4, .K = 512, .n_rot = 64, .n_swa = 128, .index_dim = 32, .n_heads = 16,
+                                  .packed = true,
                                   .max_tokens = 1500 };
 
 static void full_step(const scene_shape *h, lane_order order, int length, int n, int top_k)
@@ -198,11 +205,13 @@ TEST(any_stored_bytes_mean_the_same)
         }
         scene_store(&s, scene_ring_row(&s, 0, 0), row);
         kv_row_unpack(f, want, row);
-        CHECKED(s.b, attend, .q = q, .heads = heads, .sinks = sinks, .rows = &s.rows, .n_heads = h.n_heads, .n_swa = h.n_swa, .layer = 1);
+        CHECKED(s.b, attend, .q = q, .heads = heads, .sinks = sinks, .rows = &s.rows, .n_heads = h.n_heads,
+                .n_swa = h.n_swa, .layer = 1);
         for (int i = 0; i < h.K && round < 7; i++) {
             const float got = view_f32(heads, 0)[i] * 2.0f;
             if (!(fabsf(got - want[i]) <= 3e-5f * fabsf(want[i])))
-                test_fail(__FILE__, __LINE__, "round %d, number %d: %.9g, want %.9g", round, i, (double)got, (double)want[i]);
+                test_fail(__FILE__, __LINE__, "round %d, number %d: %.9g, want %.9g", round, i, (double)got,
+                          (double)want[i]);
         }
     }
     checked_free(s.b, q);
@@ -218,15 +227,18 @@ static void alone_and_together(const scene_shape *h)
 {
     ds4_error err;
     scene s;
-    float *together = malloc((size_t)(h->n_heads * h->K) * sizeof *together), *alone = malloc((size_t)(h->n_heads * h->K) * sizeof *alone);
+    float *together = malloc((size_t)(h->n_heads * h->K) * sizeof *together),
+        *alone = malloc((size_t)(h->n_heads * h->K) * sizeof *alone);
     scene_open(&s, h, 2, LANES_FORWARD);
     fill_session(&s, 0, 400, 51);
     fill_session(&s, 1, 90, 52);
     scene_begin(&s, (int[]){ 1, 9 });
     write_step(&s, 53);
-    const view q = checked_random(s.b, 10, h->n_heads * h->K, 2.0f, 54), heads = checked_view(s.b, 10, h->n_heads * h->K, QUANT_F32);
+    const view q = checked_random(s.b, 10, h->n_heads * h->K, 2.0f, 54),
+        heads = checked_view(s.b, 10, h->n_heads * h->K, QUANT_F32);
     const view sinks = checked_random(s.b, 1, h->n_heads, 1.0f, 55);
-    CHECKED(s.b, attend, .q = q, .heads = heads, .sinks = sinks, .rows = &s.rows, .n_heads = h->n_heads, .n_swa = h->n_swa,
+    CHECKED(s.b, attend, .q = q, .heads = heads, .sinks = sinks, .rows = &s.rows, .n_heads = h->n_heads,
+            .n_swa = h->n_swa,
             .ratio = h->ratio, .scale = 0.1f, .layer = 1);
     EXPECT_OK(s.b->download(s.b, together, view_rows(heads, 0, 1), &err), err);
     scene_begin(&s, (int[]){ 1, 0 });

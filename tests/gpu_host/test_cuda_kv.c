@@ -4,12 +4,14 @@
 #include <math.h>
 #include <stdlib.h>
 
-static const scene_shape plain = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = 32, .n_heads = 4, .packed = true,
+static const scene_shape plain = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = 32, .n_heads = 4,
+                                   .packed = true,
                                    .max_tokens = 600 };
 
 TEST(rotation_agrees_with_its_definition_both_ways)
 {
-    static const struct { int heads, width, n_rot; } shapes[] = { { 1, 64, 16 }, { 5, 24, 2 }, { 64, 128, 64 }, { 3, 33, 32 } };
+    static const struct { int heads, width, n_rot; } shapes[] = { { 1, 64, 16 }, { 5, 24, 2 }, { 64, 128, 64 },
+                                                                  { 3, 33, 32 } };
     for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++)
         for (int i = 0; i < 4; i++) {
             scene s;
@@ -21,7 +23,8 @@ TEST(rotation_agrees_with_its_definition_both_ways)
             s.pos[4] = 1000000;
             const view x = checked_random(s.b, 5, shapes[i].heads * shapes[i].width, 2.0f, 3);
             for (int inverse = 0; inverse < 2; inverse++)
-                CHECKED(s.b, rope_tail, .x = x, .n_heads = shapes[i].heads, .rope = scene_rope(&s), .inverse = inverse, .rows = &s.rows);
+                CHECKED(s.b, rope_tail, .x = x, .n_heads = shapes[i].heads, .rope = scene_rope(&s), .inverse = inverse,
+                        .rows = &s.rows);
             checked_free(s.b, x);
             scene_close(&s);
         }
@@ -48,8 +51,10 @@ static void fill_rough(backend *b, view v, uint64_t seed)
 TEST(rounding_agrees_with_its_definition)
 {
     static const struct { round_kind kind; int width, n_round; } shapes[] = {
-        { ROUND_FP8, 64, 48 }, { ROUND_FP8, 512, 448 }, { ROUND_FP8, 96, 80 }, { ROUND_FP8, 70, 1 }, { ROUND_NONE, 32, 32 },
-        { ROUND_HADAMARD_FP4, 8, 0 }, { ROUND_HADAMARD_FP4, 16, 0 }, { ROUND_HADAMARD_FP4, 32, 0 }, { ROUND_HADAMARD_FP4, 64, 0 },
+        { ROUND_FP8, 64, 48 }, { ROUND_FP8, 512, 448 }, { ROUND_FP8, 96, 80 }, { ROUND_FP8, 70, 1 },
+        { ROUND_NONE, 32, 32 },
+        { ROUND_HADAMARD_FP4, 8, 0 }, { ROUND_HADAMARD_FP4, 16, 0 }, { ROUND_HADAMARD_FP4, 32, 0 },
+        { ROUND_HADAMARD_FP4, 64, 0 },
         { ROUND_HADAMARD_FP4, 128, 0 }, { ROUND_HADAMARD_FP4, 256, 0 }, { ROUND_HADAMARD_FP4, 512, 0 } };
     scene s;
     scene_open(&s, &plain, 1, LANES_SHUFFLED);
@@ -65,7 +70,8 @@ TEST(rounding_agrees_with_its_definition)
 /* Bytes, not numbers: what one backend packs another must read, and files hold it. */
 TEST(stored_rows_have_the_bytes_of_the_definition)
 {
-    static const struct { int K, n_rot; bool packed; } shapes[] = { { 64, 16, true }, { 512, 64, true }, { 96, 20, true }, { 64, 16, false } };
+    static const struct { int K, n_rot; bool packed; } shapes[] = { { 64, 16, true }, { 512, 64, true },
+                                                                    { 96, 20, true }, { 64, 16, false } };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         scene s;
         scene_shape h = plain;
@@ -98,12 +104,14 @@ TEST(stored_rows_have_the_bytes_of_the_definition)
 static void compress_step(scene *s, const scene_shape *h, bool index, quant_type ape_type, uint64_t seed)
 {
     const int width = index ? h->index_dim : h->K, cols = (h->ratio == 4 ? 2 : 1) * width;
-    const view value = checked_random(s->b, s->rows.n, cols, 2.0f, seed), score = checked_random(s->b, s->rows.n, cols, 3.0f, seed + 1);
+    const view value = checked_random(s->b, s->rows.n, cols, 2.0f, seed),
+        score = checked_random(s->b, s->rows.n, cols, 3.0f, seed + 1);
     const view norm = checked_random(s->b, 1, width, 1.0f, 5);
     view ape = checked_weight(s->b, h->ratio, cols, ape_type, WEIGHT_VECTOR, h->ratio, 6);
     CHECKED(s->b, compress, .value = value, .score = score, .ape = ape, .norm = norm, .rows = &s->rows, .index = index,
             .ratio = h->ratio, .width = width, .eps = 1e-6f, .rope = scene_rope(s),
-            .kind = !h->packed ? ROUND_NONE : index ? ROUND_HADAMARD_FP4 : ROUND_FP8, .n_round = width - h->n_rot, .layer = 1);
+            .kind = !h->packed ? ROUND_NONE : index ? ROUND_HADAMARD_FP4 : ROUND_FP8, .n_round = width - h->n_rot,
+            .layer = 1);
     checked_free(s->b, value);
     checked_free(s->b, score);
     checked_free(s->b, norm);
@@ -113,7 +121,8 @@ static void compress_step(scene *s, const scene_shape *h, bool index, quant_type
 static void compress_run(const scene_shape *h, lane_order order, quant_type ape_type)
 {
     /* From nothing, within a block, across blocks, one by one, by more than a state holds, sessions apart. */
-    static const int steps[][3] = { { 3, 1, 0 }, { 1, 0, 5 }, { 1, 12, 3 }, { 70, 1, 20 }, { 1, 1, 1 }, { 0, 128, 30 }, { 5, 4, 1 },
+    static const int steps[][3] = { { 3, 1, 0 }, { 1, 0, 5 }, { 1, 12, 3 }, { 70, 1, 20 }, { 1, 1, 1 }, { 0, 128, 30 },
+                                    { 5, 4, 1 },
                                     { 130, 2, 3 }, { 1, 1, 1 } };
     scene s;
     scene_open(&s, h, 3, order);
@@ -182,20 +191,26 @@ static void stages(const scene_shape *h, const stage_shape *g, const int *n, lan
     const int T = s.rows.n, K = h->K, H = h->n_heads;
     const view x = checked_random(s.b, T, g->D, 1.0f, 1), latent = checked_view(s.b, T, g->rank, QUANT_F32);
     const view q = checked_view(s.b, T, H * K, QUANT_F32), row = checked_view(s.b, T, K, QUANT_F32);
-    const view low = checked_view(s.b, T, g->groups * g->out_rank, QUANT_F32), y = checked_view(s.b, T, g->D, QUANT_F32);
+    const view low = checked_view(s.b, T, g->groups * g->out_rank, QUANT_F32),
+        y = checked_view(s.b, T, g->D, QUANT_F32);
     const view q_norm = checked_random(s.b, 1, g->rank, 1.0f, 2), norm = checked_random(s.b, 1, K, 1.0f, 3);
-    const view weights[] = { matrix(&s, g->rank, g->D, g->type, 4), matrix(&s, H * K, g->rank, g->type, 5), matrix(&s, K, g->D, g->type, 6),
+    const view weights[] = { matrix(&s, g->rank, g->D, g->type, 4), matrix(&s, H * K, g->rank, g->type, 5),
+                             matrix(&s, K, g->D, g->type, 6),
                              matrix(&s, g->groups * g->out_rank, H * K / g->groups, g->type, 7),
                              matrix(&s, g->D, g->groups * g->out_rank, g->type, 8) };
 
-    CHECKED(s.b, q_path, .x = x, .q_a = weights[0], .q_a_norm = q_norm, .q_b = weights[1], .latent = latent, .q = q, .rows = &s.rows,
+    CHECKED(s.b, q_path, .x = x, .q_a = weights[0], .q_a_norm = q_norm, .q_b = weights[1], .latent = latent, .q = q,
+            .rows = &s.rows,
             .n_heads = H, .eps = 1e-6f, .rope = scene_rope(&s), .layer = 1);
-    CHECKED(s.b, kv_path, .x = x, .kv = weights[2], .norm = norm, .row = row, .rows = &s.rows, .eps = 1e-6f, .rope = scene_rope(&s),
+    CHECKED(s.b, kv_path, .x = x, .kv = weights[2], .norm = norm, .row = row, .rows = &s.rows, .eps = 1e-6f,
+            .rope = scene_rope(&s),
             .kind = h->packed ? ROUND_FP8 : ROUND_NONE, .n_round = K - h->n_rot, .layer = 1);
-    CHECKED(s.b, attn_out, .heads = q, .a = weights[3], .b = weights[4], .low = low, .y = y, .rows = &s.rows, .n_heads = H,
+    CHECKED(s.b, attn_out, .heads = q, .a = weights[3], .b = weights[4], .low = low, .y = y, .rows = &s.rows,
+            .n_heads = H,
             .n_groups = g->groups, .rope = scene_rope(&s), .layer = 1);
 
-    const view all[] = { x, latent, q, row, low, y, q_norm, norm, weights[0], weights[1], weights[2], weights[3], weights[4] };
+    const view all[] = { x, latent, q, row, low, y, q_norm, norm, weights[0], weights[1], weights[2], weights[3],
+                         weights[4] };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) checked_free(s.b, all[i]);
     scene_close(&s);
 }

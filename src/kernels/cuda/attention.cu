@@ -43,9 +43,11 @@ template <int J> DEVICE void attend_plain(const attend_kernel_args &a)
             tile[tid / threads * stride + i] = row && i < K ? stored_number(a.row, row, i) : 0.0f;
         __syncthreads();
 
-        const float4 *x = reinterpret_cast<const float4 *>(tile + lane * stride), *y = reinterpret_cast<const float4 *>(q + warp * padded);
+        const float4 *x = reinterpret_cast<const float4 *>(tile + lane * stride),
+            *y = reinterpret_cast<const float4 *>(q + warp * padded);
         float dot = 0.0f;
-        for (int i = 0; i < padded / 4; i++) dot += x[i].x * y[i].x + x[i].y * y[i].y + (x[i].z * y[i].z + x[i].w * y[i].w);
+        for (int i = 0; i < padded / 4; i++)
+            dot += x[i].x * y[i].x + x[i].y * y[i].y + (x[i].z * y[i].z + x[i].w * y[i].w);
         float keep;
         weights[warp * ATTEND_TILE + lane] = take_logits(a.scale * dot, lane < n, &top, &sum, &keep);
         __syncwarp();

@@ -77,12 +77,15 @@ DEVICE void fetch(shared_tile *tile, const seen_rows &seen, int i, int end)
     if (i < end) {
         const uint2 *from = reinterpret_cast<const uint2 *>(row_seen(seen, i));
 #pragma unroll
-        for (int j = s; j < SCALES_AT; j += 8) async_copy8(to + j, from + j);
+        for (int j = 0; j < SCALES_AT / 8; j++) async_copy8(to + s + 8 * j, from + s + 8 * j);
 #pragma unroll
-        for (int j = TAIL_AT + s; j < WORDS; j += 8) async_copy8(to + j, from + j);
+        for (int j = TAIL_AT; j < WORDS; j += 8) async_copy8(to + s + j, from + s + j);
         if (s == 0) async_copy8(to + SCALES_AT, from + SCALES_AT);
     } else {                    /* zeros, of scale 1 */
-        for (int j = s; j < WORDS; j += 8) to[j] = j == SCALES_AT ? make_uint2(0x7f7f7f7fu, 0x7f7f7f7fu) : make_uint2(0, 0);
+        for (int j = s; j < WORDS; j += 8) {
+            const uint32_t all = j == SCALES_AT ? 0x7f7f7f7fu : 0;
+            to[j] = make_uint2(all, all);
+        }
     }
     async_commit();
 }
@@ -108,7 +111,8 @@ DEVICE void unpack(shared_tile *tile)
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             const uint32_t two = k ? halves.y : halves.x;
-            split_pair(make_float2(half_bits_to_float((uint16_t)two), half_bits_to_float((uint16_t)(two >> 16))), &high[k], &rest[k]);
+            split_pair(make_float2(half_bits_to_float((uint16_t)two), half_bits_to_float((uint16_t)(two >> 16))),
+                       &high[k], &rest[k]);
         }
         *reinterpret_cast<uint2 *>(tile->row + row * ROW + CODES + 4 * (s + 8 * j)) = make_uint2(high[0], high[1]);
         *reinterpret_cast<uint2 *>(tile->low + row * LOW + 4 * (s + 8 * j)) = make_uint2(rest[0], rest[1]);
@@ -132,7 +136,8 @@ DEVICE void load_query(query_slice *q, const attend_kernel_args &a, int t, int h
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             const int h = h0 + g + 8 * (r % 2), c = warp_id() * SLICE + 16 * k + 8 * (r / 2) + 2 * i;
-            const float2 v = h < a.n_heads ? *reinterpret_cast<const float2 *>(x + (int64_t)h * WIDTH + c) : make_float2(0.0f, 0.0f);
+            const float2 v = h < a.n_heads
+                ? *reinterpret_cast<const float2 *>(x + (int64_t)h * WIDTH + c) : make_float2(0.0f, 0.0f);
             split_pair(v, &q->high[k][r], &q->rest[k][r]);
         }
 }
@@ -185,8 +190,10 @@ DEVICE void mix(shared_tile *tile, float acc[SLICE / 8][4])
 #pragma unroll
         for (int p = 0; p < 2; p++)
 #pragma unroll
-            for (int r = 0; r < 4; r++)
-                w[p][r] = *reinterpret_cast<const uint32_t *>(tile->weight[p] + (g + 8 * (r % 2)) * PART + k + 8 * (r / 2) + 2 * i);
+            for (int r = 0; r < 4; r++) {
+                const uint16_t *at = tile->weight[p] + (g + 8 * (r % 2)) * PART + k + 8 * (r / 2) + 2 * i;
+                w[p][r] = *reinterpret_cast<const uint32_t *>(at);
+            }
         const int row = k + 8 * (lane / 8 % 2) + lane % 8, channel = 8 * (lane / 16);
 #pragma unroll
         for (int n = 0; n < SLICE / 8; n += 2) {

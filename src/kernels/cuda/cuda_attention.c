@@ -3,12 +3,16 @@
 
 #include "base/checked.h"
 
-static uint64_t norm_bytes(const backend_limits *l) { return (uint64_t)ATTEND_SPLIT_ROWS * (uint64_t)max_int(l->n_heads, 1) * 2 * sizeof(float); }
+static uint64_t split_heads(const backend_limits *l)
+{
+    return (uint64_t)ATTEND_SPLIT_ROWS * (uint64_t)max_int(l->n_heads, 1);
+}
+
+static uint64_t norm_bytes(const backend_limits *l) { return split_heads(l) * 2 * sizeof(float); }
 
 uint64_t cuda_attention_scratch(const backend_limits *l)
 {
-    const uint64_t heads = (uint64_t)ATTEND_SPLIT_ROWS * (uint64_t)max_int(l->n_heads, 1);
-    return heads * (uint64_t)l->max_head_width * sizeof(float) + norm_bytes(l);
+    return split_heads(l) * (uint64_t)l->max_head_width * sizeof(float) + norm_bytes(l);
 }
 
 /* How many blocks share a row. A few rows are always cut alike, whatever their number, so that a row's sums
@@ -33,12 +37,16 @@ static ds4_status attend(queue *dev, const attend_args *a)
     const bool units = row.kind == KV_ROW_FP8 && K == ATTEND_UNIT_WIDTH && row.n_round == ATTEND_UNIT_ROUND &&
                        b->device->info.shared_bytes >= ATTEND_UNIT_SHARED;
     if (K > ATTEND_PLAIN_WIDTH || row.kind == KV_ROW_FP4)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "heads of %d numbers; the CUDA backend has room for %d", K, ATTEND_PLAIN_WIDTH);
+        return queue_fail(dev, DS4_EUNSUPPORTED, "heads of %d numbers; the CUDA backend has room for %d", K,
+                          ATTEND_PLAIN_WIDTH);
 
     attend_kernel_args k = {
-        .q = cuda_rows(a->q), .heads = cuda_rows(a->heads), .selected = cuda_rows(a->selected), .sinks = cuda_at(a->sinks),
-        .norm = b->scratch[CUDA_FAMILY_ATTENTION], .mixed = b->scratch[CUDA_FAMILY_ATTENTION] + norm_bytes(&b->o.limits),
-        .row = cuda_kv_row(row), .n_heads = H, .width = K, .n_swa = a->n_swa, .ratio = a->ratio, .splits = splits, .scale = a->scale };
+        .q = cuda_rows(a->q), .heads = cuda_rows(a->heads), .selected = cuda_rows(a->selected),
+        .sinks = cuda_at(a->sinks),
+        .norm = b->scratch[CUDA_FAMILY_ATTENTION],
+        .mixed = b->scratch[CUDA_FAMILY_ATTENTION] + norm_bytes(&b->o.limits),
+        .row = cuda_kv_row(row), .n_heads = H, .width = K, .n_swa = a->n_swa, .ratio = a->ratio, .splits = splits,
+        .scale = a->scale };
     cuda_op(b);
     ds4_status st = cuda_batch(dev, a->rows, a->layer, &k.batch);
     cuda_reads(b, a->q);

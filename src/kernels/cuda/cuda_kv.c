@@ -9,7 +9,8 @@ uint64_t cuda_kv_scratch(const backend_limits *l)
     return 0;
 }
 
-static const int32_t rounding[] = { [ROUND_NONE] = GPU_ROUND_NONE, [ROUND_FP8] = GPU_ROUND_FP8, [ROUND_HADAMARD_FP4] = GPU_ROUND_FP4 };
+static const int32_t rounding[] = { [ROUND_NONE] = GPU_ROUND_NONE, [ROUND_FP8] = GPU_ROUND_FP8,
+                                    [ROUND_HADAMARD_FP4] = GPU_ROUND_FP4 };
 
 static unsigned whole_warps(int n) { return (unsigned)(max_int(n, 1) + 31) / 32u * 32u; }
 
@@ -19,7 +20,8 @@ static const kv_layer *layer_of(const batch_rows *rows, int layer) { return &row
 static ds4_status hadamard_width(queue *dev, int width)
 {
     if (width <= GPU_MAX_HADAMARD) return DS4_OK;
-    return queue_fail(dev, DS4_EUNSUPPORTED, "an indexer of width %d; the CUDA backend rounds rows of up to %d", width, GPU_MAX_HADAMARD);
+    return queue_fail(dev, DS4_EUNSUPPORTED, "an indexer of width %d; the CUDA backend rounds rows of up to %d", width,
+                      GPU_MAX_HADAMARD);
 }
 
 /* ---- rotation and rounding ---------------------------------------------------------------- */
@@ -90,7 +92,8 @@ static ds4_status compress(queue *dev, const compress_args *a)
     if (st) return st;
     compress_kernel_args k = {
         .value = cuda_rows(a->value), .score = cuda_rows(a->score), .ape = cuda_rows(a->ape),
-        .ape_bits = a->ape.type == QUANT_F32 ? 32 : a->ape.type == QUANT_F16 ? 16 : 17, .index = a->index, .ratio = a->ratio,
+        .ape_bits = a->ape.type == QUANT_F32 ? 32 : a->ape.type == QUANT_F16 ? 16 : 17, .index = a->index,
+        .ratio = a->ratio,
         .width = a->width, .keep = one, .row = cuda_kv_row(a->index ? l->index_row : l->row),
         .finish = { cuda_rows(a->norm).at, cuda_rope(a->rope, false), a->eps, rounding[a->kind], a->n_round } };
     cuda_op(b);
@@ -106,7 +109,8 @@ static ds4_status compress(queue *dev, const compress_args *a)
     const unsigned threads = (unsigned)min_int((int)whole_warps(a->width), 512);
     const int64_t blocks = one ? 1 : n / a->ratio + 1;      /* as many as a segment of all rows can complete */
     if (!st) st = CUDA_LAUNCH(dev, compress, cuda_grid(blocks, segments, 1), threads, (unsigned)a->width * 4u, k);
-    if (!st && !one) st = CUDA_LAUNCH(dev, compress_keep, cuda_grid(max_int(16, 1024 / segments), segments, 1), threads, 0, k);
+    if (!st && !one) st = CUDA_LAUNCH(dev, compress_keep, cuda_grid(max_int(16, 1024 / segments), segments, 1),
+                                      threads, 0, k);
     return cuda_done(dev, st);
 }
 
@@ -118,21 +122,26 @@ static ds4_status q_path(queue *dev, const q_path_args *a)
     cuda_backend *b = cuda_of(dev);
     const int warps = 8;
     gpu_batch batch;
-    ds4_status st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_a, .x = a->x, .y = a->latent, .layer = a->layer, .name = "attn_q_a" });
+    ds4_status st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_a, .x = a->x, .y = a->latent, .layer = a->layer,
+                                                          .name = "attn_q_a" });
     if (!st)
-        st = dev->ops->rms_norm(dev, &(rms_norm_args){ .x = a->latent, .y = a->latent, .weight = a->q_a_norm, .eps = a->eps,
+        st = dev->ops->rms_norm(dev, &(rms_norm_args){ .x = a->latent, .y = a->latent, .weight = a->q_a_norm,
+                                                       .eps = a->eps,
                                                        .layer = a->layer, .name = "attn_q_a_norm" });
     if (!st)
-        st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer, .name = "attn_q_b" });
+        st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer,
+                                                   .name = "attn_q_b" });
     if (st) return st;
 
     cuda_op(b);
     st = cuda_batch(dev, a->rows, -1, &batch);
     cuda_reads(b, a->q);
     cuda_writes(b, a->q);
-    const rope_kernel_args k = { .x = cuda_rows(a->q), .pos = batch.pos, .rope = cuda_rope(a->rope, false), .n_heads = a->n_heads,
+    const rope_kernel_args k = { .x = cuda_rows(a->q), .pos = batch.pos, .rope = cuda_rope(a->rope, false),
+                                 .n_heads = a->n_heads,
                                  .width = a->q.cols / a->n_heads, .eps = a->eps };
-    if (!st) st = CUDA_LAUNCH(dev, head_norm_rope, cuda_grid((a->n_heads + warps - 1) / warps, a->rows->n, 1), 32u * (unsigned)warps, 0, k);
+    if (!st) st = CUDA_LAUNCH(dev, head_norm_rope, cuda_grid((a->n_heads + warps - 1) / warps, a->rows->n, 1),
+                              32u * (unsigned)warps, 0, k);
     return cuda_done(dev, st);
 }
 
@@ -140,11 +149,13 @@ static ds4_status kv_path(queue *dev, const kv_path_args *a)
 {
     cuda_backend *b = cuda_of(dev);
     ds4_status st = a->kind == ROUND_HADAMARD_FP4 ? hadamard_width(dev, a->row.cols) : DS4_OK;
-    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->kv, .x = a->x, .y = a->row, .layer = a->layer, .name = "attn_kv" });
+    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->kv, .x = a->x, .y = a->row, .layer = a->layer,
+                                                        .name = "attn_kv" });
     if (st) return st;
 
     kv_store_kernel_args k = { .x = cuda_rows(a->row), .row = cuda_kv_row(layer_of(a->rows, a->layer)->row),
-                               .finish = { cuda_rows(a->norm).at, cuda_rope(a->rope, false), a->eps, rounding[a->kind], a->n_round } };
+                               .finish = { cuda_rows(a->norm).at, cuda_rope(a->rope, false), a->eps, rounding[a->kind],
+                                           a->n_round } };
     cuda_op(b);
     st = cuda_batch(dev, a->rows, a->layer, &k.batch);
     cuda_reads(b, a->row);

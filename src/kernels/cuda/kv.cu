@@ -122,14 +122,16 @@ typedef struct {
 
 DEVICE token_source source_of(const compress_kernel_args &a, const gpu_segment &s, const gpu_kv_layer &l)
 {
-    return { gpu_at<const float>(a.value.at) + s.first * a.value.stride, gpu_at<const float>(a.score.at) + s.first * a.score.stride,
+    return { gpu_at<const float>(a.value.at) + s.first * a.value.stride,
+             gpu_at<const float>(a.score.at) + s.first * a.score.stride,
              gpu_at<const float>(l.value[a.index][s.now]), gpu_at<const float>(l.score[a.index][s.now]),
              s.pos, s.pos + s.n, l.state_rows[a.index] };
 }
 
 DEVICE float token_value(const compress_kernel_args &a, const token_source &s, int p, int c)
 {
-    return p >= s.pos ? s.value[(p - s.pos) * a.value.stride + c] : s.kept_value[(int64_t)(p % s.state_rows) * a.value.cols + c];
+    return p >= s.pos ? s.value[(p - s.pos) * a.value.stride + c]
+                      : s.kept_value[(int64_t)(p % s.state_rows) * a.value.cols + c];
 }
 DEVICE float token_score(const compress_kernel_args &a, const token_source &s, int p, int c)
 {
@@ -205,5 +207,6 @@ KERNEL(compress_keep, compress_kernel_args, 512)
 {
     launch_wait();
     launch_next();
-    keep_tokens(a, segment_at(a.batch, (int)blockIdx.y), layer_at(a.batch, (int)blockIdx.y), (int)blockIdx.x, (int)gridDim.x);
+    keep_tokens(a, segment_at(a.batch, (int)blockIdx.y), layer_at(a.batch, (int)blockIdx.y), (int)blockIdx.x,
+                (int)gridDim.x);
 }

@@ -28,7 +28,10 @@ DEVICE int64_t pool_row(const int32_t *blocks, int block_rows, int r)
 {
     return (int64_t)blocks[r / block_rows] * block_rows + r % block_rows;
 }
-DEVICE const int32_t *block_table(const gpu_segment &s, int ratio) { return gpu_at<const int32_t>(s.blocks[ratio != 4]); }
+DEVICE const int32_t *block_table(const gpu_segment &s, int ratio)
+{
+    return gpu_at<const int32_t>(s.blocks[ratio != 4]);
+}
 
 /* ---- rotation ------------------------------------------------------------------------ */
 
@@ -40,8 +43,8 @@ DEVICE void rotate(float *pair, float c, float s)
 }
 
 /* formula_rope_angle's numbers: the angle is a float of up to a million or so, and a double of it in half turns
- * is off by 1e-10, far below a float's cosine. The library's own cosine would bring a second way for large angles, with a
- * call and a stack. */
+ * is off by 1e-10, far below a float's cosine. The library's own cosine would bring a second way for large angles,
+ * with a call and a stack. */
 DEVICE float2 rope_angle(int pos, float freq, bool inverse)
 {
     double s, c;
@@ -52,7 +55,8 @@ DEVICE float2 rope_angle(int pos, float freq, bool inverse)
 /* The angles of a position, by the block's first threads: angle[k] = cosine, sine. */
 DEVICE void block_angles(float2 *angle, const gpu_rope &r, int pos)
 {
-    for (int k = (int)threadIdx.x; k < r.n_rot / 2; k += (int)blockDim.x) angle[k] = rope_angle(pos, r.freq[k], r.inverse);
+    for (int k = (int)threadIdx.x; k < r.n_rot / 2; k += (int)blockDim.x)
+        angle[k] = rope_angle(pos, r.freq[k], r.inverse);
 }
 
 /* ---- rounding: one warp -------------------------------------------------------------- */
