@@ -44,7 +44,8 @@ static void check_top(backend *b, int V, int k, int stride)
             sum += isnan(v) ? 0.0 : v == top ? 1.0 : exp((double)v - top);
         }
         EXPECT(view_f32(norm, t)[0] == top);
-        EXPECT(fabs(view_f32(norm, t)[1] - sum) <= 4e-6 * sum);     /* sums of floats in a tree, exponentials within 2 ulp */
+        /* sums of floats in a tree, exponentials within 2 ulp */
+        EXPECT(fabs(view_f32(norm, t)[1] - sum) <= 4e-6 * sum);
         for (int j = 0; j < k && j < V; j++) {
             const float got = view_f32(values, t)[j], want = x[t * stride + view_i32(ids, t)[j]];
             EXPECT(got == want || (isnan(got) && isnan(want)));
@@ -83,7 +84,8 @@ TEST(the_head_agrees_with_its_definition)
         const view w = checked_weight(b, V, D, QUANT_Q8_0, WEIGHT_MATRIX, V, 6);
         const view x = checked_view(b, T, D, QUANT_F32), logits = checked_view(b, T, V, QUANT_F32);
         CHECKED(b, head,
-                .mix = { .streams = streams, .fn = fn, .base = base, .scale = scale, .x = x, .eps = 1e-6f, .hc_eps = 1e-3f,
+                .mix = { .streams = streams, .fn = fn, .base = base, .scale = scale, .x = x, .eps = 1e-6f,
+                         .hc_eps = 1e-3f,
                          .n_streams = S, .head = true, .layer = -1, .name = "head" },
                 .norm = { .x = x, .y = x, .weight = weight, .eps = 1e-6f, .layer = -1, .name = "output_norm" },
                 .output = { .w = w, .x = x, .y = logits, .layer = -1, .name = "output" });
@@ -101,7 +103,8 @@ TEST(many_candidates_take_fewer_rows_at_once_and_too_many_are_refused)
     check_top(b, 20000, 1024, 20000);             /* five of six rows fit */
     const view logits = checked_random(b, 1, 64, 1.0f, 1), ids = checked_view(b, 1, 1025, QUANT_I32);
     const view values = checked_view(b, 1, 1025, QUANT_F32), norm = checked_view(b, 1, 2, QUANT_F32);
-    EXPECT_INT(b->ops.top_logits(&b->queue, &(top_logits_args){ .logits = logits, .ids = ids, .values = values, .norm = norm }),
+    EXPECT_INT(b->ops.top_logits(&b->queue, &(top_logits_args){ .logits = logits, .ids = ids, .values = values,
+                                                                .norm = norm }),
                DS4_EUNSUPPORTED);
     checked_free(b, logits);
     checked_free(b, ids);

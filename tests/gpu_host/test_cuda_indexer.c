@@ -49,24 +49,29 @@ typedef struct { int heads, width; bool packed; } indexer_shape;
 
 static void check_scores(indexer_shape h, lane_order order)
 {
-    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = h.width, .n_heads = 4, .packed = h.packed,
+    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = h.width, .n_heads = 4,
+                                .packed = h.packed,
                                 .max_tokens = 700, .index_heads = h.heads };
     scene s;
     scene_open(&s, &shape, 3, order);
     fill_keys(&s, 7);
     grow(&s, (int[]){ 2, 60, 530 });
-    const int n[] = { 6, 1, 3 };                /* rows that see nothing, few, many; the last rows see whole tiles and more */
+    /* rows that see nothing, few, many; the last rows see whole tiles and more */
+    const int n[] = { 6, 1, 3 };
     scene_begin(&s, n);
     const view q = checked_random(s.b, 10, h.heads * h.width, 1.0f, 1), w = checked_random(s.b, 10, h.heads, 1.0f, 2);
     view scores = checked_random(s.b, 10, 180, 1.0f, 3);
     const view selected = checked_view(s.b, 10, 24, QUANT_I32);
-    CHECKED(s.b, index_scores, .q = q, .weights = w, .scores = scores, .rows = &s.rows, .n_heads = h.heads, .scale = 0.01f,
+    CHECKED(s.b, index_scores, .q = q, .weights = w, .scores = scores, .rows = &s.rows, .n_heads = h.heads,
+            .scale = 0.01f,
             .layer = 1, .ratio = 4);
     CHECKED(s.b, top_k, .scores = scores, .selected = selected, .rows = &s.rows, .ratio = 4, .layer = 1);
     /* Some of them, as a tile of a longer batch. */
-    CHECKED(s.b, index_scores, .q = view_rows(q, 5, 3), .weights = view_rows(w, 5, 3), .scores = view_rows(scores, 0, 3),
+    CHECKED(s.b, index_scores, .q = view_rows(q, 5, 3), .weights = view_rows(w, 5, 3),
+            .scores = view_rows(scores, 0, 3),
             .rows = &s.rows, .first = 5, .n_heads = h.heads, .scale = 0.01f, .layer = 1, .ratio = 4);
-    CHECKED(s.b, top_k, .scores = view_rows(scores, 0, 3), .selected = view_rows(selected, 0, 3), .rows = &s.rows, .first = 5,
+    CHECKED(s.b, top_k, .scores = view_rows(scores, 0, 3), .selected = view_rows(selected, 0, 3), .rows = &s.rows,
+            .first = 5,
             .ratio = 4, .layer = 1);
     scene_commit(&s, n);
     checked_free(s.b, q);
@@ -78,7 +83,8 @@ static void check_scores(indexer_shape h, lane_order order)
 
 TEST(scores_of_packed_rows_agree_for_every_shape)
 {
-    static const indexer_shape shapes[] = { { 64, 128, true }, { 4, 128, true }, { 9, 64, true }, { 3, 32, true }, { 8, 256, true } };
+    static const indexer_shape shapes[] = { { 64, 128, true }, { 4, 128, true }, { 9, 64, true }, { 3, 32, true },
+                                            { 8, 256, true } };
     for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++)
         for (int i = 0; i < 5; i++)
             if (i > 0 || order == LANES_SHUFFLED) check_scores(shapes[i], (lane_order)order);
@@ -93,7 +99,8 @@ TEST(scores_of_floats_and_of_narrow_rows_agree)
 /* Queries far from one and without numbers become codes by the definition's rule. */
 TEST(rough_queries_agree)
 {
-    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = 64, .n_heads = 4, .packed = true,
+    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = 64, .n_heads = 4,
+                                .packed = true,
                                 .max_tokens = 200 };
     ds4_error err;
     scene s;
@@ -114,7 +121,8 @@ TEST(rough_queries_agree)
     }
     EXPECT_OK(s.b->upload(s.b, q, x, &err), err);
     for (int t = 0; t < 5; t++)                 /* one by one: the tolerance is one over all rows */
-        CHECKED(s.b, index_scores, .q = view_rows(q, t, 1), .weights = view_rows(w, t, 1), .scores = view_rows(scores, t, 1),
+        CHECKED(s.b, index_scores, .q = view_rows(q, t, 1), .weights = view_rows(w, t, 1),
+                .scores = view_rows(scores, t, 1),
                 .rows = &s.rows, .first = t, .n_heads = 4, .scale = 1.0f, .layer = 1, .ratio = 4);
     scene_commit(&s, (int[]){ 5 });
     checked_free(s.b, q);
@@ -143,7 +151,8 @@ static void *kept(const view *v, int n)
 static void check_stage(indexer_shape h, lane_order order)
 {
     enum { D = 64, RANK = 96, K = 20, T = 20 };
-    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = h.width, .n_heads = 4, .packed = h.packed,
+    const scene_shape shape = { .ratio = 4, .K = 64, .n_rot = 16, .n_swa = 32, .index_dim = h.width, .n_heads = 4,
+                                .packed = h.packed,
                                 .max_tokens = 400, .index_heads = h.heads };
     scene s;
     scene_open(&s, &shape, 3, order);
@@ -161,8 +170,10 @@ static void check_stage(indexer_shape h, lane_order order)
     const view q = checked_view(s.b, T, h.heads * h.width, QUANT_F32), w = checked_view(s.b, T, h.heads, QUANT_F32);
     const view scores = checked_view(s.b, 16, 101, QUANT_F32), selected = checked_view(s.b, T, K, QUANT_I32);
     const select_rows_args a = {
-        .x = x, .latent = latent, .q_b = checked_weight(s.b, h.heads * h.width, RANK, QUANT_F16, WEIGHT_MATRIX, h.heads * h.width, 3),
-        .proj = checked_weight(s.b, h.heads, D, QUANT_F16, WEIGHT_MATRIX, h.heads, 4), .q = q, .weights = w, .scores = scores,
+        .x = x, .latent = latent, .q_b = checked_weight(s.b, h.heads * h.width, RANK, QUANT_F16, WEIGHT_MATRIX,
+                                                        h.heads * h.width, 3),
+        .proj = checked_weight(s.b, h.heads, D, QUANT_F16, WEIGHT_MATRIX, h.heads, 4), .q = q, .weights = w,
+        .scores = scores,
         .selected = selected, .rows = &s.rows, .n_heads = h.heads, .ratio = 4, .scale = 0.02f, .rope = scene_rope(&s),
         .kind = h.packed ? ROUND_HADAMARD_FP4 : ROUND_NONE, .layer = 1 };
     EXPECT_OK(s.b->ops.select_rows(&s.b->queue, &a), s.b->queue.error);
@@ -222,7 +233,8 @@ static void check_top_k(backend *b, int cols, int k, int n, const int *visible)
         if (visible[t] > 0) pos[t + 1]--;
     }
     const segment one = { .n = n + 1 };
-    const batch_rows rows = { .n = n + 1, .pos = pos, .token = token, .segment_of = of, .segment = &one, .n_segments = 1 };
+    const batch_rows rows = { .n = n + 1, .pos = pos, .token = token, .segment_of = of, .segment = &one,
+                              .n_segments = 1 };
     EXPECT_OK(b->upload(b, scores, x, &err), err);
     CHECKED(b, top_k, .scores = scores, .selected = selected, .rows = &rows, .first = 1, .ratio = 4);
     checked_free(b, scores);
@@ -230,7 +242,8 @@ static void check_top_k(backend *b, int cols, int k, int n, const int *visible)
     free(x);
 }
 
-static const backend_limits top_limits = { .max_rows = ROWS + 1, .max_cols = 64, .max_pairs = 1, .max_expert_width = 64, .n_experts = 1,
+static const backend_limits top_limits = { .max_rows = ROWS + 1, .max_cols = 64, .max_pairs = 1,
+                                           .max_expert_width = 64, .n_experts = 1,
                                            .max_head_width = 64, .index_top_k = 512, .max_tokens = 4 * 20000 };
 
 TEST(the_choice_agrees_at_its_edges_in_every_order_of_lanes)
@@ -273,7 +286,8 @@ TEST(a_choice_that_was_not_planned_for_is_refused)
     const int32_t pos[1] = { 20 }, zero[1] = { 0 };
     const segment one = { .n = 1 };
     const batch_rows rows = { .n = 1, .pos = pos, .token = zero, .segment_of = zero, .segment = &one, .n_segments = 1 };
-    EXPECT_INT(b->ops.top_k(&b->queue, &(top_k_args){ .scores = scores, .selected = selected, .rows = &rows, .ratio = 4 }),
+    EXPECT_INT(b->ops.top_k(&b->queue, &(top_k_args){ .scores = scores, .selected = selected, .rows = &rows,
+                                                      .ratio = 4 }),
                DS4_EUNSUPPORTED);
     checked_free(b, scores);
     checked_free(b, selected);

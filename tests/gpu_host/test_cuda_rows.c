@@ -76,7 +76,8 @@ TEST(an_infinite_gate_is_clamped_like_in_the_definition)
     backend *b = checked_open(&limits, false, LANES_FORWARD);
     ds4_error err;
     const float odd[8] = { INFINITY, -INFINITY, NAN, 100.0f, -100.0f, 0.0f, -0.0f, 1.0f };
-    const view g = checked_view(b, 1, 8, QUANT_F32), u = checked_random(b, 1, 8, 9.0f, 1), y = checked_view(b, 1, 8, QUANT_F32);
+    const view g = checked_view(b, 1, 8, QUANT_F32), u = checked_random(b, 1, 8, 9.0f, 1);
+    const view y = checked_view(b, 1, 8, QUANT_F32);
     EXPECT_OK(b->upload(b, g, odd, &err), err);
     CHECKED(b, swiglu, .gate = g, .up = u, .y = y, .limit = 7.0f);
     CHECKED(b, swiglu, .gate = g, .up = u, .y = y);
@@ -117,7 +118,8 @@ TEST(more_embedded_rows_than_are_decoded_at_once_agree)
     const segment one = { .n = T };
     const batch_rows rows = { .n = T, .token = token, .pos = pos, .segment_of = of, .segment = &one, .n_segments = 1 };
     backend *b = checked_open(&many, false, LANES_BACKWARD);
-    const view table = checked_weight(b, 11, 64, QUANT_Q5_1, WEIGHT_ROWS, 11, 1), streams = checked_view(b, T, 2 * 64, QUANT_F32);
+    const view table = checked_weight(b, 11, 64, QUANT_Q5_1, WEIGHT_ROWS, 11, 1);
+    const view streams = checked_view(b, T, 2 * 64, QUANT_F32);
     CHECKED(b, embed_rows, .table = table, .streams = streams, .rows = &rows, .n_streams = 2);
     checked_free(b, table);
     checked_free(b, streams);
@@ -136,7 +138,8 @@ static hc_case hc_open(backend *b, int T, int S, int D, quant_type type, bool he
     const int n_mix = head ? S : (2 + S) * S;
     return (hc_case){ .streams = checked_random(b, T, S * D, 1.0f, 1), .S = S, .D = D,
                       .fn = checked_weight(b, n_mix, S * D, type, WEIGHT_VECTOR, n_mix, 2),
-                      .base = checked_random(b, 1, n_mix, 1.0f, 3), .scale = checked_random(b, 1, head ? 1 : 3, 0.2f, 4),
+                      .base = checked_random(b, 1, n_mix, 1.0f, 3),
+                      .scale = checked_random(b, 1, head ? 1 : 3, 0.2f, 4),
                       .x = checked_view(b, T, D, QUANT_F32), .post = checked_view(b, T, S, QUANT_F32),
                       .comb = checked_view(b, T, S * S, QUANT_F32), .y = checked_random(b, T, D, 1.0f, 5),
                       .weight = checked_random(b, 1, D, 1.0f, 6) };
@@ -157,8 +160,10 @@ static void check_hc(backend *b, int T, int S, int D, quant_type type)
 {
     hc_case c = hc_open(b, T, S, D, type, false);
     CHECKED(b, hc_mix, MIX(c, 1, false));               /* before all ways of iterating meet */
-    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
-    CHECKED(b, hc_expand, .y = c.y, .streams = c.streams, .post = c.post, .comb = c.comb, .n_streams = S, .name = "test");
+    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f,
+                                                               .name = "test" });
+    CHECKED(b, hc_expand, .y = c.y, .streams = c.streams, .post = c.post, .comb = c.comb, .n_streams = S,
+            .name = "test");
     hc_close(b, &c);
     c = hc_open(b, T, S, D, type, true);
     CHECKED(b, hc_mix, MIX(c, 0, true));
@@ -186,7 +191,8 @@ TEST(a_rows_control_does_not_depend_on_the_other_rows)
 {
     backend *b = checked_open(&limits, false, LANES_FORWARD);
     hc_case c = hc_open(b, 16, 4, 128, QUANT_F32, false);
-    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" });
+    CHECKED(b, hc_pre, .mix = { MIX(c, 20, false) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f,
+                                                               .name = "test" });
     float x[16][128], comb[16][16];
     for (int t = 0; t < 16; t++) {
         memcpy(x[t], view_f32(c.y, t), sizeof x[t]);

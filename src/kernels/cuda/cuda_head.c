@@ -10,7 +10,10 @@ static int slices_of(int n_vocab) { return (n_vocab + TOP_LOGITS_SLICE - 1) / TO
 
 /* Bytes of candidates and of parts of one row. */
 static uint64_t candidate_bytes(int slices, int k) { return (uint64_t)slices * (uint64_t)k * sizeof(uint32_t); }
-static uint64_t row_bytes(int slices, int k) { return 2 * candidate_bytes(slices, k) + (uint64_t)slices * 2 * sizeof(float); }
+static uint64_t row_bytes(int slices, int k)
+{
+    return 2 * candidate_bytes(slices, k) + (uint64_t)slices * 2 * sizeof(float);
+}
 
 uint64_t cuda_head_scratch(const backend_limits *l)
 {
@@ -23,8 +26,9 @@ static ds4_status top_logits(queue *dev, const top_logits_args *a)
     const int k = a->ids.cols, slices = slices_of(a->logits.cols);
     const int64_t at_once = (int64_t)(cuda_head_scratch(&b->o.limits) / row_bytes(slices, k < 1 ? 1 : k));
     if (k < 1 || k > TOP_LOGITS_MOST || at_once < 1)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: the %d largest of %d logits; there is room for 1 to %d of %d", b->base.name, k,
-                          a->logits.cols, TOP_LOGITS_MOST, b->o.limits.n_vocab);
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: the %d largest of %d logits; there is room for 1 to %d of %d",
+                          b->base.name, k, a->logits.cols,
+                          TOP_LOGITS_MOST, b->o.limits.n_vocab);
     cuda_op(b);
     cuda_reads(b, a->logits);
     cuda_writes(b, a->ids);
@@ -35,7 +39,8 @@ static ds4_status top_logits(queue *dev, const top_logits_args *a)
     ds4_status st = DS4_OK;
     for (int64_t first = 0; first < a->logits.rows && !st; first += at_once) {
         const int64_t n = a->logits.rows - first < at_once ? a->logits.rows - first : at_once;
-        const gpu_ptr part = b->scratch[CUDA_FAMILY_HEAD], key = part + (uint64_t)n * (uint64_t)slices * 2 * sizeof(float);
+        const gpu_ptr part = b->scratch[CUDA_FAMILY_HEAD];
+        const gpu_ptr key = part + (uint64_t)n * (uint64_t)slices * 2 * sizeof(float);
         const top_logits_kernel_args args = {
             .logits = cuda_rows(view_rows(a->logits, first, n)), .ids = cuda_rows(view_rows(a->ids, first, n)),
             .values = cuda_rows(view_rows(a->values, first, n)), .norm = cuda_rows(view_rows(a->norm, first, n)),

@@ -6,9 +6,9 @@
 #include "base/checked.h"
 
 enum {
-    TOP_ROWS     = 16,          /* rows whose candidates fit at the largest k of the model */
+    TOP_ROWS      = 16,         /* rows whose candidates fit at the largest k of the model */
     SCORE_THREADS = 128,
-    BLOCKS_EACH  = 4            /* blocks of index_scores that a multiprocessor holds      */
+    BLOCKS_EACH   = 3           /* blocks of index_scores that a multiprocessor holds      */
 };
 
 static int div_up(int64_t n, int64_t by) { return (int)((n + by - 1) / by); }
@@ -40,7 +40,10 @@ uint64_t cuda_indexer_scratch(const backend_limits *l) { return queries_bytes(l)
 /* How the sessions of a batch keep the indexer's rows: all alike. */
 static kv_row key_of(const batch_rows *rows, int layer) { return rows->segment[0].kv->layer[layer].index_row; }
 
-static bool in_integers(kv_row r) { return r.kind == KV_ROW_FP4 && r.width % INDEX_GROUP == 0 && r.width <= 8 * INDEX_GROUP; }
+static bool in_integers(kv_row r)
+{
+    return r.kind == KV_ROW_FP4 && r.width % INDEX_GROUP == 0 && r.width <= 8 * INDEX_GROUP;
+}
 
 static int scores_kernel(const index_scores_kernel_args *k)
 {
@@ -52,7 +55,8 @@ static int scores_kernel(const index_scores_kernel_args *k)
 /* The integers of n queries of heads of `width`. */
 static index_query_kernel_args query_of(const cuda_backend *b, view q, int n_heads)
 {
-    return (index_query_kernel_args){ cuda_rows(q), b->scratch[CUDA_FAMILY_INDEXER], n_heads, div_up(n_heads, INDEX_HEADS_TILE),
+    return (index_query_kernel_args){ cuda_rows(q), b->scratch[CUDA_FAMILY_INDEXER], n_heads,
+                                      div_up(n_heads, INDEX_HEADS_TILE),
                                       q.cols / n_heads / INDEX_GROUP };
 }
 
@@ -60,7 +64,8 @@ static ds4_status queries_fit(queue *dev, view q, int n_heads)
 {
     cuda_backend *b = cuda_of(dev);
     if ((uint64_t)q.rows * query_bytes(n_heads, q.cols / n_heads) <= queries_bytes(&b->o.limits)) return DS4_OK;
-    return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %lld queries of %d heads in %d numbers; it was opened for less", b->base.name,
+    return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %lld queries of %d heads in %d numbers; it was opened for less",
+                      b->base.name,
                       (long long)q.rows, n_heads, q.cols);
 }
 
@@ -71,8 +76,9 @@ static ds4_status scores(queue *dev, const index_scores_args *a, gpu_ptr made)
     const int n = (int)a->q.rows;
     const kv_row key = key_of(a->rows, a->layer);
     const index_query_kernel_args q = query_of(b, a->q, a->n_heads);
-    index_scores_kernel_args k = { .q = q.q, .weights = cuda_rows(a->weights), .scores = cuda_rows(a->scores), .key = cuda_kv_row(key),
-                                   .first = a->first, .ratio = a->ratio, .n_heads = a->n_heads, .tiles = q.tiles, .groups = q.groups,
+    index_scores_kernel_args k = { .q = q.q, .weights = cuda_rows(a->weights), .scores = cuda_rows(a->scores),
+                                   .key = cuda_kv_row(key), .first = a->first, .ratio = a->ratio,
+                                   .n_heads = a->n_heads, .tiles = q.tiles, .groups = q.groups,
                                    .scale = a->scale };
     ds4_status st = in_integers(key) ? queries_fit(dev, a->q, a->n_heads) : DS4_OK;
     if (st) return st;
@@ -90,13 +96,15 @@ static ds4_status scores(queue *dev, const index_scores_args *a, gpu_ptr made)
     if (!made && in_integers(key)) {
         k.query = q.query;
         cuda_writes_at(b, q.query, (uint64_t)n * INDEX_QUERY_BYTES(q.tiles, q.groups));
-        if (!st) st = CUDA_LAUNCH(dev, index_query, cuda_grid(div_up(q.tiles * INDEX_HEADS_TILE * q.groups, 8), n, 1), 256, 0, q);
+        if (!st) st = CUDA_LAUNCH(dev, index_query, cuda_grid(div_up(q.tiles * INDEX_HEADS_TILE * q.groups, 8), n, 1),
+                                  256, 0, q);
     }
     /* Blocks for the longest session there may be, no more than the card holds at once. */
     const int most = div_up(a->scores.cols, INDEX_KEYS_TILE * (SCORE_THREADS / 32));
     const int blocks = min_int(most, max_int(1, BLOCKS_EACH * b->device->info.n_sm / max_int(n, 1)));
     const unsigned shared = (unsigned)(k.tiles * INDEX_HEADS_TILE * (8 * k.groups + 4));
-    if (!st) st = cuda_launch(dev, scores_kernel(&k), cuda_grid(blocks, n, 1), SCORE_THREADS, k.query ? shared : 0, &k, sizeof k);
+    if (!st) st = cuda_launch(dev, scores_kernel(&k), cuda_grid(blocks, n, 1), SCORE_THREADS, k.query ? shared : 0,
+                              &k, sizeof k);
     return cuda_done(dev, st);
 }
 
@@ -111,7 +119,8 @@ static ds4_status top_k(queue *dev, const top_k_args *a)
     const uint64_t room = all_candidates_bytes(&b->o.limits), each = candidates_bytes(slices, k);
     const int at_once = each ? min_int(n, (int)min_u64(room / each, INT32_MAX)) : n;
     if (k < 1 || k > TOP_SLICE || (n > 0 && at_once < 1))
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: the %d largest of %d scores; it was opened for %d of sessions of %d tokens",
+        return queue_fail(dev, DS4_EUNSUPPORTED,
+                          "%s: the %d largest of %d scores; it was opened for %d of sessions of %d tokens",
                           b->base.name, k, a->scores.cols, b->o.limits.index_top_k, b->o.limits.max_tokens);
     gpu_batch batch;
     cuda_op(b);
@@ -124,8 +133,9 @@ static ds4_status top_k(queue *dev, const top_k_args *a)
         const int rows = min_int(at_once, n - first);
         const top_k_kernel_args args = { .scores = cuda_rows(view_rows(a->scores, first, rows)),
                                          .selected = cuda_rows(view_rows(a->selected, first, rows)),
-                                         .pos = batch.pos + (uint64_t)(a->first + first) * sizeof(int32_t), .key = candidates,
-                                         .row = candidates + (uint64_t)rows * each / 2, .ratio = a->ratio, .slices = slices };
+                                         .pos = batch.pos + (uint64_t)(a->first + first) * sizeof(int32_t),
+                                         .key = candidates, .row = candidates + (uint64_t)rows * each / 2,
+                                         .ratio = a->ratio, .slices = slices };
         st = CUDA_LAUNCH(dev, top_k_slice, cuda_grid(slices, rows, 1), 1024, 0, args);
         if (!st && slices > 1) st = CUDA_LAUNCH(dev, top_k_merge, cuda_grid(rows, 1, 1), 1024, 0, args);
     }
@@ -146,7 +156,8 @@ static ds4_status round_queries(queue *dev, const select_rows_args *a)
     cuda_writes(b, a->q);
     cuda_writes_at(b, k.to.query, (uint64_t)a->q.rows * INDEX_QUERY_BYTES(k.to.tiles, k.to.groups));
     const unsigned shared = (unsigned)(INDEX_HEADS_TILE * k.to.groups * INDEX_GROUP) * (unsigned)sizeof(float);
-    return cuda_done(dev, st ? st : CUDA_LAUNCH(dev, index_query_round, cuda_grid(k.to.tiles, a->q.rows, 1), 256, shared, k));
+    return cuda_done(dev, st ? st : CUDA_LAUNCH(dev, index_query_round, cuda_grid(k.to.tiles, a->q.rows, 1), 256,
+                                                shared, k));
 }
 
 /* What the default does, with one kernel between q's product and the scores. */
@@ -160,19 +171,23 @@ static ds4_status select_rows(queue *dev, const select_rows_args *a)
         return defaults.select_rows(dev, a);
     }
     ds4_status st = queries_fit(dev, a->q, a->n_heads);
-    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer, .name = "indexer.attn_q_b" });
+    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer,
+                                                        .name = "indexer.attn_q_b" });
     if (!st) st = round_queries(dev, a);
-    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->proj, .x = a->x, .y = a->weights, .layer = a->layer, .name = "indexer.proj" });
+    if (!st) st = dev->ops->matmul(dev, &(matmul_args){ .w = a->proj, .x = a->x, .y = a->weights, .layer = a->layer,
+                                                        .name = "indexer.proj" });
 
     const index_query_kernel_args q = query_of(b, a->q, a->n_heads);
     for (int first = 0; first < T && !st; first += tile) {
         const int n = min_int(tile, T - first);
         const view of_tile = view_rows(a->scores, 0, n);
-        st = scores(dev, &(index_scores_args){ .q = view_rows(a->q, first, n), .weights = view_rows(a->weights, first, n),
-                                               .scores = of_tile, .rows = a->rows, .first = first, .n_heads = a->n_heads,
+        st = scores(dev, &(index_scores_args){ .q = view_rows(a->q, first, n),
+                                               .weights = view_rows(a->weights, first, n), .scores = of_tile,
+                                               .rows = a->rows, .first = first, .n_heads = a->n_heads,
                                                .scale = a->scale, .layer = a->layer, .ratio = a->ratio },
                     q.query + (uint64_t)first * INDEX_QUERY_BYTES(q.tiles, q.groups));
-        if (!st) st = top_k(dev, &(top_k_args){ .scores = of_tile, .selected = view_rows(a->selected, first, n), .rows = a->rows,
+        if (!st) st = top_k(dev, &(top_k_args){ .scores = of_tile, .selected = view_rows(a->selected, first, n),
+                                                .rows = a->rows,
                                                 .first = first, .ratio = a->ratio, .layer = a->layer });
     }
     return st;

@@ -15,7 +15,10 @@ enum {
 static bool is_wide(gpu_rows r) { return r.at % 16 == 0 && r.stride % 4 == 0 && r.cols % 4 == 0; }
 
 /* Whole warps for n numbers, at most `most`. */
-static unsigned threads_for(int n, int least, int most) { return (unsigned)max_int(least, min_int((n + 31) / 32 * 32, most)); }
+static unsigned threads_for(int n, int least, int most)
+{
+    return (unsigned)max_int(least, min_int((n + 31) / 32 * 32, most));
+}
 
 static int slices_of(int n, int slice) { return (n + slice - 1) / slice; }
 
@@ -55,7 +58,8 @@ uint64_t cuda_rows_scratch(const backend_limits *l) { return sums_room(l) + embe
 static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
 {
     cuda_backend *b = cuda_of(dev);
-    rms_norm_kernel_args k = { .x = cuda_rows(a->x), .y = cuda_rows(a->y), .weight = cuda_rows(a->weight).at, .eps = a->eps };
+    rms_norm_kernel_args k = { .x = cuda_rows(a->x), .y = cuda_rows(a->y), .weight = cuda_rows(a->weight).at,
+                               .eps = a->eps };
     k.wide = is_wide(k.x) && is_wide(k.y) && k.weight % 16 == 0;
     cuda_op(b);
     cuda_reads(b, a->x);
@@ -84,12 +88,17 @@ static ds4_status pairs(queue *dev, int kernel, view u, view v, view y, float li
         part.b.at += (uint64_t)first * v.stride;
         part.y.at += (uint64_t)first * y.stride;
         const int64_t rows = y.rows - first < 65535 ? y.rows - first : 65535;
-        st = cuda_launch(dev, kernel, cuda_grid((n + (int)threads - 1) / (int)threads, rows, 1), threads, 0, &part, sizeof part);
+        st = cuda_launch(dev, kernel, cuda_grid((n + (int)threads - 1) / (int)threads, rows, 1), threads, 0, &part,
+                         sizeof part);
     }
     return cuda_done(dev, st);
 }
 
-static ds4_status swiglu(queue *dev, const swiglu_args *a) { return pairs(dev, CUDA_swiglu, a->gate, a->up, a->y, a->limit); }
+static ds4_status swiglu(queue *dev, const swiglu_args *a)
+{
+    return pairs(dev, CUDA_swiglu, a->gate, a->up, a->y, a->limit);
+}
+
 static ds4_status add(queue *dev, const add_args *a) { return pairs(dev, CUDA_add, a->a, a->b, a->y, 0.0f); }
 
 /* ---- embedding ------------------------------------------------------------------------------- */
@@ -106,7 +115,8 @@ static ds4_status embed_blocks(queue *dev, embed_kernel_args k, int first, int n
     k.cut = b->scratch[CUDA_FAMILY_ROWS] + sums_room(&b->o.limits);
     k.token += (uint64_t)first * sizeof(int32_t);
     k.streams.at += (uint64_t)first * (uint64_t)k.streams.stride * sizeof(float);
-    embed_cut_kernel_args cut = { .table = k.table, .token = k.token, .row_bytes = k.row_bytes, .planes = t->n, .blocks = blocks,
+    embed_cut_kernel_args cut = { .table = k.table, .token = k.token, .row_bytes = k.row_bytes, .planes = t->n,
+                                  .blocks = blocks,
                                   .block_bytes = t->block_bytes };
     for (int p = 0; p < t->n; p++) {
         cut.plane[p] = k.cut + planes_offset(t, (int64_t)n * blocks, p);
@@ -114,7 +124,8 @@ static ds4_status embed_blocks(queue *dev, embed_kernel_args k, int first, int n
         cut.len[p] = t->plane[p].len;
     }
     const ds4_status st = CUDA_LAUNCH(dev, embed_cut, cuda_grid(n, 1, 1), 256, 0, cut);
-    return st ? st : cuda_launch(dev, embed_kernels[k.type], cuda_grid(slices_of(k.cols, 32 * 64), n, 1), 64, 0, &k, sizeof k);
+    return st ? st : cuda_launch(dev, embed_kernels[k.type], cuda_grid(slices_of(k.cols, 32 * 64), n, 1), 64, 0, &k,
+                                 sizeof k);
 }
 
 static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
@@ -124,17 +135,23 @@ static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
     const int T = a->rows->n;
     gpu_batch rows;
     if (!planes_of((int)a->table.type) || a->table.cols > b->o.limits.max_cols)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: an embedding of %s in rows of %d", b->base.name, type->name, a->table.cols);
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: an embedding of %s in rows of %d", b->base.name, type->name,
+                          a->table.cols);
     cuda_op(b);
     ds4_status st = cuda_batch(dev, a->rows, -1, &rows);
     if (st) return cuda_done(dev, st);
     cuda_writes(b, a->streams);
-    const embed_kernel_args k = { .table = cuda_at(a->table), .token = rows.token, .row_bytes = (int64_t)a->table.stride,
+    const embed_kernel_args k = { .table = cuda_at(a->table), .token = rows.token,
+                                  .row_bytes = (int64_t)a->table.stride,
                                   .streams = cuda_rows(a->streams), .cols = a->table.cols, .n_streams = a->n_streams,
                                   .type = (int32_t)a->table.type };
-    if (type->block_len == 1) return cuda_done(dev, CUDA_LAUNCH(dev, embed_floats, cuda_grid(slices_of(k.cols, 256), T, 1), 256, 0, k));
+    if (type->block_len == 1) {
+        st = CUDA_LAUNCH(dev, embed_floats, cuda_grid(slices_of(k.cols, 256), T, 1), 256, 0, k);
+        return cuda_done(dev, st);
+    }
     cuda_writes_at(b, b->scratch[CUDA_FAMILY_ROWS] + sums_room(&b->o.limits), embed_bytes(&b->o.limits));
-    for (int first = 0; first < T && !st; first += EMBED_ROWS) st = embed_blocks(dev, k, first, min_int(EMBED_ROWS, T - first));
+    for (int first = 0; first < T && !st; first += EMBED_ROWS)
+        st = embed_blocks(dev, k, first, min_int(EMBED_ROWS, T - first));
     return cuda_done(dev, st);
 }
 
@@ -147,19 +164,22 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
     const int S = a->n_streams, n_mix = (int)a->fn.rows, cols = a->streams.cols, T = (int)a->streams.rows;
     const int slice = slice_of(T), slices = slices_of(cols, slice);
     if (S > HC_MAX_STREAMS)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, S, HC_MAX_STREAMS);
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, S,
+                          HC_MAX_STREAMS);
     const uint64_t room = sums_room(&b->o.limits);
     if ((uint64_t)T * sums_bytes(n_mix, slices) > room)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d rows of %d numbers in %d streams; it was opened for less", b->base.name, T,
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d rows of %d numbers in %d streams; it was opened for less",
+                          b->base.name, T,
                           cols, S);
 
     hc_sums_kernel_args sums = { .streams = cuda_rows(a->streams), .fn = cuda_at(a->fn),
                                  .fn_stride = (int64_t)(a->fn.stride / (uint64_t)quant_get(a->fn.type)->block_bytes),
                                  .fn_type = (int32_t)a->fn.type, .n_mix = n_mix, .part = b->scratch[CUDA_FAMILY_ROWS],
                                  .slice = slice, .slices = slices };
-    hc_mix_kernel_args k = { .streams = sums.streams, .x = cuda_rows(a->x), .post = cuda_rows(a->post), .comb = cuda_rows(a->comb),
-                             .base = cuda_rows(a->base).at, .scale = cuda_rows(a->scale).at, .part = sums.part, .eps = a->eps,
-                             .hc_eps = a->hc_eps, .n_streams = S, .n_iterations = a->n_iterations, .n_mix = n_mix, .slices = slices };
+    hc_mix_kernel_args k = { .streams = sums.streams, .x = cuda_rows(a->x), .post = cuda_rows(a->post),
+                             .comb = cuda_rows(a->comb), .base = cuda_rows(a->base).at,
+                             .scale = cuda_rows(a->scale).at, .part = sums.part, .eps = a->eps, .hc_eps = a->hc_eps,
+                             .n_streams = S, .n_iterations = a->n_iterations, .n_mix = n_mix, .slices = slices };
     if (norm) {
         k.y = cuda_rows(norm->y);
         k.weight = cuda_rows(norm->weight).at;
@@ -181,12 +201,14 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
     const unsigned threads = threads_for(slices_of(n_mix, 3) * 32, 32, 256);
     /* Two blocks of long slices on a multiprocessor have their parts of fn in its L1. */
     const int groups = wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T;
-    const cuda_dim grid = cuda_grid(slices, T <= FEW_ROWS ? groups : min_int(groups, max_int(1, 2 * b->device->info.n_sm / slices)), 1);
+    const int beside = max_int(1, 2 * b->device->info.n_sm / slices);
+    const cuda_dim grid = cuda_grid(slices, T <= FEW_ROWS ? groups : min_int(groups, beside), 1);
     ds4_status st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
                   : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
                                : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);
     const int each = k.wide ? 4 : 1;
-    if (!st) st = CUDA_LAUNCH(dev, hc_mix, cuda_grid(T, a->head ? 1 : 2, 1), threads_for(k.x.cols / each, 64, 1024), 0, k);
+    if (!st) st = CUDA_LAUNCH(dev, hc_mix, cuda_grid(T, a->head ? 1 : 2, 1), threads_for(k.x.cols / each, 64, 1024),
+                              0, k);
     return cuda_done(dev, st);
 }
 
@@ -204,7 +226,8 @@ static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
 {
     cuda_backend *b = cuda_of(dev);
     if (a->n_streams > HC_MAX_STREAMS)
-        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, a->n_streams, HC_MAX_STREAMS);
+        return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, a->n_streams,
+                          HC_MAX_STREAMS);
     hc_expand_kernel_args k = { .y = cuda_rows(a->y), .streams = cuda_rows(a->streams), .post = cuda_rows(a->post),
                                 .comb = cuda_rows(a->comb), .n_streams = a->n_streams };
     k.wide = is_wide(k.y) && is_wide(k.streams);

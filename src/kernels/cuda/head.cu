@@ -56,7 +56,8 @@ KERNEL_RESIDENT(top_logits_merge, top_logits_kernel_args, 1024, 1)
     const int32_t *id = gpu_at<const int32_t>(a.id) + (int64_t)row * a.slices * a.k;
     const float2 *part = gpu_at<const float2>(a.part) + row * a.slices;
     int32_t *out_id = gpu_at<int32_t>(a.ids.at) + row * a.ids.stride;
-    float *out_value = gpu_at<float>(a.values.at) + row * a.values.stride, *norm = gpu_at<float>(a.norm.at) + row * a.norm.stride;
+    float *out_value = gpu_at<float>(a.values.at) + row * a.values.stride;
+    float *norm = gpu_at<float>(a.norm.at) + row * a.norm.stride;
     launch_wait();
     launch_next();
 
@@ -70,7 +71,8 @@ KERNEL_RESIDENT(top_logits_merge, top_logits_kernel_args, 1024, 1)
         norm[1] = sum;
     }
 
-    const int n = select_best(key, select_candidates(a.logits.cols, a.k, TOP_LOGITS_SLICE), a.k, room, [&](int at, int i) {
+    const int candidates = select_candidates(a.logits.cols, a.k, TOP_LOGITS_SLICE);
+    const int n = select_best(key, candidates, a.k, room, [&](int at, int i) {
         best_key[at] = key[i];
         best_id[at] = id[i];
     });

@@ -35,7 +35,8 @@ template <int G> DEVICE void load_keys(key_tile<G> &t, const uint8_t *rows, int 
     for (int half = 0; half < 2; half++) {
         const uint8_t *row = rows + (g + 8 * half) * bytes;
 #pragma unroll
-        for (int k = 0; k < G; k++) e2m1_doubled(key_word<G>(row + 16 * k + 4 * i), t.code[k][half], t.code[k][2 + half]);
+        for (int k = 0; k < G; k++)
+            e2m1_doubled(key_word<G>(row + 16 * k + 4 * i), t.code[k][half], t.code[k][2 + half]);
 #pragma unroll
         for (int k = 0; k < G; k++) t.scale[k][half] = as_float((uint32_t)row[16 * G + k] << 23);
     }
@@ -58,8 +59,8 @@ template <int G> DEVICE void load_heads(uint32_t (&b)[G][2], const uint32_t *cod
 }
 
 /* total[key] += sum of the lane's two heads of a tile. scale: of the tile, {scale, offset} by head. */
-template <int G> DEVICE void add_heads(float (&total)[2], const key_tile<G> &keys, const uint32_t (&b)[G][2], const float2 *scale,
-                                       const float *weight)
+template <int G> DEVICE void add_heads(float (&total)[2], const key_tile<G> &keys, const uint32_t (&b)[G][2],
+                                       const float2 *scale, const float *weight)
 {
     const int i = lane_id() % 4;
     float dot[4] = { 0.0f, 0.0f, 0.0f, 0.0f };
@@ -156,7 +157,8 @@ DEVICE float key_number(const gpu_kv_row &r, const uint8_t *row, int i)
 {
     if (r.kind == KV_ROW_F32) return reinterpret_cast<const float *>(row)[i];
     const int group = min(r.width, (int)KV_FP4_GROUP), half = group / 2, byte = row[i / group * half + i % half];
-    return e2m1_to_float(i % group < half ? byte & 15 : byte >> 4) * as_float((uint32_t)row[r.scales + i / group] << 23);
+    const float scale = as_float((uint32_t)row[r.scales + i / group] << 23);
+    return e2m1_to_float(i % group < half ? byte & 15 : byte >> 4) * scale;
 }
 
 /* A warp a key after another. */
@@ -177,7 +179,8 @@ KERNEL_RESIDENT(index_scores_floats, index_scores_kernel_args, 128, 4)
         float total = 0.0f;
         for (int h = 0; h < a.n_heads; h++) {
             float dot = 0.0f;
-            for (int i = lane_id(); i < width; i += WARP) dot = fmaf(key_number(a.key, key, i), q[(int64_t)h * width + i], dot);
+            for (int i = lane_id(); i < width; i += WARP)
+                dot = fmaf(key_number(a.key, key, i), q[(int64_t)h * width + i], dot);
             total += weight[h] * a.scale * fmaxf(0.0f, warp_sum(dot));
         }
         if (lane_id() == 0) out[r] = total;

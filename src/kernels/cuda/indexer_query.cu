@@ -24,13 +24,14 @@ DEVICE void put_group(float x, gpu_ptr query, int tiles, int groups, int head, i
 /* Of rows that were rounded before. A warp a group; grid: groups of all heads, rows. */
 KERNEL(index_query, index_query_kernel_args, 256)
 {
-    const int item = (int)blockIdx.x * ((int)blockDim.x / WARP) + warp_id(), head = item / a.groups, g = item % a.groups;
+    const int item = (int)blockIdx.x * ((int)blockDim.x / WARP) + warp_id();
+    const int head = item / a.groups, g = item % a.groups;
     launch_wait();
     launch_next();
     if (head >= a.tiles * INDEX_HEADS_TILE) return;
     const float *q = gpu_at<const float>(a.q.at) + blockIdx.y * a.q.stride + (int64_t)item * INDEX_GROUP;
-    put_group(head < a.n_heads ? q[lane_id()] : 0.0f, a.query + blockIdx.y * INDEX_QUERY_BYTES(a.tiles, a.groups), a.tiles, a.groups,
-              head, g);
+    put_group(head < a.n_heads ? q[lane_id()] : 0.0f, a.query + blockIdx.y * INDEX_QUERY_BYTES(a.tiles, a.groups),
+              a.tiles, a.groups, head, g);
 }
 
 /* Rotates and rounds the rows too, as rope_tail and kv_round_fp4 would to the bit. A warp a head; grid: tiles, rows. */
@@ -38,16 +39,19 @@ KERNEL(index_query_round, index_query_round_kernel_args, 256)
 {
     SHARED_DYNAMIC(float, heads);                           /* [8][width] */
     SHARED(float2, angle, GPU_MAX_ROT / 2);
-    const int head = (int)blockIdx.x * INDEX_HEADS_TILE + warp_id(), lane = lane_id(), width = a.to.groups * INDEX_GROUP;
+    const int head = (int)blockIdx.x * INDEX_HEADS_TILE + warp_id();
+    const int lane = lane_id(), width = a.to.groups * INDEX_GROUP;
     const gpu_ptr query = a.to.query + blockIdx.y * INDEX_QUERY_BYTES(a.to.tiles, a.to.groups);
-    float *q = gpu_at<float>(a.to.q.at) + blockIdx.y * a.to.q.stride + (int64_t)head * width, *x = heads + warp_id() * width;
+    float *q = gpu_at<float>(a.to.q.at) + blockIdx.y * a.to.q.stride + (int64_t)head * width;
+    float *x = heads + warp_id() * width;
     const bool real = head < a.to.n_heads;
     launch_wait();
     launch_next();
     block_angles(angle, a.rope, gpu_at<const int32_t>(a.pos)[blockIdx.y]);
     for (int i = lane; i < width; i += WARP) x[i] = real ? q[i] : 0.0f;
     __syncthreads();
-    for (int k = lane; k < a.rope.n_rot / 2; k += WARP) rotate(x + width - a.rope.n_rot + 2 * k, angle[k].x, angle[k].y);
+    for (int k = lane; k < a.rope.n_rot / 2; k += WARP)
+        rotate(x + width - a.rope.n_rot + 2 * k, angle[k].x, angle[k].y);
     __syncwarp();
     warp_round_fp4_any(x, width);
     for (int g = 0; g < a.to.groups; g++) {                 /* the lane's own numbers */

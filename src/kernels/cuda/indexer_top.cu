@@ -20,7 +20,8 @@ KERNEL_RESIDENT(top_k_slice, top_k_kernel_args, 1024, 1)
     const float *score = gpu_at<const float>(a.scores.at) + row * a.scores.stride + first;
     const int64_t to = ((int64_t)row * a.slices + blockIdx.x) * k;
     uint32_t *best_key = gpu_at<uint32_t>(a.key) + to;
-    int32_t *best_row = a.slices > 1 ? gpu_at<int32_t>(a.row) + to : gpu_at<int32_t>(a.selected.at) + row * a.selected.stride;
+    int32_t *best_row = a.slices > 1 ? gpu_at<int32_t>(a.row) + to
+                                     : gpu_at<int32_t>(a.selected.at) + row * a.selected.stride;
     launch_wait();
 
     const int n = max(0, min(visible_of(a, row) - first, (int)TOP_SLICE));

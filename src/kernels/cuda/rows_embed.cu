@@ -44,7 +44,8 @@ template <class W> DEVICE void embed_blocks(const embed_kernel_args &a)
     launch_next();
     if (32 * i >= a.cols) return;
     const uint64_t each = (uint64_t)(a.cols / plane_table<W::type>::block_len);
-    const weights32 w = W::load(planes_from<W::type>(a.cut, gridDim.y * each, blockIdx.y * each), i / W::subs, i % W::subs, W::grid());
+    const weights32 w = W::load(planes_from<W::type>(a.cut, gridDim.y * each, blockIdx.y * each), i / W::subs,
+                                i % W::subs, W::grid());
     float *to = row_to(a.streams, blockIdx.y) + 32 * i;
 #pragma unroll
     for (int e = 0; e < 32; e++) {

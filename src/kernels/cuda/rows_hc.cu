@@ -71,7 +71,8 @@ template <int R, int W, int TYPE> DEVICE void hc_sums_of_rows(const hc_sums_kern
 /* A block goes on with later rows while its slice of fn lies in L1. */
 template <int R, int W, int TYPE> DEVICE void hc_sums(const hc_sums_kernel_args &a)
 {
-    for (int row = (int)blockIdx.y * R; row < a.streams.rows; row += (int)gridDim.y * R) hc_sums_of_rows<R, W, TYPE>(a, row);
+    for (int row = (int)blockIdx.y * R; row < a.streams.rows; row += (int)gridDim.y * R)
+        hc_sums_of_rows<R, W, TYPE>(a, row);
 }
 
 template <int R, int W> DEVICE void hc_sums_of_type(const hc_sums_kernel_args &a)
