@@ -138,8 +138,8 @@ static void count_step(ds4_engine *e, const ds4_batch *b, uint64_t ns)
     pthread_mutex_unlock(&e->metrics_lock);
 }
 
-/* Logits that nobody asked for yet come to the host before the pass that writes over them. Sessions of the batch get new
- * ones, or keep the old ones if the pass does not come to its end. */
+/* Logits that nobody asked for yet come to the host before the pass that writes over them. Sessions of the batch get
+ * new ones, or keep the old ones if the pass does not come to its end. */
 static ds4_status save_logits(ds4_engine *e, ds4_error *err)
 {
     ds4_status st = DS4_OK;

@@ -61,7 +61,8 @@ static uint64_t must_fit(const ds4_engine_options *o, const model_config *c, con
     return session_side(o, c) + plan_scratch(o, c) + plan_tables(g);
 }
 
-int plan_tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, plan_need *need, uint64_t budget)
+int plan_tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, plan_need *need,
+                         uint64_t budget)
 {
     int lo = 0, hi = 1 << 24;                       /* lo fits, hi + 1 does not */
     while (lo < hi) {
@@ -171,7 +172,8 @@ static bool take_device(ds4_plan *p, ds4_engine_options *o, const model_config *
         *o = on_device;
         return true;
     }
-    const int level = st == DS4_EUNSUPPORTED ? LOG_DEBUG : st == DS4_ENOTFOUND || st == DS4_EARG ? LOG_INFO : LOG_WARNING;
+    const bool usual = st == DS4_ENOTFOUND || st == DS4_EARG;
+    const int level = st == DS4_EUNSUPPORTED ? LOG_DEBUG : usual ? LOG_INFO : LOG_WARNING;
     log_line(log, level, "the CPU computes: %s", why.message);
     return false;
 }

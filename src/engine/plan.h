@@ -20,7 +20,8 @@ uint64_t plan_session_records(const ds4_engine_options *o, const model_config *c
 uint64_t plan_tables(const gguf *g);
 /* The longest max_tokens for which need stays within budget. */
 typedef uint64_t plan_need(const ds4_engine_options *o, const model_config *c, const gguf *g);
-int      plan_tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, plan_need *need, uint64_t budget);
+int      plan_tokens_that_fit(const ds4_engine_options *o, const model_config *c, const gguf *g, plan_need *need,
+                              uint64_t budget);
 
 ds4_status plan_device(ds4_plan *p, ds4_engine_options *o, const model_config *c, const gguf *g, ds4_error *err);
 ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4_error *err);

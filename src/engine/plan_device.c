@@ -43,8 +43,8 @@ static int choose_rows(const ds4_plan *p, const ds4_engine_options *o, const mod
 static ds4_status check_flags(const ds4_engine_options *o, ds4_error *err)
 {
     if (o->expert_cache)
-        return ds4_fail(err, DS4_EARG, "an expert cache is the CPU's; a GPU keeps as many experts as its memory holds, and "
-                        "the others in the host's");
+        return ds4_fail(err, DS4_EARG, "an expert cache is the CPU's; a GPU keeps as many experts as its memory "
+                        "holds, and the others in the host's");
     if (o->huge_pages)
         return ds4_fail(err, DS4_EARG, "huge pages are for weights that the CPU reads; a GPU has its own copy");
     return DS4_OK;
@@ -61,7 +61,8 @@ ds4_status plan_device(ds4_plan *p, ds4_engine_options *o, const model_config *c
     const weights_device_bytes w = weights_on_device(g);
     const kv_options k = engine_kv_options(o);
     *p = (ds4_plan){ .device_total_bytes = d.total, .device_available_bytes = d.available, .device_unified = d.unified,
-                     .dense_bytes = weights_dense_bytes(g), .weight_bytes = gguf_tensor_bytes(g), .file_bytes = gguf_file_bytes(g),
+                     .dense_bytes = weights_dense_bytes(g), .weight_bytes = gguf_tensor_bytes(g),
+                     .file_bytes = gguf_file_bytes(g),
                      .table_bytes = plan_tables(g), .available_bytes = memory_available() };
     snprintf(p->device, sizeof p->device, "%s", d.name);
     if (!o->max_batch_rows) o->max_batch_rows = choose_rows(p, o, c, g, &w);
@@ -73,8 +74,8 @@ ds4_status plan_device(ds4_plan *p, ds4_engine_options *o, const model_config *c
     p->device_expert_bytes = d.unified ? w.experts : min_u64(w.experts, left);
     p->host_expert_bytes = w.experts - p->device_expert_bytes;
     p->device_bytes = fixed + p->device_expert_bytes;
-    if (w.experts)
-        p->bus_token_bytes = (uint64_t)((double)experts_measure(c, g).token_bytes * (double)p->host_expert_bytes / (double)w.experts);
+    const double elsewhere = w.experts ? (double)p->host_expert_bytes / (double)w.experts : 0;
+    p->bus_token_bytes = (uint64_t)((double)experts_measure(c, g).token_bytes * elsewhere);
     p->total_bytes = p->host_expert_bytes + p->table_bytes + plan_session_records(o, c);
 
     const uint64_t weights = w.dense + (p->host_expert_bytes ? 0 : w.experts);
@@ -98,20 +99,21 @@ ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4
     char others[96];
     tell_of_others(p, others, sizeof others);
     if (p->device_bytes > room && p->max_tokens_that_fit > 0)
-        return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens and the weights that must lie there need %.2f GiB on %s, "
-                        "%.2f GiB can be had%s; the largest context that fits is %d tokens", o->max_tokens, gib(p->device_bytes), p->device,
-                        gib(room), others, p->max_tokens_that_fit);
+        return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens and the weights that must lie there need %.2f GiB on "
+                        "%s, %.2f GiB can be had%s; the largest context that fits is %d tokens", o->max_tokens,
+                        gib(p->device_bytes), p->device, gib(room), others, p->max_tokens_that_fit);
     if (p->device_bytes > room && p->device_unified)
-        return ds4_fail(err, DS4_EMEMORY, "%s shares the memory of the host: %.2f GiB can be had, %.2f GiB are needed%s; a "
-                        "smaller model fits, and --backend cpu reads experts from the file", p->device, gib(room),
+        return ds4_fail(err, DS4_EMEMORY, "%s shares the memory of the host: %.2f GiB can be had, %.2f GiB are needed%s; "
+                        "a smaller model fits, and --backend cpu reads experts from the file", p->device, gib(room),
                         gib(p->device_bytes), others);
     if (p->device_bytes > room)
-        return ds4_fail(err, DS4_EMEMORY, "%s has %.2f GiB that can be had, and %.2f GiB must lie there even with all routed "
-                        "experts in host memory%s; a smaller model or --backend cpu works", p->device, gib(room), gib(fixed), others);
+        return ds4_fail(err, DS4_EMEMORY, "%s has %.2f GiB that can be had, and %.2f GiB must lie there even with all "
+                        "routed experts in host memory%s; a smaller model or --backend cpu works", p->device,
+                        gib(room), gib(fixed), others);
     if (p->host_expert_bytes && limit && p->total_bytes > limit)
-        return ds4_fail(err, DS4_EMEMORY, "%.2f GiB of routed experts do not fit on %s and would stay in host memory, where "
-                        "%.2f GiB can be had%s; a smaller --ctx leaves them more room, --backend cpu reads them from the file",
-                        gib(p->host_expert_bytes), p->device, gib(limit), others);
+        return ds4_fail(err, DS4_EMEMORY, "%.2f GiB of routed experts do not fit on %s and would stay in host memory, "
+                        "where %.2f GiB can be had%s; a smaller --ctx leaves them more room, --backend cpu reads them "
+                        "from the file", gib(p->host_expert_bytes), p->device, gib(limit), others);
     return DS4_OK;
 }
 
@@ -121,7 +123,7 @@ void plan_device_warn(const ds4_plan *p, const log_sink *log)
     char others[96];
     const uint64_t all = p->device_expert_bytes + p->host_expert_bytes;
     tell_of_others(p, others, sizeof others);
-    log_line(log, LOG_WARNING, "%.0f %% of the routed experts fit on %s (%.2f of %.2f GiB)%s; a token reads about %.2f GB of the "
-             "others over the bus", 100.0 * (double)p->device_expert_bytes / (double)all, p->device, gib(p->device_expert_bytes),
-             gib(all), others, (double)p->bus_token_bytes / 1e9);
+    log_line(log, LOG_WARNING, "%.0f %% of the routed experts fit on %s (%.2f of %.2f GiB)%s; a token reads about "
+             "%.2f GB of the others over the bus", 100.0 * (double)p->device_expert_bytes / (double)all, p->device,
+             gib(p->device_expert_bytes), gib(all), others, (double)p->bus_token_bytes / 1e9);
 }

@@ -234,7 +234,8 @@ static bool raises_others(const ds4_sampler *s, const ds4_top_logits *top, bool 
 static bool lowers_others(const ds4_sampler *s)
 {
     const ds4_sampling *p = &s->params;
-    return p->mask || p->n_bias > 0 || p->repetition_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0;
+    return p->mask || p->n_bias > 0 || p->repetition_penalty != 1 || p->frequency_penalty != 0
+        || p->presence_penalty != 0;
 }
 
 /* The listed candidates, sorted; true: k->n of them are known to be the best. */

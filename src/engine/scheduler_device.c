@@ -73,8 +73,8 @@ void device_recover(scheduler *s)
     }
     pthread_mutex_unlock(&s->lock);
     if (!st) {
-        log_line(&s->o.log, LOG_WARNING, "the device is open again after %.1f s; what conversations held there is computed anew, "
-                 "or found on disk", (double)(clock_ns() - start) * 1e-9);
+        log_line(&s->o.log, LOG_WARNING, "the device is open again after %.1f s; what conversations held there is "
+                 "computed anew, or found on disk", (double)(clock_ns() - start) * 1e-9);
         return;
     }
     log_line(&s->o.log, LOG_ERROR, "the device could not be opened again: %s", err.message);

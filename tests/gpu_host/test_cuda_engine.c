@@ -154,7 +154,8 @@ TEST(logits_behind_a_prompt_are_close_to_those_of_the_cpu)
         off += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
         all += (double)want[i] * want[i];
     }
-    if (!(all > 0 && off < 0.05 * 0.05 * all)) test_fail(__FILE__, __LINE__, "the difference is %.3f of the logits", sqrt(off / all));
+    if (!(all > 0 && off < 0.05 * 0.05 * all))
+        test_fail(__FILE__, __LINE__, "the difference is %.3f of the logits", sqrt(off / all));
     free(want);
     free(got);
 }

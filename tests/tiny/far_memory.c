@@ -21,7 +21,8 @@ static ds4_status lost(ds4_error *err)
 
 static ds4_status adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err)
 {
-    if (rows_each < 1 || w->rows % rows_each) return ds4_fail(err, DS4_EARG, "%lld rows of %lld", (long long)rows_each, (long long)w->rows);
+    if (rows_each < 1 || w->rows % rows_each)
+        return ds4_fail(err, DS4_EARG, "%lld rows of %lld", (long long)rows_each, (long long)w->rows);
     far.adopted++;
     far.expert_adopted += use == WEIGHT_EXPERTS;
     const ds4_status st = b->buf_map(b, view_at(*w, 0), (uint64_t)w->rows * w->stride, &w->buf, err);

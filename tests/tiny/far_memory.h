@@ -23,7 +23,7 @@ typedef struct {
 
 extern far_memory far;          /* a test sets what it wants of it */
 /* The smallest card whose plan may fill so many bytes (docs/memory.md). */
-static inline uint64_t far_card_for(uint64_t bytes) { return (bytes + ((uint64_t)32 << 20)) * 32 / 31 + 32; }
+static inline uint64_t far_card_for(uint64_t filled) { return (filled + ((uint64_t)32 << 20)) * 32 / 31 + 32; }
 void far_reset(void);           /* 1 GiB, nothing fails, nothing counted */
 
 #endif

@@ -54,7 +54,10 @@ static void random_row(row *r, random_stream *random)
     if (kind == 4) r->logits[random_below(random, V)] += 20;        /* one stands out */
 }
 
-static float one_of(random_stream *random, const float *values, int n) { return values[random_below(random, (uint64_t)n)]; }
+static float one_of(random_stream *random, const float *values, int n)
+{
+    return values[random_below(random, (uint64_t)n)];
+}
 
 static const uint32_t *mask_of(void *ctx) { return ctx; }
 
@@ -79,7 +82,10 @@ static ds4_sampling random_params(random_stream *random, extras *x)
     p.presence_penalty = one_of(random, penalties, 5);
     p.seed = random_u64(random);
     if (random_below(random, 3) == 0) {
-        for (int i = 0; i < 3; i++) x->bias[i] = (ds4_logit_bias){ (ds4_token)random_below(random, V), one_of(random, biases, 5) };
+        for (int i = 0; i < 3; i++) {
+            const ds4_token t = (ds4_token)random_below(random, V);
+            x->bias[i] = (ds4_logit_bias){ t, one_of(random, biases, 5) };
+        }
         p.bias = x->bias;
         p.n_bias = 3;
     }
@@ -114,8 +120,8 @@ static int follow(const ds4_sampling *p, random_stream *random, int n_listed)
         if (ds4_sample_top(part, &top, best, &got)) decided++;
         else got = best ? ds4_sample_best(part, r.logits) : ds4_sample(part, r.logits);
         if (got != want)
-            test_fail(__FILE__, __LINE__, "token %d, want %d: temperature %g top_k %d top_p %g min_p %g penalties %g %g %g, "
-                      "%d biases%s", got, want, p->temperature, p->top_k, p->top_p, p->min_p, p->repetition_penalty,
+            test_fail(__FILE__, __LINE__, "token %d, want %d: temperature %g top_k %d top_p %g min_p %g "
+                      "penalties %g %g %g, %d biases%s", got, want, p->temperature, p->top_k, p->top_p, p->min_p, p->repetition_penalty,
                       p->frequency_penalty, p->presence_penalty, p->n_bias, p->mask ? ", mask" : "");
         ds4_sampler_accept(whole, want);
         ds4_sampler_accept(part, want);
