@@ -160,7 +160,7 @@ TEST(logits_behind_a_prompt_are_close_to_those_of_the_cpu)
     free(got);
 }
 
-/* A prompt of more rows than the kernels for few take, beside a decoding session, and a way back. */
+/* A prompt of more rows than the kernels for few take, two sessions in a step, and a way back. */
 TEST(every_op_of_a_run_is_what_its_definition_says)
 {
     ds4_error err;
@@ -172,8 +172,6 @@ TEST(every_op_of_a_run_is_what_its_definition_says)
     ds4_session *first = session(e), *second = session(e);
     for (int i = 0; i < 17; i++) t[i] = 7 * i % 200;
     EXPECT_OK(ds4_batch_new(&b, e, &err), err);
-    EXPECT_OK(ds4_batch_add(b, first, t, 3, DS4_LOGITS_NONE, &err), err);
-    EXPECT_OK(ds4_engine_step(e, b, &err), err);
     EXPECT_OK(ds4_batch_add(b, first, t, 1, DS4_LOGITS_LAST, &err), err);
     EXPECT_OK(ds4_batch_add(b, second, t, 17, DS4_LOGITS_LAST, &err), err);
     EXPECT_OK(ds4_engine_step(e, b, &err), err);
@@ -193,7 +191,7 @@ TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
     ds4_error err;
     ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
     card = (fake_options){ .seed = 2 };
-    ds4_engine *e = engine("cuda");
+    ds4_engine *e = engine("cpu");
     if (!e) return;
     ds4_session *s = session(e);
     EXPECT_INT(text_of(e, s, want), N_TEXT);
@@ -202,7 +200,7 @@ TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
     /* Kernels also run while weights go up: the first number that lets the engine open fails in a step. */
     ds4_engine_options o = options("cuda");
     e = NULL;
-    for (card.fail_launch = 100; !e && card.fail_launch < 5000; card.fail_launch += 100) {
+    for (card.fail_launch = 100; !e && card.fail_launch < 5000; card.fail_launch += 400) {
         opened = 0;
         const ds4_status st = ds4_engine_open(&e, &o, &err);
         if (st) EXPECT_INT(st, DS4_EDEVICE);
@@ -262,7 +260,7 @@ TEST(a_card_with_room_for_some_experts_gives_the_same_text)
     ds4_plan p;
     ds4_error err;
     card = (fake_options){ .seed = 4 };
-    ds4_engine *e = engine("cuda");
+    ds4_engine *e = engine("cpu");
     if (!e) return;
     ds4_session *s = session(e);
     EXPECT_INT(text_of(e, s, want), N_TEXT);
