@@ -35,7 +35,8 @@ TEST(products_of_every_type_agree_with_their_definitions)
     backend *b = checked_open(&limits, false, LANES_SHUFFLED);
     const int rows[] = { 1, 2, 3, 5, 8, 16 };
     for (int type = -1; next_type(&type);)
-        for (int i = 0; i < 6; i++) one_product(b, 13 + 6 * i, i % 2 ? 256 : 768, rows[i], (quant_type)type, (uint64_t)(100 * type + i));
+        for (int i = 0; i < 6; i++)
+            one_product(b, 13 + 6 * i, i % 2 ? 256 : 768, rows[i], (quant_type)type, (uint64_t)(100 * type + i));
     b->close(b);
 }
 
@@ -67,9 +68,11 @@ TEST(rows_of_a_weight_and_columns_of_activations_may_begin_anywhere)
     backend *b = checked_open(&limits, false, LANES_SHUFFLED);
     const quant_type types[] = { QUANT_Q8_0, QUANT_F16, QUANT_Q6_K, QUANT_F32 };
     for (int i = 0; i < 4; i++) {
-        const view w = checked_weight(b, 40, 256, types[i], WEIGHT_MATRIX, 40, 3), x = checked_random(b, 3, 600, 1.0f, 4);
+        const view w = checked_weight(b, 40, 256, types[i], WEIGHT_MATRIX, 40, 3);
+        const view x = checked_random(b, 3, 600, 1.0f, 4);
         const view y = checked_view(b, 3, 50, QUANT_F32);
-        CHECKED(b, matmul, .w = view_rows(w, 17, 9), .x = view_cols(x, 129, 256), .y = view_cols(y, 5, 9), .name = "part");
+        CHECKED(b, matmul, .w = view_rows(w, 17, 9), .x = view_cols(x, 129, 256), .y = view_cols(y, 5, 9),
+                .name = "part");
         EXPECT(view_f32(y, 0)[4] == 0.0f && view_f32(y, 2)[14] == 0.0f);
         checked_free(b, w);
         checked_free(b, x);
@@ -82,7 +85,8 @@ TEST(rows_of_a_weight_and_columns_of_activations_may_begin_anywhere)
 TEST(a_row_does_not_see_its_neighbours)
 {
     backend *b = checked_open(&limits, false, LANES_FORWARD);
-    const quant_type types[] = { QUANT_Q8_0, QUANT_F16, QUANT_Q2_K, QUANT_IQ2_XXS, QUANT_Q4_K, QUANT_Q5_1, QUANT_NVFP4 };
+    const quant_type types[] = { QUANT_Q8_0, QUANT_F16, QUANT_Q2_K, QUANT_IQ2_XXS, QUANT_Q4_K, QUANT_Q5_1,
+                                 QUANT_NVFP4 };
     for (int i = 0; i < 7; i++) {
         enum { ROWS = 16, OUT = 22, COLS = 1024 };
         const view w = checked_weight(b, OUT, COLS, types[i], WEIGHT_MATRIX, OUT, 5);
@@ -92,7 +96,8 @@ TEST(a_row_does_not_see_its_neighbours)
         const int sizes[] = { 1, 2, 3, 7, 13 };
         for (int k = 0; k < 5; k++) {
             const int first = ROWS - sizes[k] - k % 2;
-            CHECKED(b, matmul, .w = w, .x = view_rows(x, first, sizes[k]), .y = view_rows(some, first, sizes[k]), .name = "some");
+            CHECKED(b, matmul, .w = w, .x = view_rows(x, first, sizes[k]), .y = view_rows(some, first, sizes[k]),
+                    .name = "some");
             for (int t = first; t < first + sizes[k]; t++)
                 EXPECT(!memcmp(view_f32(all, t), view_f32(some, t), OUT * sizeof(float)));
         }
@@ -126,8 +131,10 @@ TEST(kept_codes_are_void_when_their_rows_change)
 {
     backend *b = checked_open(&limits, false, LANES_FORWARD);
     cuda_backend *cuda = (cuda_backend *)((wrapper *)b)->inner;
-    const view w = checked_weight(b, 8, 256, QUANT_Q8_0, WEIGHT_MATRIX, 8, 1), k = checked_weight(b, 8, 256, QUANT_Q4_K, WEIGHT_MATRIX, 8, 2);
-    const view x = checked_random(b, 4, 256, 1.0f, 3), other = checked_random(b, 4, 256, 1.0f, 4), y = checked_view(b, 4, 8, QUANT_F32);
+    const view w = checked_weight(b, 8, 256, QUANT_Q8_0, WEIGHT_MATRIX, 8, 1);
+    const view k = checked_weight(b, 8, 256, QUANT_Q4_K, WEIGHT_MATRIX, 8, 2);
+    const view x = checked_random(b, 4, 256, 1.0f, 3), other = checked_random(b, 4, 256, 1.0f, 4);
+    const view y = checked_view(b, 4, 8, QUANT_F32);
     cuda_codes_keep(cuda, true);
     for (int turn = 0; turn < 3; turn++) {
         CHECKED(b, matmul, .w = w, .x = x, .y = y, .name = "made");
@@ -214,15 +221,18 @@ TEST(codes_are_the_definitions_to_the_bit)
         for (int i = 0; i < N; i++) {
             const float v = (float)random_normal(&r);
             /* plain numbers; few values with ties between signs; very small ones; a zero block */
-            numbers[i] = turn % 4 == 0 ? v : turn % 4 == 1 ? roundf(2.0f * v) / 2.0f : turn % 4 == 2 ? 1e-30f * v : i % COLS < 256 ? 0.0f : v;
+            const float kinds[] = { v, roundf(2.0f * v) / 2.0f, 1e-30f * v, i % COLS < 256 ? 0.0f : v };
+            numbers[i] = kinds[turn % 4];
         }
         EXPECT_OK(b->upload(b, x, numbers, &err), err);
         const bool super = turn >= 4;
         gpu_codes q;
         cuda_op(cuda);
-        EXPECT_OK(cuda_done(&b->queue, cuda_codes_of(&b->queue, x, super ? QUANT_Q4_K : QUANT_Q8_0, &q)), b->queue.error);
+        EXPECT_OK(cuda_done(&b->queue, cuda_codes_of(&b->queue, x, super ? QUANT_Q4_K : QUANT_Q8_0, &q)),
+                  b->queue.error);
         EXPECT_OK(cuda->device->sync(cuda->device, -1, &err), err);
-        const gpu_piece pieces[] = { { q.codes, code, sizeof code }, { q.scale, scale, sizeof scale }, { q.sum, sum, sizeof sum } };
+        const gpu_piece pieces[] = { { q.codes, code, sizeof code }, { q.scale, scale, sizeof scale },
+                                     { q.sum, sum, sizeof sum } };
         EXPECT_OK(cuda->device->transfer(cuda->device, false, pieces, 3, &err), err);
         for (int t = 0; t < ROWS; t++) {
             want_codes(super ? QUANT_Q8_K : QUANT_Q8_0, numbers + t * COLS, COLS, wanted, wanted_scale, wanted_sum);
@@ -237,7 +247,8 @@ TEST(codes_are_the_definitions_to_the_bit)
 
 TEST(the_shared_expert_agrees_with_its_definition)
 {
-    const quant_type types[][2] = { { QUANT_Q8_0, QUANT_Q8_0 }, { QUANT_IQ2_XXS, QUANT_Q2_K }, { QUANT_Q4_K, QUANT_Q4_K },
+    const quant_type types[][2] = { { QUANT_Q8_0, QUANT_Q8_0 }, { QUANT_IQ2_XXS, QUANT_Q2_K },
+                                    { QUANT_Q4_K, QUANT_Q4_K },
                                     { QUANT_F16, QUANT_Q8_0 }, { QUANT_Q8_0, QUANT_F16 } };
     for (int exact = 0; exact < 2; exact++) {
         backend *b = checked_open(&limits, exact, LANES_SHUFFLED);
@@ -276,7 +287,8 @@ TEST(groups_with_columns_of_their_own_equal_single_products)
             const int T = rows[k];
             const view w = checked_weight(check, groups * rank, in, types[i], WEIGHT_MATRIX, groups * rank, 1);
             const view x = checked_random(check, T, groups * in, 1.0f, 2);
-            const view y = checked_view(check, T, groups * rank, QUANT_F32), one = checked_view(check, T, groups * rank, QUANT_F32);
+            const view y = checked_view(check, T, groups * rank, QUANT_F32);
+            const view one = checked_view(check, T, groups * rank, QUANT_F32);
             for (int g = 0; g < groups; g++)
                 CHECKED(check, matmul, .w = view_rows(w, g * rank, rank), .x = view_cols(x, g * in, in),
                         .y = view_cols(one, g * rank, rank), .name = "one group");
@@ -314,7 +326,8 @@ TEST(a_pair_of_products_equals_both)
         EXPECT_OK(cuda_done(&b->queue, cuda_products_pair(&b->queue, w, x, y)), b->queue.error);
         for (int k = 0; k < 2; k++) {
             EXPECT_OK(b->mirror(b, y[k], &err), err);
-            for (int t = 0; t < 5; t++) EXPECT_NEAR(view_f32(y[k], t), view_f32(one[k], t), (size_t)w[k].rows, 1e-4, "row %d", t);
+            for (int t = 0; t < 5; t++) EXPECT_NEAR(view_f32(y[k], t), view_f32(one[k], t), (size_t)w[k].rows, 1e-4,
+                                                    "row %d", t);
             checked_free(check, w[k]);
             checked_free(check, y[k]);
             checked_free(check, one[k]);

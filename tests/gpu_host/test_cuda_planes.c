@@ -22,7 +22,8 @@ TEST(every_byte_of_a_block_lies_in_exactly_one_plane)
         for (int p = 0; p < t->n; p++)
             for (int i = 0; i < t->plane[p].len; i++) held[t->plane[p].first + i]++;
         for (int i = 0; i < t->block_bytes; i++)
-            if (held[i] != 1) test_fail(__FILE__, __LINE__, "%s: byte %d is in %d planes", quant_get((uint32_t)type)->name, i, held[i]);
+            if (held[i] != 1) test_fail(__FILE__, __LINE__, "%s: byte %d is in %d planes",
+                                        quant_get((uint32_t)type)->name, i, held[i]);
         EXPECT_INT(planes_bytes(t, 3) % PLANE_ALIGN, 0);
     }
     EXPECT_INT(types, 23);
@@ -81,7 +82,8 @@ TEST(unpacked_weights_of_every_type_are_the_stored_numbers)
             for (int i = 0; i < COLS; i++) {
                 const float got = view_f32(y, i)[row];
                 if (got == want[i] || (got - want[i]) * (got - want[i]) <= 1e-10f * want[i] * want[i]) continue;
-                test_fail(__FILE__, __LINE__, "%s: weight %d of row %d is %.9g, want %.9g", quant_get((uint32_t)type)->name,
+                test_fail(__FILE__, __LINE__, "%s: weight %d of row %d is %.9g, want %.9g",
+                          quant_get((uint32_t)type)->name,
                           i, row, (double)got, (double)want[i]);
                 i = COLS;
             }

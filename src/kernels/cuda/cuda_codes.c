@@ -15,12 +15,16 @@ static uint64_t set_numbers(const backend_limits *l)
 {
     const uint64_t rows = (uint64_t)l->max_rows * (uint64_t)l->max_cols;
     const uint64_t pairs = (uint64_t)l->max_pairs * (uint64_t)l->max_expert_width;
-    const uint64_t heads = (uint64_t)min_int(l->max_rows, CUDA_FEW_ROWS) * (uint64_t)l->n_heads * (uint64_t)l->max_head_width;
+    const uint64_t few = (uint64_t)min_int(l->max_rows, CUDA_FEW_ROWS);
+    const uint64_t heads = few * (uint64_t)l->n_heads * (uint64_t)l->max_head_width;
     return padded(larger(larger(rows, pairs), heads));
 }
 
 /* Codes, a scale per 32, a sum per 16. */
-static uint64_t set_bytes(uint64_t numbers) { return numbers + padded(numbers / 32 * sizeof(float)) + padded(numbers / 16 * sizeof(int16_t)); }
+static uint64_t set_bytes(uint64_t numbers)
+{
+    return numbers + padded(numbers / 32 * sizeof(float)) + padded(numbers / 16 * sizeof(int16_t));
+}
 
 uint64_t cuda_matmul_scratch(const backend_limits *l) { return CUDA_CODES_SETS * set_bytes(set_numbers(l)); }
 
@@ -45,7 +49,8 @@ void cuda_codes_forget(cuda_backend *b, gpu_ptr at, uint64_t bytes)
 {
     for (int i = 0; i < CUDA_CODES_SETS; i++) {
         cuda_codes_set *s = &b->codes.set[i];
-        const uint64_t end = s->at + ((uint64_t)(s->rows - 1) * (uint64_t)s->stride + (uint64_t)s->cols) * sizeof(float);
+        const int64_t numbers = (s->rows - 1) * s->stride + s->cols;
+        const uint64_t end = s->at + (uint64_t)numbers * sizeof(float);
         if (s->at && at < end && s->at < at + bytes) forget_set(s);
     }
 }
@@ -56,8 +61,8 @@ static ds4_status take_set(queue *dev, view x, bool super, int *set, gpu_codes *
     cuda_backend *b = cuda_of(dev);
     const int len = super ? 256 : 32;
     if (x.cols % len || (uint64_t)x.rows * (uint64_t)x.cols > set_numbers(&b->o.limits))
-        return queue_fail(dev, DS4_EARG, "%s: a product of %lld rows of %d; the backend was opened for %d of %d", b->base.name,
-                          (long long)x.rows, x.cols, b->o.limits.max_rows, b->o.limits.max_cols);
+        return queue_fail(dev, DS4_EARG, "%s: a product of %lld rows of %d; the backend was opened for %d of %d",
+                          b->base.name, (long long)x.rows, x.cols, b->o.limits.max_rows, b->o.limits.max_cols);
     *set = b->codes.next;
     b->codes.next = (*set + 1) % CUDA_CODES_SETS;
     forget_set(&b->codes.set[*set]);
@@ -71,7 +76,8 @@ static bool is_super(quant_type weight) { return quant_get(weight)->dot_type == 
 static ds4_status make(queue *dev, int kernel, const codes_args *k, int len)
 {
     const int blocks = k->q.cols / len;
-    return cuda_launch(dev, kernel, cuda_grid((blocks + CODES_WARPS - 1) / CODES_WARPS, k->q.rows, 1), CODES_WARPS * 32, 0, k, sizeof *k);
+    return cuda_launch(dev, kernel, cuda_grid((blocks + CODES_WARPS - 1) / CODES_WARPS, k->q.rows, 1),
+                       CODES_WARPS * 32, 0, k, sizeof *k);
 }
 
 ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out)
@@ -82,7 +88,8 @@ ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out)
     const cuda_codes_set want = { rows.at, rows.stride, rows.rows, rows.cols, super };
     for (int i = 0; i < CUDA_CODES_SETS; i++) {
         const cuda_codes_set *s = &b->codes.set[i];
-        if (s->at != want.at || s->stride != want.stride || s->rows != want.rows || s->cols != want.cols || s->super != super) continue;
+        if (s->at != want.at || s->stride != want.stride || s->rows != want.rows) continue;
+        if (s->cols != want.cols || s->super != super) continue;
         *out = set_at(b, i, x);
         cuda_reads_at(b, out->codes, set_bytes(set_numbers(&b->o.limits)));
         return DS4_OK;

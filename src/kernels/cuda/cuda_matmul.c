@@ -13,7 +13,9 @@ enum { SIZES = 5 };             /* made for 1, 2, 4, 8 and 16 rows of x */
 #define BY_TWO(X, type)                                                       \
     [QUANT_##type] = { CUDA_matmul_##type##_1, CUDA_matmul_##type##_4, CUDA_matmul_##type##_4, \
                        CUDA_matmul_##type##_4, CUDA_matmul_##type##_4 },
-static const int kernels[QUANT_COUNT][SIZES] = { MATMUL_TUNED(BY_FIVE, ) MATMUL_FLOATS(BY_FIVE, ) MATMUL_GENERAL(BY_TWO, ) };
+static const int kernels[QUANT_COUNT][SIZES] = {
+    MATMUL_TUNED(BY_FIVE, ) MATMUL_FLOATS(BY_FIVE, ) MATMUL_GENERAL(BY_TWO, )
+};
 
 #define EXACT(X, type) [QUANT_##type] = CUDA_matmul_exact_##type,
 static const int exact_kernels[QUANT_COUNT] = { MATMUL_TUNED(EXACT, ) MATMUL_GENERAL(EXACT, ) };
@@ -37,7 +39,8 @@ static choice kernel_for(quant_type type, int64_t n)
 {
     const int size = n > 8 ? 4 : n > 4 ? 3 : n > 2 ? 2 : n > 1 ? 1 : 0;
     const int tokens = is_tuned(type) ? 1 << size : size ? 4 : 1;
-    return (choice){ kernels[type][size], tokens, warp_rows(type, tokens), MATMUL_RESIDENT(is_tuned(type) ? tokens : 4) };
+    return (choice){ kernels[type][size], tokens, warp_rows(type, tokens),
+                     MATMUL_RESIDENT(is_tuned(type) ? tokens : 4) };
 }
 
 /* Columns that a warp takes in one turn. */
@@ -78,7 +81,10 @@ typedef struct {
     int  n, group_rows;
 } jobs;
 
-static int64_t most_rows(const jobs *j) { return j->n > 1 && j->w[1].rows > j->w[0].rows ? j->w[1].rows : j->w[0].rows; }
+static int64_t most_rows(const jobs *j)
+{
+    return j->n > 1 && j->w[1].rows > j->w[0].rows ? j->w[1].rows : j->w[0].rows;
+}
 
 static ds4_status launch_codes(queue *dev, const jobs *j, const gpu_codes *x)
 {
@@ -88,7 +94,8 @@ static ds4_status launch_codes(queue *dev, const jobs *j, const gpu_codes *x)
         k.w[i] = cuda_weight(j->w[i]);
         k.y[i] = cuda_rows(j->y[i]);
     }
-    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x->rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
+    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x->rows, j->n),
+                       MATMUL_WARPS * 32, 0, &k, sizeof k);
 }
 
 static ds4_status launch_floats(queue *dev, const jobs *j, view x)
@@ -97,12 +104,14 @@ static ds4_status launch_floats(queue *dev, const jobs *j, view x)
     const uint64_t row = (uint64_t)j->w[0].cols * (uint64_t)quant_get(j->w[0].type)->block_bytes;
     const gpu_rows rows = cuda_rows(x);
     const bool aligned = row % 16 == 0 && rows.at % 16 == 0 && rows.stride % 4 == 0 && j->w[0].cols % 4 == 0;
-    matmul_args_float k = { .x = rows, .group_rows = j->group_rows, .slices = slices_for(cuda_of(dev), j->w[0]), .aligned = aligned };
+    matmul_args_float k = { .x = rows, .group_rows = j->group_rows, .slices = slices_for(cuda_of(dev), j->w[0]),
+                            .aligned = aligned };
     for (int i = 0; i < j->n; i++) {
         k.w[i] = cuda_weight(j->w[i]);
         k.y[i] = cuda_rows(j->y[i]);
     }
-    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x.rows, j->n), MATMUL_WARPS * 32, 0, &k, sizeof k);
+    return cuda_launch(dev, c.kernel, grid_for(cuda_of(dev), c, most_rows(j), k.slices, x.rows, j->n),
+                       MATMUL_WARPS * 32, 0, &k, sizeof k);
 }
 
 static ds4_status launch_exact(queue *dev, const jobs *j, view x)
@@ -110,7 +119,8 @@ static ds4_status launch_exact(queue *dev, const jobs *j, view x)
     ds4_status st = DS4_OK;
     for (int i = 0; i < j->n && !st; i++) {
         const matmul_exact_args k = { cuda_weight(j->w[i]), cuda_rows(x), cuda_rows(j->y[i]), j->group_rows };
-        st = cuda_launch(dev, exact_kernels[j->w[i].type], cuda_grid((j->w[i].rows + MATMUL_WARPS - 1) / MATMUL_WARPS, x.rows, 1),
+        const cuda_dim grid = cuda_grid((j->w[i].rows + MATMUL_WARPS - 1) / MATMUL_WARPS, x.rows, 1);
+        st = cuda_launch(dev, exact_kernels[j->w[i].type], grid,
                          MATMUL_WARPS * 32, 0, &k, sizeof k);
     }
     return st;
@@ -119,7 +129,8 @@ static ds4_status launch_exact(queue *dev, const jobs *j, view x)
 static gpu_codes some_codes(gpu_codes q, int64_t first, int64_t n)
 {
     const uint64_t at = (uint64_t)first * (uint64_t)q.cols;
-    return (gpu_codes){ q.codes + at, q.scale + at / 32 * sizeof(float), q.sum + at / 16 * sizeof(int16_t), (int32_t)n, q.cols };
+    return (gpu_codes){ q.codes + at, q.scale + at / 32 * sizeof(float), q.sum + at / 16 * sizeof(int16_t), (int32_t)n,
+                        q.cols };
 }
 
 /* CUDA_FEW_ROWS at a time. */
@@ -154,7 +165,8 @@ ds4_status cuda_products(queue *dev, view w, view x, view y)
 
 ds4_status cuda_products_pair(queue *dev, const view w[2], view x, const view y[2])
 {
-    const jobs j = { .w = { w[0], w[1] }, .y = { y[0], y[1] }, .n = 2, .group_rows = max_int((int)w[0].rows, (int)w[1].rows) };
+    const jobs j = { .w = { w[0], w[1] }, .y = { y[0], y[1] }, .n = 2,
+                     .group_rows = max_int((int)w[0].rows, (int)w[1].rows) };
     if (x.rows <= CUDA_FEW_ROWS && w[0].type == w[1].type && w[0].cols == w[1].cols) return run(dev, &j, x);
     const ds4_status st = cuda_products(dev, w[0], x, y[0]);
     return st ? st : cuda_products(dev, w[1], x, y[1]);

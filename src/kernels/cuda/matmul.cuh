@@ -62,7 +62,8 @@ template <int ROWS> DEVICE matmul_place place_of_warp(int tokens, int slices)
 /* Adds up a tile's sums, [t][r] of each lane, and stores them. Every thread of the block; part: float
  * [MATMUL_WARPS * TOKENS * ROWS], shared. */
 template <int TOKENS, int ROWS>
-DEVICE void store_sums(const matmul_place &p, int tile, const float (&sum)[TOKENS * ROWS], float *part, const gpu_rows &y, int rows)
+DEVICE void store_sums(const matmul_place &p, int tile, const float (&sum)[TOKENS * ROWS], float *part,
+                       const gpu_rows &y, int rows)
 {
     constexpr int N = TOKENS * ROWS, TURN = N < WARP ? N : WARP;
     const int row0 = tile * p.tile_rows;

@@ -8,7 +8,6 @@
 /* One unit of ROWS rows of the weight with TOKENS rows of activations. */
 template <class W, int TOKENS, int ROWS> struct block_product {
     typedef unit_of<W> U;
-
     typedef typename U::raw raw;
 
     gpu_weight w;
@@ -18,7 +17,8 @@ template <class W, int TOKENS, int ROWS> struct block_product {
     int        x_row[TOKENS], units, group_rows, column;
     float      sum[TOKENS * ROWS];      /* [t][r] */
 
-    __device__ __forceinline__ block_product(const gpu_weight &weight, const gpu_codes &codes, int token, int rows_of_group)
+    __device__ __forceinline__ block_product(const gpu_weight &weight, const gpu_codes &codes, int token,
+                                             int rows_of_group)
         : w(weight), x(codes), units(weight.cols / (16 * U::groups)), group_rows(rows_of_group)
     {
 #pragma unroll
@@ -83,7 +83,8 @@ template <class W, int TOKENS, int ROWS> struct block_product {
         }
 #pragma unroll
         for (int t = 0; t < TOKENS; t++) {
-            const float da = *gpu_at<const float>(x.scale, ((int64_t)x_row[t] * x.cols + column + U::column(u, 0)) / 32 * 4);
+            const int64_t element = (int64_t)x_row[t] * x.cols + column + U::column(u, 0);
+            const float da = *gpu_at<const float>(x.scale, element / 32 * 4);
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 float &to = sum[t * ROWS + r];
@@ -98,7 +99,8 @@ template <class W, int TOKENS, int ROWS> DEVICE void matmul_blocks(const matmul_
 {
     const matmul_place p = place_of_warp<ROWS>(TOKENS, a.slices);
     block_product<W, TOKENS, ROWS> product(a.w[p.job], a.x, p.token, a.group_rows);
-    matmul_tiles<block_product<W, TOKENS, ROWS>, TOKENS, ROWS>(product, p, product.units, part, a.y[p.job], a.w[p.job].rows);
+    matmul_tiles<block_product<W, TOKENS, ROWS>, TOKENS, ROWS>(product, p, product.units, part, a.y[p.job],
+                                                               a.w[p.job].rows);
 }
 
 #define MATMUL_KERNEL(name, W, TOKENS, ROWS, BLOCKS)                          \

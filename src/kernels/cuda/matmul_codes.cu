@@ -59,7 +59,8 @@ DEVICE void codes_of_256(const float (&x)[8], const codes_place &p)
     unsigned negative = 0, found = 0;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const unsigned here = __ballot_sync(FULL_MASK, fabsf(x[i]) == most), below = __ballot_sync(FULL_MASK, x[i] < 0.0f);
+        const unsigned here = __ballot_sync(FULL_MASK, fabsf(x[i]) == most);
+        const unsigned below = __ballot_sync(FULL_MASK, x[i] < 0.0f);
         if (!found && here) negative = below >> (__ffs((int)here) - 1) & 1u;
         found |= here;
     }
@@ -93,14 +94,18 @@ template <class F> DEVICE void codes_256(const gpu_codes &q, F number)
 
 struct plain_number {
     gpu_rows x;
-    __device__ __forceinline__ float operator()(int t, int e) const { return gpu_at<const float>(x.at)[t * x.stride + e]; }
+    __device__ __forceinline__ float operator()(int t, int e) const
+    {
+        return gpu_at<const float>(x.at)[t * x.stride + e];
+    }
 };
 struct swiglu_number {
     gpu_rows gate, up;
     float    limit;
     __device__ __forceinline__ float operator()(int t, int e) const
     {
-        return formula_swiglu(gpu_at<const float>(gate.at)[t * gate.stride + e], gpu_at<const float>(up.at)[t * up.stride + e], limit);
+        return formula_swiglu(gpu_at<const float>(gate.at)[t * gate.stride + e],
+                              gpu_at<const float>(up.at)[t * up.stride + e], limit);
     }
 };
 

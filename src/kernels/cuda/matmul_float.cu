@@ -9,13 +9,25 @@ struct floats_F32 {
 };
 struct floats_F16 {
     static constexpr int bytes = 2, n = 8;
-    DEVICE_MEMBER float one(const uint8_t *p) { return half_bits_to_float(__ldg(reinterpret_cast<const uint16_t *>(p))); }
-    DEVICE_MEMBER float of(const uint32_t (&v)[4], int i) { return half_bits_to_float((uint16_t)(v[i / 2] >> 16 * (i % 2))); }
+    DEVICE_MEMBER float one(const uint8_t *p)
+    {
+        return half_bits_to_float(__ldg(reinterpret_cast<const uint16_t *>(p)));
+    }
+    DEVICE_MEMBER float of(const uint32_t (&v)[4], int i)
+    {
+        return half_bits_to_float((uint16_t)(v[i / 2] >> 16 * (i % 2)));
+    }
 };
 struct floats_BF16 {
     static constexpr int bytes = 2, n = 8;
-    DEVICE_MEMBER float one(const uint8_t *p) { return as_float((uint32_t)__ldg(reinterpret_cast<const uint16_t *>(p)) << 16); }
-    DEVICE_MEMBER float of(const uint32_t (&v)[4], int i) { return as_float(i % 2 ? v[i / 2] & 0xffff0000u : v[i / 2] << 16); }
+    DEVICE_MEMBER float one(const uint8_t *p)
+    {
+        return as_float((uint32_t)__ldg(reinterpret_cast<const uint16_t *>(p)) << 16);
+    }
+    DEVICE_MEMBER float of(const uint32_t (&v)[4], int i)
+    {
+        return as_float(i % 2 ? v[i / 2] & 0xffff0000u : v[i / 2] << 16);
+    }
 };
 
 /* A unit of 16 bytes; where rows are not aligned so, of one number. */
@@ -30,7 +42,8 @@ template <class F, int TOKENS, int ROWS, bool ALIGNED> struct float_product {
     const float   *columns;
     float          sum[TOKENS * ROWS];  /* [t][r] */
 
-    __device__ __forceinline__ float_product(const gpu_weight &weight, const gpu_rows &rows, int token, int rows_of_group)
+    __device__ __forceinline__ float_product(const gpu_weight &weight, const gpu_rows &rows, int token,
+                                             int rows_of_group)
         : w(weight), x(rows), group_rows(rows_of_group)
     {
 #pragma unroll

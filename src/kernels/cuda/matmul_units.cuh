@@ -36,7 +36,10 @@ template <> struct unit_of<weight_Q8_0> {
         uint4    q;
         uint32_t d;
     };
-    DEVICE_MEMBER raw load(const planes &at, int u) { return { load_once(at.p[0] + 16 * u), load_u16(at.p[1] + u / 2 * 2) }; }
+    DEVICE_MEMBER raw load(const planes &at, int u)
+    {
+        return { load_once(at.p[0] + 16 * u), load_u16(at.p[1] + u / 2 * 2) };
+    }
     DEVICE_MEMBER int column(int u, int) { return 16 * u; }
     DEVICE_MEMBER void code(const raw &r, int, int, uint32_t (&c)[4]) { words_of(c, r.q); }
     DEVICE_MEMBER int scale(const raw &, int, int) { return 1; }
@@ -55,7 +58,8 @@ template <> struct unit_of<weight_Q2_K> {
     };
     DEVICE_MEMBER raw load(const planes &at, int u)
     {
-        return { load_once(at.p[0] + 16 * u), load_8(at.p[1] + u / 4 * 16 + u % 4 / 2 * 8), load_u32(at.p[2] + u / 4 * 4) };
+        return { load_once(at.p[0] + 16 * u), load_8(at.p[1] + u / 4 * 16 + u % 4 / 2 * 8),
+                 load_u32(at.p[2] + u / 4 * 4) };
     }
     DEVICE_MEMBER int column(int u, int k) { return u / 2 * 128 + 32 * k + u % 2 * 16; }
     DEVICE_MEMBER void code(const raw &r, int, int k, uint32_t (&c)[4])
@@ -64,7 +68,10 @@ template <> struct unit_of<weight_Q2_K> {
 #pragma unroll
         for (int i = 0; i < 4; i++) c[i] = c[i] >> 2 * k & 0x03030303u;
     }
-    DEVICE_MEMBER uint32_t group(const raw &r, int u, int k) { return (k < 2 ? r.scales.x : r.scales.y) >> (16 * (k % 2) + u % 2 * 8); }
+    DEVICE_MEMBER uint32_t group(const raw &r, int u, int k)
+    {
+        return (k < 2 ? r.scales.x : r.scales.y) >> (16 * (k % 2) + u % 2 * 8);
+    }
     DEVICE_MEMBER int scale(const raw &r, int u, int k) { return (int)(group(r, u, k) & 15u); }
     DEVICE_MEMBER int offset(const raw &r, int u, int k) { return (int)(group(r, u, k) >> 4 & 15u); }
     DEVICE_MEMBER float d(const raw &r) { return half_bits_to_float((uint16_t)r.d); }
@@ -110,7 +117,10 @@ template <> struct unit_of<weight_IQ2_XXS> {
         uint4    q;
         uint32_t d;
     };
-    DEVICE_MEMBER raw load(const planes &at, int u) { return { load_once(at.p[0] + 16 * u), load_u16(at.p[1] + u / 4 * 2) }; }
+    DEVICE_MEMBER raw load(const planes &at, int u)
+    {
+        return { load_once(at.p[0] + 16 * u), load_u16(at.p[1] + u / 4 * 2) };
+    }
     DEVICE_MEMBER int column(int u, int k) { return 64 * u + 16 * k; }
     DEVICE_MEMBER uint32_t rest(const raw &r, int k) { return k < 2 ? r.q.y : r.q.w; }
     DEVICE_MEMBER void code(const raw &r, int, int k, uint32_t (&c)[4])

@@ -151,7 +151,8 @@ DEVICE void words_of(uint32_t *to, uint4 v)
 /* ---- products -------------------------------------------------------------------------- */
 
 /* sum += the product of 32 weights with 32 activation codes of scale da, whose sums by 16 are in `sums`. */
-template <class W> DEVICE float add_product(float sum, const weights32 &w, const uint32_t (&a)[8], float da, const int (&sums)[2])
+template <class W> DEVICE float add_product(float sum, const weights32 &w, const uint32_t (&a)[8], float da,
+                                            const int (&sums)[2])
 {
     int dot[2] = { 0, 0 };
 #pragma unroll

@@ -64,7 +64,8 @@ struct weight_IQ2_XXS : weight_of_grid<QUANT_IQ2_XXS, 256, uint64_t> {
     {
         weights32 w;
 #pragma unroll
-        for (int k = 0; k < 4; k++) put_eight(w.code + 2 * k, book[index >> 8 * k & 255u], even_signs(rest >> 7 * k & 127u));
+        for (int k = 0; k < 4; k++)
+            put_eight(w.code + 2 * k, book[index >> 8 * k & 255u], even_signs(rest >> 7 * k & 127u));
         odd_scales(w, rest >> 28, rest >> 28, 0.125f * d);
         return w;
     }
@@ -133,7 +134,8 @@ struct weight_IQ3_S : weight_of_grid<QUANT_IQ3_S, 512, uint32_t> {
         const uint32_t signs = load_u32(at.p[1] + 32 * block + 4 * sub), high = load_u8(at.p[2] + 8 * block + sub);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            w.code[i] = bytes_signed(book[((i < 4 ? v.x : v.y) >> 8 * (i % 4) & 255u) | (high >> i & 1u) << 8], signs >> 4 * i);
+            w.code[i] = bytes_signed(book[((i < 4 ? v.x : v.y) >> 8 * (i % 4) & 255u) | (high >> i & 1u) << 8],
+                                     signs >> 4 * i);
         const uint32_t scale = load_u8(at.p[3] + 4 * block + sub / 2) >> 4 * (sub % 2) & 15u;
         odd_scales(w, scale, scale, load_half(at.p[4] + 2 * block));
         return w;
@@ -147,7 +149,8 @@ struct weight_IQ1_S : weight_of_grid<QUANT_IQ1_S, 2048, uint64_t> {
     DEVICE_MEMBER weights32 load(const planes &at, int block, int sub, const entry *book)
     {
         weights32 w;
-        const uint32_t index = load_u32(at.p[0] + 32 * block + 4 * sub), word = load_u16(at.p[1] + 16 * block + 2 * sub);
+        const uint32_t index = load_u32(at.p[0] + 32 * block + 4 * sub);
+        const uint32_t word = load_u16(at.p[1] + 16 * block + 2 * sub);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const uint64_t e = book[(index >> 8 * k & 255u) | (word >> 3 * k & 7u) << 8];

@@ -37,9 +37,11 @@ struct weight_Q3_K : weight_of_256<QUANT_Q3_K, false> {
         words8(high, at.p[1] + 32 * block);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            w.code[i] = bytes_minus((w.code[i] >> 2 * (sub % 4) & 0x03030303u) | (high[i] >> sub & 0x01010101u) << 2, 4);
+            w.code[i] = bytes_minus((w.code[i] >> 2 * (sub % 4) & 0x03030303u)
+                                    | (high[i] >> sub & 0x01010101u) << 2, 4);
         const uint8_t *scales = at.p[2] + 12 * block;
-        const uint32_t low = load_u16(scales + 2 * sub % 8) >> sub / 4 * 4, top = load_u16(scales + 8 + 2 * sub % 4) >> sub / 2 * 2;
+        const uint32_t low = load_u16(scales + 2 * sub % 8) >> sub / 4 * 4;
+        const uint32_t top = load_u16(scales + 8 + 2 * sub % 4) >> sub / 2 * 2;
         w.scale[0] = (int)((low & 15u) | (top & 3u) << 4) - 32;
         w.scale[1] = (int)((low >> 8 & 15u) | (top >> 8 & 3u) << 4) - 32;
         w.d = load_half(at.p[3] + 2 * block);
