@@ -95,6 +95,31 @@ TEST(products_that_are_split_by_columns_agree_with_their_definition)
     b->close(b);
 }
 
+/* The first row of x is the same each time, the others are not. */
+TEST(a_row_does_not_depend_on_the_rows_beside_it)
+{
+    ds4_error err;
+    float row[512], first[40];
+    for (int i = 0; i < 512; i++) row[i] = (float)(i % 37) - 18.0f;
+    backend *b = open_prefill(LANES_FORWARD);
+    for (size_t i = 0; i < countof(own); i++) {
+        const view w = checked_weight(b, 40, 512, own[i], WEIGHT_MATRIX, 40, 1), y = checked_view(b, 20, 40, QUANT_F32);
+        for (int turn = 0; turn < 2; turn++) {
+            const view x = checked_random(b, 20, 512, turn ? 100.0f : 1.0f, (uint64_t)turn);
+            EXPECT_OK(b->upload(b, view_rows(x, 0, 1), row, &err), err);
+            CHECKED(b, matmul, .w = w, .x = x, .y = y, .name = quant_get(own[i])->name);
+            for (int r = 0; r < 40; r++) {
+                if (turn) EXPECT(view_f32(y, 0)[r] == first[r]);
+                first[r] = view_f32(y, 0)[r];
+            }
+            checked_free(b, x);
+        }
+        checked_free(b, w);
+        checked_free(b, y);
+    }
+    b->close(b);
+}
+
 /* ---- routed experts ------------------------------------------------------------------------- */
 
 enum { USED = 3, EXPERTS = 6 };
