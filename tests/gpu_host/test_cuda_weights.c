@@ -73,11 +73,13 @@ TEST(weights_of_every_type_are_cut_into_planes)
             EXPECT(quant_row_bytes((quant_type)type, (uint64_t)cols, &stride));
             uint8_t *data = malloc((size_t)rows[i] * stride);
             random_bytes(data, (size_t)rows[i] * stride, (uint64_t)(type * 3 + i));
-            view w = mapped(b, data, rows[i], cols, (quant_type)type);
+            const view map = mapped(b, data, rows[i], cols, (quant_type)type);
+            view w = map;
             const int64_t each = i == 2 ? 5 : rows[i];
             EXPECT_OK(b->adopt(b, &w, i == 2 ? WEIGHT_EXPERTS : WEIGHT_MATRIX, each, &err), err);
             expect_planes(b, w, data, each, i == 2);
             b->buf_free(b, w.buf);
+            b->buf_free(b, map.buf);
             free(data);
         }
     }
@@ -173,6 +175,8 @@ static void engine_close(engine *g)
         checked_free(g->b, g->up[l]);
         checked_free(g->b, g->down[l]);
     }
+    const view views[] = { g->x, g->y, g->ids, g->all_ids, g->all_y, g->weights, g->mid };
+    for (int i = 0; i < 7; i++) checked_free(g->b, views[i]);
     g->b->close(g->b);
 }
 
@@ -251,4 +255,34 @@ TEST(where_experts_lie_does_not_change_results_while_they_change_places)
         EXPECT_INT(cuda_residency_counts((cuda_backend *)all.b).misses, 0);
         engine_close(&all);
     }
+}
+
+TEST(an_allocation_that_fails_is_told_and_nothing_stays_behind)
+{
+    enum { ROWS = 8 * 32 };
+    static uint8_t data[ROWS * 2 * 34];                 /* Q8_0, 64 columns */
+    int told = 0, pinned = 0;
+    for (int nth = 1; nth <= 16; nth++) {
+        ds4_error err;
+        gpu_device *d;
+        backend *b = NULL;
+        const backend_options o = { .name = "cuda", .limits = limits, .expert_bytes = 3 * 8 * 34 * 64 };
+        EXPECT_OK(fake_device_open(&d, &(fake_options){ .fail_alloc = nth }, &err), err);
+        ds4_status st = cuda_open_on(&b, d, &o, &err);
+        view map[3], w[3];
+        int n = 0;
+        for (int i = 0; i < 3 && !st; i++, n++) {
+            w[i] = map[i] = mapped(b, data, ROWS, 64, QUANT_Q8_0);
+            st = b->adopt(b, &w[i], WEIGHT_EXPERTS, 32, &err);
+        }
+        told += st == DS4_EMEMORY;
+        pinned += st && strstr(err.message, "stay in host memory") != NULL;
+        for (int i = 0; i < n; i++) {
+            if (w[i].buf != map[i].buf) b->buf_free(b, w[i].buf);
+            b->buf_free(b, map[i].buf);
+        }
+        if (b) b->close(b);
+    }
+    EXPECT(told > 8);
+    EXPECT(pinned > 0);
 }
