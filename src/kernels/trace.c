@@ -1,4 +1,4 @@
-/* trace: a backend that tells a listener of every op's results. */
+/* trace: a backend that tells a listener of every op's results. Device memory needs a mirror in the host's. */
 #include "kernels/backend.h"
 
 #include <stdlib.h>
@@ -17,12 +17,16 @@ typedef struct {
     trace_backend *t;
     const char    *op;
     result_visit   visit;
+    ds4_status     st;          /* of bringing results to the host */
 } trace_visit;
 
 static void tell(void *ctx, const char *result, view v, const kv_row *stored)
 {
     (void)stored;
-    const trace_visit *c = ctx;
+    trace_visit *c = ctx;
+    backend *b = &c->t->w.base;
+    if (!c->st && b->mirror && view_present(v)) c->st = b->mirror(b, v, &b->queue.error);
+    if (c->st) return;
     c->t->tap(c->t->tap_ctx, c->op, c->visit.name, c->visit.layer, result, v);
 }
 
@@ -31,10 +35,10 @@ static void tell(void *ctx, const char *result, view v, const kv_row *stored)
     {                                                                         \
         const ds4_status st = WRAP_CALL(op, dev, a);                          \
         if (st) return st;                                                    \
-        trace_visit c = { (trace_backend *)dev->backend, #op, { .fn = tell } }; \
+        trace_visit c = { (trace_backend *)dev->backend, #op, { .fn = tell }, DS4_OK }; \
         c.visit.ctx = &c;                                                     \
         results_##op(a, &c.visit);                                            \
-        return DS4_OK;                                                        \
+        return c.st;                                                          \
     }
 OPS_PRIMITIVES(TRACE_OP)
 OPS_STAGES(TRACE_OP)

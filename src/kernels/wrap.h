@@ -1,7 +1,7 @@
 /* wrap: the common part of backends that stand around another backend.
  *
- * Memory calls go straight through; step_begin does not, since every op is to be seen. A stage whose inner entry is the default is
- * run from the wrapper's own table, so that its primitives are seen too. */
+ * Memory calls go straight through; step_begin does not, since every op is to be seen. A stage whose inner entry
+ * is the default is run from the wrapper's own table, so that its primitives are seen too. */
 #ifndef KERNELS_WRAP_H
 #define KERNELS_WRAP_H
 
