@@ -71,8 +71,8 @@ typedef struct {
     void       *trace_ctx;
 } ds4_engine_options;
 
-/* "auto" (a GPU where there is one and the model fits it), 1 session of 32768 tokens, chunks of 512 rows, 8 rewind points, F16 KV, all
- * instruction sets. */
+/* "auto" (a GPU where there is one and the model fits it), 1 session of 32768 tokens, chunks of 512 rows,
+ * 8 rewind points, packed KV, all instruction sets. */
 ds4_engine_options ds4_engine_defaults(void);
 
 /* What an engine opened with these options will need; reads only the header. */
