@@ -1,6 +1,8 @@
 /* The weights of a whole model on a device with memory of its own. */
 #include "checked.h"
 
+#include <string.h>
+
 #include "base/checked.h"
 #include "gguf/gguf.h"
 #include "model/weights.h"
@@ -38,9 +40,12 @@ static bool rig_open(rig *r, uint64_t card)
     return true;
 }
 
+/* What uploads go through is given back with the first step. */
 static void rig_close(rig *r)
 {
+    ds4_error err;
     weights_close(&r->w);
+    EXPECT_OK(cuda_residency_step((cuda_backend *)r->b, &err), err);
     EXPECT_INT(available(r), r->before);
     r->b->close(r->b);
     gguf_close(r->file);
@@ -101,7 +106,12 @@ TEST(a_card_that_is_too_small_is_an_error_that_leaves_nothing_on_it)
 {
     rig r;
     ds4_error err;
-    if (!rig_open(&r, 1 << 20)) return;
+    const uint64_t large = 1ull << 30, way = 16 << 20, some = 1 << 20;
+    if (!rig_open(&r, large)) return;
+    const uint64_t taken = large - r.before;
+    rig_close(&r);
+    if (!rig_open(&r, taken + way + some)) return;
     EXPECT_INT(weights_open(&r.w, &r.config, r.file, r.b, NULL, &err), DS4_EMEMORY);
+    EXPECT(strstr(err.message, "no room for the next weight: 0.00 GiB of weights are on the card") != NULL);
     rig_close(&r);
 }
