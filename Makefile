@@ -9,6 +9,7 @@
 #   make bench      speed of this machine, beside a peer where one installs
 #   make cuda       programs with the CUDA kernels inside (needs nvcc; CUDA_ARCHS="90a" for one card)
 #   make test-cuda  the kernels' tests on this machine's card
+#   make cuda-launches  a step of the released shape, launch by launch, without a card
 
 VARIANT ?= release
 CC      ?= cc
@@ -195,6 +196,15 @@ $(GPU_TESTS): $(GPU_HOST)
 $(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_lanes): $(B)/lanes/tests/gpu_host/lane_samples.o
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
+
+# A step of the released shape, launch by launch, over a device that only counts.
+.PHONY: cuda-launches
+$(B)/bin/cuda-launches: $(patsubst %,$(B)/tests/gpu_host/%.o,launches launch_cost counting_device) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=file_write_all $^ $(LIBS) -o $@
+cuda-launches: $(B)/bin/cuda-launches
+	@$<
 
 # The kernels for devices: one image a file with code for every architecture, all of them in one object
 # that stands before the library. What nvcc does not know is left out; PTX is for cards between and to come.
