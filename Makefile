@@ -193,6 +193,18 @@ $(B)/lanes/%.o: %.cpp
 	$(call say,CXX,$@)
 	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
 $(GPU_TESTS): $(GPU_HOST)
+# The card of tests/fault finds host memory for itself when the code under test does not.
+FAULT_CARD := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda)
+ifneq ($(SYSTEM),Darwin)
+$(B)/tests/fault/card.o: $(FAULT_CARD)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(LD) -r $^ -o $@
+	$(Q)objcopy $(foreach f,malloc calloc realloc aligned_alloc,--redefine-sym $(f)=__real_$(f)) $@
+FAULT_CARD := $(B)/tests/fault/card.o
+endif
+$(filter %/test_cuda_fault,$(FAULTS)): $(FAULT_CARD)
+$(filter %/test_cuda_fault,$(FAULTS)): LIBS += -lstdc++
 $(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_lanes): $(B)/lanes/tests/gpu_host/lane_samples.o
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host

@@ -228,16 +228,16 @@ static bool choose(cuda_backend *b, expert_exchange *x)
     return hot && cold && hottest > 1.5f * coldest + 1.0f;
 }
 
+/* Where they find no memory, experts stay where they are; what was taken is freed with the stacks. */
 static ds4_status take_spares(cuda_backend *b, ds4_error *err)
 {
     cuda_residency *r = b->residency;
-    r->spares = true;
-    for (int i = 0; i < RESIDENCY_EXCHANGES; i++)
-        for (int m = 0; m < 3; m++) {
-            const ds4_status st = take_region(b, GPU_LOCAL, r->stack[m].each, &r->exchange[i].spare[m], err);
-            if (st) return st;
-        }
-    return DS4_OK;
+    ds4_status st = DS4_OK;
+    for (int i = 0; i < RESIDENCY_EXCHANGES && !st; i++)
+        for (int m = 0; m < 3 && !st; m++) st = take_region(b, GPU_LOCAL, r->stack[m].each, &r->exchange[i].spare[m], err);
+    r->spares = st == DS4_OK;
+    if (st) r->spare_bytes = 0;
+    return st == DS4_EMEMORY ? DS4_OK : st;
 }
 
 static void moved(move_experts_args *moves, cuda_residency *r, int layer, int which, int e, expert_place to)

@@ -49,8 +49,9 @@ static ds4_status slice_begin(cuda_backend *b, int *slice, uint8_t **host, gpu_p
     upload_staging *s = &b->residency->staging;
     gpu_device *d = b->device;
     ds4_status st = staging_open(b, err);
+    if (st) return st;
     *slice = s->next++ % UPLOAD_SLICES;
-    if (!st && *slice == 0) st = d->sync(d, GPU_COPY, err);         /* all were fetched */
+    if (*slice == 0) st = d->sync(d, GPU_COPY, err);                /* all were fetched */
     if (!st) st = d->wait(d, GPU_COPY, cut(*slice), err);
     *host = s->host + *slice * SLICE_BYTES;
     *at = s->card + (uint64_t)*slice * SLICE_BYTES;
