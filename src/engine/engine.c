@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "base/clock.h"
 #include "base/status.h"
 #include "engine/load.h"
 #include "engine/plan.h"

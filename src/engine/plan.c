@@ -1,6 +1,5 @@
 #include "engine/plan.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"

@@ -10,7 +10,6 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
-#include "base/status.h"
 
 enum { FIRST_PAUSE_MS = 250, LONGEST_PAUSE_MS = 60000 };
 

@@ -1,7 +1,6 @@
 #include "model/kv.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/checked.h"
 #include "base/status.h"

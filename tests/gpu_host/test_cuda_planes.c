@@ -2,7 +2,6 @@
 #include "checked.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "kernels/cuda/planes.h"
 

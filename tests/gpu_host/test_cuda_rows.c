@@ -2,7 +2,6 @@
 #include "checked.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const backend_limits limits = { .max_rows = 40, .max_cols = 4096, .max_pairs = 16, .max_expert_width = 512,

@@ -3,7 +3,6 @@
 #include "lane_samples.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/random.h"

@@ -1,6 +1,5 @@
 #include "tiny/far_memory.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "base/status.h"
 
 static const int ring_size[GPU_COMPUTE_STREAMS] = { ORDER_MAIN_OPS, ORDER_SIDE_OPS, ORDER_SIDE_OPS };
 static const int ring_first[GPU_COMPUTE_STREAMS] = { 0, ORDER_MAIN_OPS, ORDER_MAIN_OPS + ORDER_SIDE_OPS };

@@ -6,7 +6,7 @@
 #ifndef KERNELS_CUDA_PLANES_H
 #define KERNELS_CUDA_PLANES_H
 
-#include "kernels/cuda/device_types.h"
+#include <stdint.h>
 
 enum { PLANES_MAX = 5, PLANE_ALIGN = 256 };
 
