@@ -195,12 +195,12 @@ TEST(memory_of_a_layer_is_told_apart_by_what_it_is)
         begin(b, &d, false);
         EXPECT_OK(norm(b, view_rows(v, 0, 1), view_rows(v, 1, 1)), b->base.queue.error);
         cuda_op(b);
-        cuda_writes_memory(b, &d.rows, 3, CUDA_POOL);
+        cuda_writes_memory(b, 3, CUDA_POOL);
         EXPECT_OK(cuda_op_stream(&b->base.queue, &where[0]), b->base.queue.error);
         EXPECT_OK(cuda_done(&b->base.queue, DS4_OK), b->base.queue.error);
         cuda_op(b);
-        if (second[i].writes) cuda_writes_memory(b, &d.rows, second[i].layer, second[i].which);
-        else cuda_reads_memory(b, &d.rows, second[i].layer, second[i].which);
+        if (second[i].writes) cuda_writes_memory(b, second[i].layer, second[i].which);
+        else cuda_reads_memory(b, second[i].layer, second[i].which);
         EXPECT_OK(cuda_op_stream(&b->base.queue, &where[1]), b->base.queue.error);
         EXPECT_OK(cuda_done(&b->base.queue, DS4_OK), b->base.queue.error);
         end(b, true);

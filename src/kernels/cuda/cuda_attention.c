@@ -52,7 +52,7 @@ static ds4_status attend(queue *dev, const attend_args *a)
     cuda_reads(b, a->q);
     cuda_reads(b, a->sinks);
     cuda_reads(b, a->selected);
-    cuda_reads_memory(b, a->rows, a->layer, a->ratio > 0 ? CUDA_RING | CUDA_POOL : CUDA_RING);
+    cuda_reads_memory(b, a->layer, a->ratio > 0 ? CUDA_RING | CUDA_POOL : CUDA_RING);
     cuda_writes(b, a->heads);
     if (splits > 1) cuda_writes_at(b, k.norm, cuda_attention_scratch(&b->o.limits));
 

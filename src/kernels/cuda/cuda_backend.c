@@ -177,14 +177,14 @@ static ds4_status wait_done(backend *base, ds4_error *err)
 /* ---- open ----------------------------------------------------------------------------------- */
 
 static const struct {
-    uint64_t (*scratch)(const backend_limits *l);
-    void     (*ops)(ops *o);    /* NULL: has none of its own */
+    uint64_t (*scratch)(const backend_limits *l);   /* NULL: needs none         */
+    void     (*ops)(ops *o);                        /* NULL: has none of its own */
 } families[CUDA_FAMILIES] = {
     [CUDA_FAMILY_ROWS] = { cuda_rows_scratch, cuda_rows_ops },
     [CUDA_FAMILY_MATMUL] = { cuda_matmul_scratch, cuda_matmul_ops },
     [CUDA_FAMILY_PREFILL] = { cuda_prefill_scratch, NULL },
     [CUDA_FAMILY_EXPERTS] = { cuda_experts_scratch, cuda_experts_ops },
-    [CUDA_FAMILY_KV] = { cuda_kv_scratch, cuda_kv_ops },
+    [CUDA_FAMILY_KV] = { NULL, cuda_kv_ops },
     [CUDA_FAMILY_INDEXER] = { cuda_indexer_scratch, cuda_indexer_ops },
     [CUDA_FAMILY_ATTENTION] = { cuda_attention_scratch, cuda_attention_ops },
     [CUDA_FAMILY_HEAD] = { cuda_head_scratch, cuda_head_ops },
@@ -192,10 +192,15 @@ static const struct {
 
 static uint64_t aligned(uint64_t n) { return (n + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN; }
 
+static uint64_t scratch_of(int family, const backend_limits *l)
+{
+    return families[family].scratch ? aligned(families[family].scratch(l)) : 0;
+}
+
 uint64_t backend_cuda_scratch_bytes(const backend_options *o)
 {
     uint64_t n = cuda_step_bytes(&o->limits);
-    for (int i = 0; i < CUDA_FAMILIES; i++) n += aligned(families[i].scratch(&o->limits));
+    for (int i = 0; i < CUDA_FAMILIES; i++) n += scratch_of(i, &o->limits);
     return n;
 }
 
@@ -204,7 +209,7 @@ static ds4_status take_scratch(cuda_backend *b, ds4_error *err)
     uint64_t n = 0;
     for (int i = 0; i < CUDA_FAMILIES; i++) {
         b->scratch[i] = n;
-        n += aligned(families[i].scratch(&b->o.limits));
+        n += scratch_of(i, &b->o.limits);
     }
     const ds4_status st = b->device->alloc(b->device, GPU_LOCAL, n ? n : 1, &b->scratch_store, NULL, err);
     for (int i = 0; i < CUDA_FAMILIES; i++) b->scratch[i] += b->scratch_store;

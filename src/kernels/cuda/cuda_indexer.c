@@ -85,7 +85,7 @@ static ds4_status scores(queue *dev, const index_scores_args *a, gpu_ptr made)
     cuda_op(b);
     st = cuda_batch(dev, a->rows, a->layer, &k.batch);
     cuda_reads(b, a->weights);
-    cuda_reads_memory(b, a->rows, a->layer, CUDA_INDEX_POOL);
+    cuda_reads_memory(b, a->layer, CUDA_INDEX_POOL);
     cuda_writes(b, a->scores);
     if (made) {
         k.query = made;

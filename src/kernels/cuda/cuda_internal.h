@@ -99,8 +99,8 @@ void       cuda_reads_at(cuda_backend *b, gpu_ptr at, uint64_t bytes);
 void       cuda_writes_at(cuda_backend *b, gpu_ptr at, uint64_t bytes);
 /* The session memory of one layer, of all segments. */
 typedef enum { CUDA_RING = 1, CUDA_POOL = 2, CUDA_INDEX_POOL = 4, CUDA_STATE = 8, CUDA_INDEX_STATE = 16 } cuda_memory;
-void       cuda_reads_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which);
-void       cuda_writes_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which);
+void       cuda_reads_memory(cuda_backend *b, int layer, unsigned which);
+void       cuda_writes_memory(cuda_backend *b, int layer, unsigned which);
 
 ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, unsigned shared, const void *args, size_t n);
 #define CUDA_LAUNCH(dev, name, grid, block, shared, args) \
@@ -118,8 +118,6 @@ ds4_status cuda_done(queue *dev, ds4_status st);
  * and segments decide, so that a recording can be run again; elsewhere uploaded anew by every call.
  * layer < 0: no session memory. */
 ds4_status cuda_batch(queue *dev, const batch_rows *rows, int layer, gpu_batch *out);
-/* More rows than a recording or a side stream is for: the GPU is full with one op at a time. */
-bool       cuda_is_prefill(const cuda_backend *b, int rows);
 
 ds4_status cuda_step_open(cuda_backend *b, ds4_error *err);
 void       cuda_step_close(cuda_backend *b);
@@ -157,7 +155,7 @@ cuda_expert_counts cuda_residency_counts(const cuda_backend *b);
 void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 
 /* ---- families ---------------------------------------------------------------------------- *
- * scratch: bytes that the family wants in scratch[]; ops: fills its part of the table. A stage that is
+ * scratch: bytes that the family wants in scratch[], where it wants any; ops: fills its part of the table. A stage that is
  * not filled keeps its default. */
 
 /* `x` as integer products with weights of this type want it; valid until x is written or two more
@@ -200,7 +198,6 @@ uint64_t cuda_rows_scratch(const backend_limits *l);
 uint64_t cuda_matmul_scratch(const backend_limits *l);
 uint64_t cuda_prefill_scratch(const backend_limits *l);
 uint64_t cuda_experts_scratch(const backend_limits *l);
-uint64_t cuda_kv_scratch(const backend_limits *l);
 uint64_t cuda_indexer_scratch(const backend_limits *l);
 uint64_t cuda_attention_scratch(const backend_limits *l);
 uint64_t cuda_head_scratch(const backend_limits *l);

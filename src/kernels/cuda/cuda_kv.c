@@ -3,12 +3,6 @@
 
 #include "base/checked.h"
 
-uint64_t cuda_kv_scratch(const backend_limits *l)
-{
-    (void)l;
-    return 0;
-}
-
 static const int32_t rounding[] = { [ROUND_NONE] = GPU_ROUND_NONE, [ROUND_FP8] = GPU_ROUND_FP8,
                                     [ROUND_HADAMARD_FP4] = GPU_ROUND_FP4 };
 
@@ -72,7 +66,7 @@ static ds4_status kv_write(queue *dev, const kv_write_args *a)
     cuda_op(b);
     ds4_status st = cuda_batch(dev, a->rows, a->layer, &k.batch);
     cuda_reads(b, a->x);
-    cuda_writes_memory(b, a->rows, a->layer, CUDA_RING);
+    cuda_writes_memory(b, a->layer, CUDA_RING);
     if (!st) st = CUDA_LAUNCH(dev, kv_write, cuda_grid(a->rows->n, 1, 1), 256, 0, k);
     return cuda_done(dev, st);
 }
@@ -103,8 +97,8 @@ static ds4_status compress(queue *dev, const compress_args *a)
     cuda_reads(b, a->ape);
     cuda_reads(b, a->norm);
     cuda_writes(b, a->score);
-    cuda_reads_memory(b, a->rows, a->layer, a->index ? CUDA_INDEX_STATE : CUDA_STATE);
-    cuda_writes_memory(b, a->rows, a->layer, a->index ? CUDA_INDEX_POOL | CUDA_INDEX_STATE : CUDA_POOL | CUDA_STATE);
+    cuda_reads_memory(b, a->layer, a->index ? CUDA_INDEX_STATE : CUDA_STATE);
+    cuda_writes_memory(b, a->layer, a->index ? CUDA_INDEX_POOL | CUDA_INDEX_STATE : CUDA_POOL | CUDA_STATE);
 
     const unsigned threads = (unsigned)min_int((int)whole_warps(a->width), 512);
     const int64_t blocks = one ? 1 : n / a->ratio + 1;      /* as many as a segment of all rows can complete */
@@ -161,7 +155,7 @@ static ds4_status kv_path(queue *dev, const kv_path_args *a)
     cuda_reads(b, a->row);
     cuda_reads(b, a->norm);
     cuda_writes(b, a->row);
-    cuda_writes_memory(b, a->rows, a->layer, CUDA_RING);
+    cuda_writes_memory(b, a->layer, CUDA_RING);
     const unsigned threads = (unsigned)min_int((int)whole_warps(a->row.cols), 512);
     if (!st) st = CUDA_LAUNCH(dev, kv_store, cuda_grid(a->rows->n, 1, 1), threads, (unsigned)a->row.cols * 4u, k);
     return cuda_done(dev, st);

@@ -107,17 +107,8 @@ void cuda_writes(cuda_backend *b, view v) { declare_view(b, v, true); }
 void cuda_reads_at(cuda_backend *b, gpu_ptr at, uint64_t bytes) { declare(b, at, at + bytes, false); }
 void cuda_writes_at(cuda_backend *b, gpu_ptr at, uint64_t bytes) { declare(b, at, at + bytes, true); }
 
-void cuda_reads_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which)
-{
-    (void)rows;
-    declare_memory(b, layer, which, false);
-}
-
-void cuda_writes_memory(cuda_backend *b, const batch_rows *rows, int layer, unsigned which)
-{
-    (void)rows;
-    declare_memory(b, layer, which, true);
-}
+void cuda_reads_memory(cuda_backend *b, int layer, unsigned which) { declare_memory(b, layer, which, false); }
+void cuda_writes_memory(cuda_backend *b, int layer, unsigned which) { declare_memory(b, layer, which, true); }
 
 /* ---- an op ---------------------------------------------------------------------------------------- */
 

@@ -25,12 +25,6 @@ void cuda_step_close(cuda_backend *b)
     free(s);
 }
 
-bool cuda_is_prefill(const cuda_backend *b, int rows)
-{
-    (void)b;
-    return rows > CUDA_STEP_ROWS;
-}
-
 void cuda_step_waited(cuda_backend *b)
 {
     for (int i = 0; b->step && i < 2; i++) b->step->tables.copy[i].under_way = false;
@@ -46,7 +40,7 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     if (!st) st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
     if (!st) s->tables.rows = shape->rows;
-    if (!st && !*done) st = order_begin(b, !cuda_is_prefill(b, shape->rows->n), err);
+    if (!st && !*done) st = order_begin(b, shape->rows->n <= CUDA_STEP_ROWS, err);
     if (!st) return DS4_OK;
     bool again;
     cuda_step_end(base, false, &again, NULL);   /* the caller does not end what could not be begun */
