@@ -218,6 +218,18 @@ $(B)/bin/cuda-launches: $(patsubst %,$(B)/tests/gpu_host/%.o,launches launch_cos
 cuda-launches: $(B)/bin/cuda-launches
 	@$<
 
+# Whole programs, and tests as they are on a card, whose driver is the mock: bench/gpu.sh runs over them.
+MOCK_HOST := $(filter-out $(B)/tests/gpu_host/checked.o,$(GPU_HOST)) $(B)/tests/gpu_host/mock_program.o
+MOCKED    := $(patsubst %,$(B)/mock/%,bin/ds4 bin/ds4-bench tests/gpu_host/test_cuda_rows)
+$(B)/mock/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ)
+$(B)/mock/bin/ds4: LIBS += -ledit
+$(B)/mock/bin/ds4-bench: $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ)
+$(B)/mock/tests/gpu_host/test_cuda_rows: $(B)/tests/gpu_host/test_cuda_rows.o $(B)/tests/gpu_host/checked.o $(B)/tests/runner.o
+$(MOCKED): $(MOCK_HOST) $(LIB)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++ -o $@
+
 # The kernels for devices: one image a file with code for every architecture, all of them in one object
 # that stands before the library. What nvcc does not know is left out; PTX is for cards between and to come.
 NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))

@@ -151,6 +151,8 @@ static void drop_what_does_not_fit(cells_job *j, const bench_options *o, console
     if (model_path_find(&path, o->model, o->model_from_env, NULL)) return;
     ds4_engine_options e = ds4_engine_defaults();
     e.model_path = path.path;
+    e.backend = o->backend;
+    e.device = o->device;
     for (int i = 0; i < j->n_cells; i++) e.max_sessions = max_int(e.max_sessions, j->cell[i].sessions + 1);
     if (ds4_engine_plan(&e, &plan, NULL)) return;
     int kept = 0;

@@ -17,7 +17,9 @@ static int model_rows(bench_options *o, option *table)
     ROW(.topic = "model", .long_name = "model", .short_name = 'm', .kind = OPTION_TEXT, .target = &o->model,
         .value_name = "FILE", .help = "model file; else DS4_MODEL, else ./ds4flash.gguf, else the bundled tiny model");
     ROW(.long_name = "backend", .kind = OPTION_TEXT, .target = &o->backend, .value_name = "NAME",
-        .help = "backend to measure (default auto)");
+        .help = "auto (a GPU that the model fits, else the CPU), cuda, cpu (default auto)");
+    ROW(.long_name = "device", .kind = OPTION_COUNT, .target = &o->device, .value_name = "N",
+        .help = "which GPU, counted from 0 (default 0)");
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_TEXT, .target = &o->threads_text, .value_name = "LIST",
         .help = "host threads; several, such as 1,2, are measured in turn (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",

@@ -16,7 +16,7 @@ typedef struct {
     const char *backend, *kv_type, *isa, *threads_text;
     int_list    threads;
     uint32_t    isa_mask;
-    int         prefill_chunk;
+    int         prefill_chunk, device;
     bool        warm_weights;
     uint64_t    expert_cache;
 

@@ -130,6 +130,7 @@ static ds4_engine_options engine_options(bench_run *r)
     e.model_path = r->path.path;
     snprintf(r->backend, sizeof r->backend, "%s%.50s", takes_apart(o) ? "time:" : "", o->backend);
     e.backend = r->backend;
+    e.device = o->device;
     e.max_batch_rows = o->prefill_chunk;
     e.kv_type = strcmp(o->kv_type, "f32") == 0 ? DS4_KV_F32 : DS4_KV_PACKED;
     e.warm_weights = o->warm_weights;
@@ -142,10 +143,11 @@ static ds4_engine_options engine_options(bench_run *r)
     return e;
 }
 
-/* A share of the peak is told where a loop is written for this machine. */
+/* A share of the peak is told where a loop is written for this machine, and for the processor alone. */
 static ds4_status find_peak(bench_run *r, int k, ds4_error *err)
 {
-    const peak_loop *l = peak_int8(cpu_isa_present());
+    backend_device device;
+    const peak_loop *l = arm_device(&r->arm[k], &device) ? NULL : peak_int8(cpu_isa_present());
     stats s = { 0 };
     const ds4_status st = l ? peak_measure(l, r->arm[k].threads, &s, err) : DS4_OK;
     r->dot_peak[k] = s.max;
@@ -166,13 +168,14 @@ static void describe(bench_run *r)
     host_read_clock(&r->readings, "");
     host_read_heat(&r->readings, "");
     host_note_missing(&r->readings, "watts", "this version reads no power sensor", "");
-    host_note_missing(&r->readings, "gpu_mem_peak", "no GPU backend is built in", "");
     r->context = (report_context){ .build = version_commit(), .flags = version_flags(), .command = r->command,
                                    .model_path = r->path.path, .text = r->text_name, .machine = &r->machine,
                                    .readings = &r->readings, .n_arms = r->n_arms,
                                    .random_tokens = r->context.random_tokens, .fill = r->options->fill };
     memcpy(r->context.dot_peak, r->dot_peak, sizeof r->dot_peak);
     report_describe_model(&r->context, &r->arm[0]);
+    if (!*r->context.device.name)
+        host_note_missing(&r->readings, "gpu_mem_peak", "the backend computes in the memory of the host", "");
 }
 
 exit_code run_open(bench_run *r, const bench_options *o, int n_sessions, int max_tokens, console *c)

@@ -207,6 +207,13 @@ static ds4_expert_metrics experts_between(const ds4_expert_metrics *a, const ds4
     };
 }
 
+bool arm_device(const bench_arm *a, backend_device *out)
+{
+    backend *b = a->engine->backend;
+    *out = (backend_device){ 0 };
+    return b->device_now && !b->device_now(b, out, NULL);
+}
+
 ds4_status arm_run(bench_arm *a, const bench_cell *c, arm_sample *out, double *gaps, ds4_error *err)
 {
     ds4_status st = DS4_OK;
@@ -215,6 +222,7 @@ ds4_status arm_run(bench_arm *a, const bench_cell *c, arm_sample *out, double *g
     if (st) return st;
 
     host_usage before, after;
+    backend_device device;
     host_usage_read(&before);
     ds4_metrics engine_before, engine_after;
     ds4_engine_metrics(a->engine, &engine_before);
@@ -229,6 +237,7 @@ ds4_status arm_run(bench_arm *a, const bench_cell *c, arm_sample *out, double *g
     out->major_faults = after.major_faults - before.major_faults;
     out->swapped_in = after.swapped_in - before.swapped_in;
     out->rss = after.rss;
+    if (arm_device(a, &device)) out->device_used = device.total - device.available;
     out->others = host_usage_others(&before, &after);
     return st;
 }

@@ -13,6 +13,7 @@
 #include "bench/token_bytes.h"
 #include "ds4.h"
 #include "host/usage.h"
+#include "kernels/backend.h"
 
 typedef struct {
     ds4_engine   *engine;
@@ -43,6 +44,7 @@ typedef struct {
     double   first_s;                       /* the first decoding step           */
     uint64_t major_faults, swapped_in;
     uint64_t rss;                           /* after the pass                            */
+    uint64_t device_used;                   /* of its memory, by all; 0: the memory is the host's */
     double   others;                        /* share of the machine, -1: unknown */
     ds4_expert_metrics experts;             /* of this pass; slots 0: all are mapped     */
     bool     cached;                        /* the engine computed fewer tokens than it was given */
@@ -69,6 +71,9 @@ ds4_status arm_walk(bench_arm *a, int from, int to, int gen, arm_sample *out, ds
 /* A short decode that is always the same: tokens per second. Leaves the depths
  * of the other sessions alone. */
 ds4_status arm_sentinel(bench_arm *a, double *rate, ds4_error *err);
+
+/* The device that it computes on, as it is now; false: it computes in the host's memory. */
+bool       arm_device(const bench_arm *a, backend_device *out);
 
 /* Bytes of all sessions of the cell that ran last. */
 uint64_t   arm_kv_bytes(const bench_arm *a, int n_sessions);

@@ -92,7 +92,7 @@ ds4_status machine_measure(machine_report *r, const machine_options *o, ds4_erro
     host_read_limits(&r->readings, "");
     host_read_clock(&r->readings, "");
     host_read_heat(&r->readings, "");
-    host_note_missing(&r->readings, "GPU", "no GPU backend is built in", "");
+    host_note_missing(&r->readings, "GPU", "this mode measures the processor", "ds4-bench speed --backend cuda reads the card's memory beside every cell");
     r->threads = o->threads ? o->threads : pool_default_threads();
 
     r->read_bytes = read_speed_bytes(1u << 30, r->machine.l3_bytes) & ~(uint64_t)0xfffff;

@@ -47,6 +47,7 @@ void report_describe_model(report_context *c, const bench_arm *a)
     c->shape = a->shape;
     c->load_s = a->load_s;
     c->model_bytes = gguf_file_bytes(a->engine->file);
+    arm_device(a, &c->device);
     list_types(c, a->engine->file);
     hash_sample(c, a->engine->file);
 }
@@ -171,8 +172,8 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
             if (c->sentinel[i] > 0) bytes_printf(out, "%s %.2f t/s at the %s", i ? "," : "", c->sentinel[i], when[i]);
         bytes_char(out, '\n');
     }
-    bytes_text(out, "t/s: median over n passes; roof %: bytes a decoded token reads times t/s, against the memory\n"
-                    "read speed measured right after with the same threads\n");
+    bytes_printf(out, "t/s: median over n passes; roof %%: bytes a decoded token reads times t/s, against the memory\n"
+                      "read speed measured right after %s\n", *c->device.name ? "on the device" : "with the same threads");
 }
 
 void report_classes(const speed_row *r, const report_context *c, double dot_peak, bytes *out)
@@ -183,6 +184,8 @@ void report_classes(const speed_row *r, const report_context *c, double dot_peak
     cell_name(&r->cell, name);
     bytes_printf(out, "\n%s, %d threads, %s\n", name, r->threads, c->text);
     classes_table(&t, out);
+    if (*c->device.name)
+        bytes_text(out, "  the device is waited for after every operation: each pays a launch and a wait that a step does not\n");
 }
 
 /* ---- CSV and Markdown --------------------------------------------------------- */
@@ -212,6 +215,7 @@ NUMBER(gbs, "%.3f", r->eff_gbs > 0, r->eff_gbs)
 NUMBER(roof, "%.2f", r->roofline > 0, 100 * r->roofline)
 NUMBER(kv, "%" PRIu64, true, r->kv_bytes)
 NUMBER(rss, "%" PRIu64, r->rss_peak > 0, r->rss_peak)
+NUMBER(device, "%" PRIu64, r->device_peak > 0, r->device_peak)
 NUMBER(faults, "%.4f", true, r->faults_per_token)
 NUMBER(swapin, "%.3f", true, r->swapin_mbs)
 NUMBER(threads, "%d", true, r->threads)
@@ -230,12 +234,12 @@ static void put_test(const speed_row *r, char *out, size_t size)
 static void put_verdict(const speed_row *r, char *out, size_t size) { report_verdict(r, out, size); }
 static void put_nothing(const speed_row *r, char *out, size_t size) { (void)r, (void)size; out[0] = 0; }
 
-/* docs/bench.md explains them. Power and GPU memory are read by nothing yet. */
+/* docs/bench.md explains them. Power is read by nothing yet. */
 static const column columns[] = {
     { "test", put_test }, { "depth", put_depth }, { "n", put_n }, { "tps_p50", put_p50 }, { "tps_p10", put_p10 },
     { "tps_p90", put_p90 }, { "mad_pct", put_mad }, { "ms_per_tok", put_ms }, { "first_ms", put_first },
     { "itl_p99_ms", put_p99 }, { "eff_GBps", put_gbs }, { "roofline_pct", put_roof }, { "kv_bytes", put_kv },
-    { "rss_peak", put_rss }, { "gpu_mem_peak", put_nothing }, { "majflt_per_tok", put_faults },
+    { "rss_peak", put_rss }, { "gpu_mem_peak", put_device }, { "majflt_per_tok", put_faults },
     { "swapin_MBps", put_swapin }, { "watts", put_nothing }, { "J_per_tok", put_nothing }, { "verdict", put_verdict },
     { "threads", put_threads }, { "sessions", put_sessions }, { "read_GBps", put_read },
 };
@@ -328,7 +332,7 @@ static void machine_part(json_writer *w, const report_context *c)
     whole(w, "mem", (int64_t)m->memory_bytes);
     whole(w, "mem_available", (int64_t)m->available_bytes);
     whole(w, "l3", (int64_t)m->l3_bytes);
-    text(w, "gpu", NULL);
+    text(w, "gpu", *c->device.name ? c->device.name : NULL);
     text(w, "os", m->os);
     for (int i = 0; i < c->readings->n; i++) {
         const host_reading *r = &c->readings->reading[i];
@@ -449,6 +453,7 @@ static void results_part(json_writer *w, const speed_row *r)
     json_object(w);
     whole(w, "kv", (int64_t)r->kv_bytes);
     whole(w, "rss", (int64_t)r->rss_peak);
+    real(w, "gpu_peak", r->device_peak ? (double)r->device_peak : NAN);
     real(w, "majflt", r->faults_per_token);
     real(w, "swapin_MBps", r->swapin_mbs);
     json_object_end(w);

@@ -19,6 +19,7 @@ typedef struct {
     double      load_s;                     /* until the first arm's engine was open      */
     char        model_types[256];           /* "Q8_0 301, IQ2_XXS 86": tensors of a type  */
     char        model_hash[20];             /* of the header and a sample of the data     */
+    backend_device device;                  /* name "": computed in the host's memory     */
     const char *text;                       /* what was fed: a file, or "random tokens"   */
     bool        random_tokens;
     const char *fill;                       /* how depths were filled: "real" or "fast"   */

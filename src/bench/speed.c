@@ -132,6 +132,7 @@ static void fill_samples(speed_row *row, double *x)
         tokens += s->prompt_tokens + s->gen_tokens;
         row->cached |= s->cached;
         if (s->rss > row->rss_peak) row->rss_peak = s->rss;
+        if (s->device_used > row->device_peak) row->device_peak = s->device_used;
         if (s->others > row->others) row->others = s->others;
     }
     stats_of(x, row->n, &row->tps);
@@ -205,6 +206,18 @@ void speed_row_free(speed_row *r)
     *r = (speed_row){ 0 };
 }
 
+/* With as many threads as the arm has, or of a device's own memory; without room there is no figure. */
+static ds4_status read_speed(bench_arm *a, const speed_rules *rules, stats *out, ds4_error *err)
+{
+    backend *b = a->engine->backend;
+    if (!b->read_speed)
+        return read_speed_memory(read_speed_bytes(256u << 20, rules->last_level_bytes), a->threads, out, err);
+    double gbs[READ_SPEED_REPEATS];
+    const ds4_status st = b->read_speed(b, (uint64_t)4 << 30, gbs, READ_SPEED_REPEATS, err);
+    if (!st) stats_of(gbs, READ_SPEED_REPEATS, out);
+    return st == DS4_EMEMORY ? DS4_OK : st;
+}
+
 static ds4_status measure_arms(bench_arm *arms, int n_arms, const bench_cell *c, const speed_rules *rules,
                                speed_row *rows, measuring *m, ds4_error *err)
 {
@@ -222,8 +235,7 @@ static ds4_status measure_arms(bench_arm *arms, int n_arms, const bench_cell *c,
         }
     }
     /* Behind the passes: the memory this takes may push a model's pages out. */
-    const uint64_t bytes = read_speed_bytes(256u << 20, rules->last_level_bytes);
-    for (int k = 0; k < n_arms && !st; k++) st = read_speed_memory(bytes, arms[k].threads, &rows[k].read, err);
+    for (int k = 0; k < n_arms && !st; k++) st = read_speed(&arms[k], rules, &rows[k].read, err);
     return st;
 }
 

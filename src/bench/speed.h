@@ -34,12 +34,12 @@ typedef struct {
     double      first_ms;       /* median of the first decoding step; 0: none decoded        */
     double      gap_p50_ms, gap_p95_ms, gap_p99_ms, gap_max_ms;    /* between tokens, all repetitions */
     double      steady_tps;     /* median without the first step                             */
-    stats       read;           /* GB/s of memory with as many threads, just after           */
+    stats       read;           /* GB/s of the memory that holds the weights, just after     */
     uint64_t    token_bytes;    /* per token of one session; of a batch, its share           */
     uint64_t    token_macs;
     double      eff_gbs;        /* decode: tokens/s times bytes                              */
     double      roofline;       /* eff_gbs / read.max                                        */
-    uint64_t    kv_bytes, rss_peak;
+    uint64_t    kv_bytes, rss_peak, device_peak;
     double      faults_per_token, swapin_mbs, others;
     uint64_t    expert_slots;   /* 0: all experts are mapped, the next three mean nothing    */
     double      expert_hits;    /* share of wanted experts that were kept, 0..1              */

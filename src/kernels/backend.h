@@ -50,6 +50,13 @@ typedef struct {
     void *host;                 /* only read when it goes to the device */
 } move_piece;
 
+/* The device of a backend that has memory of its own. */
+typedef struct {
+    char     name[96];          /* "NVIDIA H200"                                              */
+    uint64_t available, total;  /* bytes that can be had now, and of the whole device         */
+    bool     unified;           /* it is the host's memory                                    */
+} backend_device;
+
 struct backend {
     char    name[64];           /* "cpu (avx512, 2 threads)" */
     ops     ops;
@@ -79,6 +86,11 @@ struct backend {
     ds4_status (*step_end)(backend *b, bool complete, bool *again, ds4_error *err);
     /* Brings the host's copy of these rows up to date; only with backend_options.mirrored. */
     ds4_status (*mirror)(backend *b, view v, ds4_error *err);
+    /* The device as it is now. */
+    ds4_status (*device_now)(backend *b, backend_device *out, ds4_error *err);
+    /* gbs[n]: 10^9 bytes a second at which the device reads memory of its own, `bytes` of it or as much as little
+     * room allows, many times over; between steps. DS4_EMEMORY: the room is so little that caches would be measured. */
+    ds4_status (*read_speed)(backend *b, uint64_t bytes, double *gbs, int n, ds4_error *err);
 };
 
 typedef struct {
@@ -101,18 +113,14 @@ typedef struct {
 ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err);
 bool       backend_exists(const char *name);
 
-/* The device of a backend that has memory of its own. */
-typedef struct {
-    char     name[96];          /* "NVIDIA H200"                                              */
-    uint64_t available, total;  /* bytes that can be had now, and of the whole device         */
-    bool     unified;           /* it is the host's memory                                    */
-} backend_device;
-
 /* Whether backends of this name compute on one ("cuda", "check:cuda"). */
 bool       backend_has_device(const char *name);
 /* o->name and o->device. DS4_EUNSUPPORTED: not built into this program; DS4_ENOTFOUND: no driver, or no such
  * device; DS4_EDEVICE: it can not be used. */
 ds4_status backend_device_probe(backend_device *out, const backend_options *o, ds4_error *err);
+
+/* The architectures that this program has CUDA kernels for, "80 90a ptx120"; "" where it was built without. */
+const char *backend_cuda_archs(void);
 
 /* Bytes of scratch that backend_open takes for these options. */
 uint64_t   backend_scratch_bytes(const backend_options *o);

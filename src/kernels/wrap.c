@@ -55,6 +55,16 @@ static ds4_status mirror_inner(backend *b, view v, ds4_error *err)
     return inner_of(b)->mirror(inner_of(b), v, err);
 }
 
+static ds4_status device_inner(backend *b, backend_device *out, ds4_error *err)
+{
+    return inner_of(b)->device_now(inner_of(b), out, err);
+}
+
+static ds4_status read_speed_inner(backend *b, uint64_t bytes, double *gbs, int n, ds4_error *err)
+{
+    return inner_of(b)->read_speed(inner_of(b), bytes, gbs, n, err);
+}
+
 void wrap_init(wrapper *w, backend *inner, const char *prefix)
 {
     w->inner = inner;
@@ -71,6 +81,8 @@ void wrap_init(wrapper *w, backend *inner, const char *prefix)
     w->base.wait = wait_inner;
     if (inner->adopt) w->base.adopt = adopt_inner;
     if (inner->mirror) w->base.mirror = mirror_inner;
+    if (inner->device_now) w->base.device_now = device_inner;
+    if (inner->read_speed) w->base.read_speed = read_speed_inner;
 }
 
 ds4_status wrap_status(queue *dev, ds4_status st)

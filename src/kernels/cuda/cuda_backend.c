@@ -254,6 +254,8 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     b->base.adopt = cuda_adopt;
     b->base.step_begin = cuda_step_begin;
     b->base.step_end = cuda_step_end;
+    b->base.device_now = cuda_device_now;
+    b->base.read_speed = cuda_read_speed;
     if (o->mirrored) b->base.mirror = mirror;
     ops_default_stages(&b->base.ops);
     for (int i = 0; i < CUDA_FAMILIES; i++)

@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_image.h"
 
+#include "kernels/backend.h"
+
 #ifdef CUDA_IMAGES
 
 /* CUDA_IMAGES is X(name) X(name) ..., CUDA_IMAGE_DIR the folder of name.fatbin. */
@@ -20,3 +22,5 @@ const cuda_image_set cuda_images = { images, sizeof images / sizeof *images, CUD
 const cuda_image_set cuda_images = { 0, 0, 0, "" };
 
 #endif
+
+const char *backend_cuda_archs(void) { return cuda_images.archs; }

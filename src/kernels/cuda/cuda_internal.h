@@ -136,6 +136,8 @@ ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 /* ---- weights: cuda_weights.c ------------------------------------------------------------ */
 
 ds4_status cuda_adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
+ds4_status cuda_device_now(backend *b, backend_device *out, ds4_error *err);
+ds4_status cuda_read_speed(backend *b, uint64_t bytes, double *gbs, int n, ds4_error *err);
 ds4_status cuda_residency_open(cuda_backend *b, ds4_error *err);
 void       cuda_residency_close(cuda_backend *b);
 /* Before the work of a step: lets experts change places. Cheap where all are on the card. */

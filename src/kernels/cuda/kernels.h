@@ -13,6 +13,7 @@
 #include "kernels/cuda/args_indexer.h"
 #include "kernels/cuda/args_kv.h"
 #include "kernels/cuda/args_matmul.h"
+#include "kernels/cuda/args_memory.h"
 #include "kernels/cuda/args_prefill.h"
 #include "kernels/cuda/args_rows.h"
 #include "kernels/cuda/args_weights.h"
@@ -20,7 +21,8 @@
 #define CUDA_KERNELS(X)                                                       \
     CUDA_KERNELS_ROWS(X) CUDA_KERNELS_MATMUL(X) CUDA_KERNELS_PREFILL(X)       \
     CUDA_KERNELS_EXPERTS(X) CUDA_KERNELS_KV(X) CUDA_KERNELS_INDEXER(X)        \
-    CUDA_KERNELS_ATTENTION(X) CUDA_KERNELS_HEAD(X) CUDA_KERNELS_WEIGHTS(X)
+    CUDA_KERNELS_ATTENTION(X) CUDA_KERNELS_HEAD(X) CUDA_KERNELS_WEIGHTS(X)    \
+    CUDA_KERNELS_MEMORY(X)
 
 #define CUDA_KERNEL_ID(name, args) CUDA_##name,
 typedef enum { CUDA_KERNELS(CUDA_KERNEL_ID) CUDA_KERNEL_COUNT } cuda_kernel_id;
