@@ -56,7 +56,7 @@ DEVICE prefill_codes codes_of(const gpu_codes &x)
 /* Codes of the step at column k, of TILES times eight tokens, on their way to s. */
 template <int TILES> DEVICE void fetch_codes(prefill_stage &s, const prefill_codes &x, const int32_t *row_of, int k)
 {
-#pragma unroll
+#pragma unroll 4       /* eight addresses at once take registers that sums need */
     for (int j = 0; j < 8 * TILES * STEP / 16 / PREFILL_THREADS; j++) {
         const int at = (int)threadIdx.x + PREFILL_THREADS * j, token = at / (STEP / 16), c = at % (STEP / 16) * 16;
         if (k + c < x.end)
