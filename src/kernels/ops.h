@@ -279,6 +279,8 @@ typedef struct {
 typedef struct {
     hc_mix_args   mix;
     rms_norm_args norm;         /* of mix.x */
+    quant_type    next[2];      /* types of weights that multiply norm.y next, for those who round it for
+                                   them at once; F32: none */
 } hc_pre_args;
 
 /* latent = norm(q_a x); q = rope(norm_heads(q_b latent)) [4.5] */

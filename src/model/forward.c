@@ -177,7 +177,7 @@ typedef struct {
 
 static round_kind rounding(const pass *p, round_kind kind) { return p->f->o.rounding ? kind : ROUND_NONE; }
 
-static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, const char *name)
+static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, quant_type next, quant_type other, const char *name)
 {
     const model_config *c = p->c;
     RUN(hc_pre, (hc_pre_args){
@@ -186,7 +186,8 @@ static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, const c
                  .hc_eps = c->hc_eps, .n_streams = c->n_streams, .n_iterations = c->sinkhorn_iterations,
                  .layer = p->layer, .name = name },
         .norm = { .x = p->ws.x, .y = p->ws.normed, .weight = norm, .eps = c->rms_eps,
-                  .layer = p->layer, .name = name } });
+                  .layer = p->layer, .name = name },
+        .next = { next, other } });
     return DS4_OK;
 }
 
@@ -307,7 +308,7 @@ static ds4_status guess_experts(const pass *p)
     pass next = *p;
     next.layer = l;
 
-    const ds4_status st = hc_pre(&next, &L->hc_ffn, L->ffn_norm, "guess");
+    const ds4_status st = hc_pre(&next, &L->hc_ffn, L->ffn_norm, L->gate_inp.type, QUANT_F32, "guess");
     if (st) return st;
     RUN(matmul, (matmul_args){ .w = L->gate_inp, .x = p->ws.normed, .y = p->ws.router, .layer = l, .name = "guess" });
     RUN(router, (router_args){ .logits = p->ws.router, .bias = L->router_bias, .ids = ids,
@@ -320,12 +321,13 @@ static ds4_status guess_experts(const pass *p)
 static ds4_status one_layer(const pass *p)
 {
     ds4_status st;
-    if ((st = hc_pre(p, &p->L->hc_attn, p->L->attn_norm, "attn"))) return st;
+    const layer_weights *L = p->L;
+    if ((st = hc_pre(p, &L->hc_attn, L->attn_norm, L->q_a.type, L->kv.type, "attn"))) return st;
     if ((st = attention(p))) return st;
     if ((st = hc_expand(p, "attn"))) return st;
 
     if (p->f->o.experts && (st = guess_experts(p))) return st;
-    if ((st = hc_pre(p, &p->L->hc_ffn, p->L->ffn_norm, "ffn"))) return st;
+    if ((st = hc_pre(p, &L->hc_ffn, L->ffn_norm, L->gate_shared.type, L->gate_exps.type, "ffn"))) return st;
     if ((st = ffn(p))) return st;
     return hc_expand(p, "ffn");
 }

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/wrap.h"
+
 static const backend_limits limits = { .max_rows = 40, .max_cols = 4096, .max_pairs = 16, .max_expert_width = 512,
                                        .n_experts = 8, .max_head_width = 64, .index_top_k = 8, .n_streams = 8 };
 
@@ -208,6 +210,69 @@ TEST(a_rows_control_does_not_depend_on_the_other_rows)
     }
     hc_close(b, &c);
     b->close(b);
+}
+
+/* Codes of rows, those that are kept or else new ones, as bytes. */
+static size_t codes_bytes(backend *b, view x, quant_type weight, uint8_t *out)
+{
+    cuda_backend *cuda = (cuda_backend *)b;
+    ds4_error err;
+    gpu_codes q;
+    cuda_op(cuda);
+    EXPECT_OK(cuda_done(&b->queue, cuda_codes_of(&b->queue, x, weight, &q)), b->queue.error);
+    EXPECT_OK(b->wait(b, &err), err);
+    const uint64_t n = (uint64_t)x.rows * (uint64_t)x.cols;
+    const gpu_piece pieces[] = { { q.codes, out, n }, { q.scale, out + n, n / 8 }, { q.sum, out + n + n / 8, n / 8 } };
+    EXPECT_OK(cuda->device->transfer(cuda->device, false, pieces, 3, &err), err);
+    return n + n / 4;
+}
+
+static int kept_sets(const backend *b)
+{
+    int n = 0;
+    for (int i = 0; i < CUDA_CODES_SETS; i++) n += ((const cuda_backend *)b)->codes.set[i].at != 0;
+    return n;
+}
+
+/* Those that a norm has left must be those that a launch of their own makes. */
+static void expect_codes(backend *b, view y, int wanted_sets)
+{
+    static uint8_t kept[2][1 << 16], made[1 << 16];
+    const quant_type types[] = { QUANT_Q8_0, QUANT_IQ2_XXS };
+    size_t n[2];
+    EXPECT_INT(kept_sets(b), wanted_sets);
+    for (int i = 0; i < wanted_sets; i++) n[i] = codes_bytes(b, y, types[i], kept[i]);
+    EXPECT_INT(kept_sets(b), wanted_sets);
+    cuda_codes_keep((cuda_backend *)b, false);
+    for (int i = 0; i < wanted_sets; i++) {
+        codes_bytes(b, y, types[i], made);
+        EXPECT(!memcmp(kept[i], made, n[i]));
+    }
+}
+
+TEST(a_norm_leaves_the_codes_that_the_next_products_want)
+{
+    const int widths[] = { 96, 512, 1280 };
+    const quant_type next[] = { QUANT_Q8_0, QUANT_IQ2_XXS };
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend *check = checked_open(&limits, false, (lane_order)order), *b = ((wrapper *)check)->inner;
+        for (int i = 0; i < 3; i++) {
+            const int sets = widths[i] % 256 ? 1 : 2;
+            hc_case c = hc_open(check, 3, 4, widths[i], QUANT_F16, false);
+            cuda_codes_keep((cuda_backend *)b, true);
+            CHECKED(check, hc_pre, .mix = { MIX(c, 20, false) },
+                    .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f, .name = "test" },
+                    .next = { QUANT_Q8_0, QUANT_IQ2_XXS });
+            expect_codes(b, c.y, sets);
+
+            cuda_codes_keep((cuda_backend *)b, true);
+            const rms_norm_args norm = { .x = c.x, .y = c.x, .weight = c.weight, .eps = 1e-6f, .name = "test" };
+            EXPECT_OK(cuda_rms_norm(&b->queue, &norm, next, 2), b->queue.error);
+            expect_codes(b, c.x, sets);
+            hc_close(check, &c);
+        }
+        check->close(check);
+    }
 }
 
 TEST(more_streams_than_there_is_room_for_are_refused)

@@ -11,6 +11,7 @@
 typedef struct {
     gpu_rows x, y;
     gpu_ptr  weight;            /* float [cols]; 0: ones */
+    gpu_codes by_32, by_256;    /* y once more; codes at 0: not made */
     float    eps;
     int32_t  wide;
 } rms_norm_kernel_args;
@@ -56,6 +57,7 @@ typedef struct {
 typedef struct {
     gpu_rows streams, x, post, comb;
     gpu_rows y;                 /* the norm of x; at 0: none         */
+    gpu_codes by_32, by_256;    /* y once more; codes at 0: not made */
     gpu_ptr  base, scale;       /* float [n_mix], [3] or [1]         */
     gpu_ptr  weight;            /* of the norm; 0: ones              */
     gpu_ptr  part;

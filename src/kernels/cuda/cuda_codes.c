@@ -105,6 +105,23 @@ ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out)
     return st;
 }
 
+ds4_status cuda_codes_beside(queue *dev, view x, const quant_type *weights, int n, gpu_codes out[2])
+{
+    cuda_backend *b = cuda_of(dev);
+    const gpu_rows rows = cuda_rows(x);
+    out[0] = out[1] = (gpu_codes){ 0 };
+    if (!b->codes.on || b->o.exact) return DS4_OK;
+    for (int i = 0; i < n; i++) {
+        const bool super = is_super(weights[i]);
+        if (quant_get(weights[i])->dot_type == QUANT_F32 || out[super].codes || x.cols % (super ? 256 : 32)) continue;
+        int set;
+        const ds4_status st = take_set(dev, x, super, &set, &out[super]);
+        if (st) return st;
+        b->codes.set[set] = (cuda_codes_set){ rows.at, rows.stride, rows.rows, rows.cols, super };
+    }
+    return DS4_OK;
+}
+
 ds4_status cuda_codes_of_swiglu(queue *dev, view gate, view up, float limit, quant_type weight, gpu_codes *out)
 {
     const bool super = is_super(weight);

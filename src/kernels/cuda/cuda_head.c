@@ -53,7 +53,7 @@ static ds4_status top_logits(queue *dev, const top_logits_args *a)
 
 static ds4_status head(queue *dev, const head_args *a)
 {
-    const ds4_status st = cuda_hc_mix(dev, &a->mix, &a->norm);
+    const ds4_status st = cuda_hc_mix(dev, &a->mix, &a->norm, &a->output.w.type, 1);
     return st ? st : dev->ops->matmul(dev, &a->output);
 }
 

@@ -166,14 +166,19 @@ void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out);
 /* The same of swiglu(gate, up), which is not kept. */
 ds4_status cuda_codes_of_swiglu(queue *dev, view gate, view up, float limit, quant_type weight, gpu_codes *out);
+/* Codes of the rows x, which this op's next launch writes and codes beside them as weights of these types want
+ * it: [0] by 32, [1] by 256, codes at 0 where they are not wanted or not kept. x has been declared as written. */
+ds4_status cuda_codes_beside(queue *dev, view x, const quant_type *weights, int n, gpu_codes out[2]);
 /* These bytes will be written: what is kept of rows there is void. cuda_writes and cuda_writes_at call it. */
 void       cuda_codes_forget(cuda_backend *b, gpu_ptr at, uint64_t bytes);
 /* From here on codes are kept, or not, and none are of before: within a step only ops change rows, and what a
  * recording reads it has made. */
 void       cuda_codes_keep(cuda_backend *b, bool on);
 
-/* A hyper-connection's mix, and the norm of its x where that is not NULL: an op (cuda_rows.c). */
-ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm);
+/* A hyper-connection's mix, and the norm of its x where that is not NULL: an op (cuda_rows.c). next, here and
+ * below: types of n weights that multiply what is normed. */
+ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm, const quant_type *next, int n);
+ds4_status cuda_rms_norm(queue *dev, const rms_norm_args *a, const quant_type *next, int n);
 /* y = w x for any weight type and number of rows, within an op under way. */
 ds4_status cuda_products(queue *dev, view w, view x, view y);
 /* Two weights of one type and width with the same x, at once where x has few rows. */

@@ -119,9 +119,8 @@ static ds4_status q_path(queue *dev, const q_path_args *a)
     ds4_status st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_a, .x = a->x, .y = a->latent, .layer = a->layer,
                                                           .name = "attn_q_a" });
     if (!st)
-        st = dev->ops->rms_norm(dev, &(rms_norm_args){ .x = a->latent, .y = a->latent, .weight = a->q_a_norm,
-                                                       .eps = a->eps,
-                                                       .layer = a->layer, .name = "attn_q_a_norm" });
+        st = cuda_rms_norm(dev, &(rms_norm_args){ .x = a->latent, .y = a->latent, .weight = a->q_a_norm, .eps = a->eps,
+                                                  .layer = a->layer, .name = "attn_q_a_norm" }, &a->q_b.type, 1);
     if (!st)
         st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_b, .x = a->latent, .y = a->q, .layer = a->layer,
                                                    .name = "attn_q_b" });

@@ -55,7 +55,7 @@ uint64_t cuda_rows_scratch(const backend_limits *l) { return sums_room(l) + embe
 
 /* ---- norm, activation, sum ----------------------------------------------------------------- */
 
-static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
+ds4_status cuda_rms_norm(queue *dev, const rms_norm_args *a, const quant_type *next, int n)
 {
     cuda_backend *b = cuda_of(dev);
     rms_norm_kernel_args k = { .x = cuda_rows(a->x), .y = cuda_rows(a->y), .weight = cuda_rows(a->weight).at,
@@ -65,9 +65,15 @@ static ds4_status rms_norm(queue *dev, const rms_norm_args *a)
     cuda_reads(b, a->x);
     cuda_reads(b, a->weight);
     cuda_writes(b, a->y);
+    gpu_codes codes[2];
+    const ds4_status st = cuda_codes_beside(dev, a->y, next, n, codes);
+    k.by_32 = codes[0];
+    k.by_256 = codes[1];
     const unsigned threads = threads_for(k.wide ? a->x.cols / 4 : a->x.cols, 32, 1024);
-    return cuda_done(dev, CUDA_LAUNCH(dev, rms_norm, cuda_grid(a->x.rows, 1, 1), threads, 0, k));
+    return cuda_done(dev, st ? st : CUDA_LAUNCH(dev, rms_norm, cuda_grid(a->x.rows, 1, 1), threads, 0, k));
 }
+
+static ds4_status rms_norm(queue *dev, const rms_norm_args *a) { return cuda_rms_norm(dev, a, NULL, 0); }
 
 static ds4_status pairs(queue *dev, int kernel, view u, view v, view y, float limit)
 {
@@ -158,7 +164,7 @@ static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
 /* ---- hyper-connections ------------------------------------------------------------------------ */
 
 /* The collapsed input, its norm into y where that is asked for, and the control. */
-ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm)
+ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm, const quant_type *next, int n)
 {
     cuda_backend *b = cuda_of(dev);
     const int S = a->n_streams, n_mix = (int)a->fn.rows, cols = a->streams.cols, T = (int)a->streams.rows;
@@ -197,29 +203,34 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
         cuda_writes(b, a->comb);
     }
     cuda_writes_at(b, sums.part, room);
+    gpu_codes codes[2] = { { 0 } };
+    ds4_status st = norm ? cuda_codes_beside(dev, norm->y, next, n, codes) : DS4_OK;
+    k.by_32 = codes[0];
+    k.by_256 = codes[1];
+    if (st) return cuda_done(dev, st);
 
     const unsigned threads = threads_for(slices_of(n_mix, 3) * 32, 32, 256);
     /* Two blocks of long slices on a multiprocessor have their parts of fn in its L1. */
     const int groups = wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T;
     const int beside = max_int(1, 2 * b->device->info.n_sm / slices);
     const cuda_dim grid = cuda_grid(slices, T <= FEW_ROWS ? groups : min_int(groups, beside), 1);
-    ds4_status st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
-                  : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
-                               : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);
+    st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
+       : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
+                    : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);
     const int each = k.wide ? 4 : 1;
     if (!st) st = CUDA_LAUNCH(dev, hc_mix, cuda_grid(T, a->head ? 1 : 2, 1), threads_for(k.x.cols / each, 64, 1024),
                               0, k);
     return cuda_done(dev, st);
 }
 
-static ds4_status hc_mix(queue *dev, const hc_mix_args *a) { return cuda_hc_mix(dev, a, NULL); }
+static ds4_status hc_mix(queue *dev, const hc_mix_args *a) { return cuda_hc_mix(dev, a, NULL, NULL, 0); }
 
 static ds4_status hc_pre(queue *dev, const hc_pre_args *a)
 {
     const view x = a->norm.x;
     assert(x.buf == a->mix.x.buf && x.offset == a->mix.x.offset && x.rows == a->mix.x.rows);
     (void)x;
-    return cuda_hc_mix(dev, &a->mix, &a->norm);
+    return cuda_hc_mix(dev, &a->mix, &a->norm, a->next, (int)countof(a->next));
 }
 
 static ds4_status hc_expand(queue *dev, const hc_expand_args *a)

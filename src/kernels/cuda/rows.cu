@@ -2,6 +2,7 @@
 #include "kernels/cuda/rows.cuh"
 
 #include "kernels/cuda/args_rows.h"
+#include "kernels/cuda/codes.cuh"
 
 /* ---- norm --------------------------------------------------------------------------- */
 
@@ -37,6 +38,7 @@ KERNEL(rms_norm, rms_norm_kernel_args, 1024)
     SHARED(float, room, WARP);
     if (a.wide) rms_norm_row<4>(a, room);
     else rms_norm_row<1>(a, room);
+    codes_of_row(row_of(a.y, blockIdx.x), (int)blockIdx.x, a.by_32, a.by_256);
 }
 
 /* ---- pairs --------------------------------------------------------------------------- */

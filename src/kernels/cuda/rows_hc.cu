@@ -7,6 +7,7 @@
 #include "kernels/cuda/rows.cuh"
 
 #include "kernels/cuda/args_rows.h"
+#include "kernels/cuda/codes.cuh"
 #include "quant/quant.h"
 
 /* ---- sums ------------------------------------------------------------------------------ */
@@ -219,6 +220,7 @@ KERNEL(hc_mix, hc_mix_kernel_args, 1024)
         __syncthreads();
         if (a.wide) collapse<4>(a, row, pre, room);
         else collapse<1>(a, row, pre, room);
+        codes_of_row(row_of(a.y, row), (int)row, a.by_32, a.by_256);
         return;
     }
     add_slices(mix, a, row, S, a.n_mix);
