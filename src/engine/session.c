@@ -256,7 +256,8 @@ ds4_status ds4_session_feed(ds4_session *s, const ds4_token *t, int n,
         ds4_batch_clear(e->feed);
         if (st) return st;
         done += count;
-        if (on_chunk && !on_chunk(ctx, done, n) && !last) return ds4_fail(err, DS4_ECANCELLED, "stopped after %d of %d tokens", done, n);
+        if (on_chunk && !on_chunk(ctx, done, n) && !last)
+            return ds4_fail(err, DS4_ECANCELLED, "stopped after %d of %d tokens", done, n);
     }
     return DS4_OK;
 }

@@ -70,7 +70,8 @@ struct backend {
     ds4_status (*download)(backend *b, void *to, view from, ds4_error *err);
     /* Uploads or downloads all of them at once. Any thread, for rows that no step under way touches. */
     ds4_status (*move)(backend *b, bool to_device, const move_piece *pieces, int n, ds4_error *err);
-    ds4_status (*copy)(backend *b, view to, view from, ds4_error *err);              /* same shape; an op's place in the queue */
+    /* Of one shape; takes an op's place in the queue. */
+    ds4_status (*copy)(backend *b, view to, view from, ds4_error *err);
     ds4_status (*wait)(backend *b, ds4_error *err);     /* until all submitted ops are done */
     void       (*close)(backend *b);
 

@@ -127,7 +127,8 @@ static ds4_status compare(queue *dev, const char *op, const result_visit *at, co
             const double off = fabs((double)got[c] - want[c]);
             if (got[c] == want[c] || off <= tolerance || (isnan(got[c]) && isnan(want[c]))) continue;
             if (off <= tolerance + fmaxf(kv_row_step(k->stored, got_row, c), kv_row_step(k->stored, want_row, c))) continue;
-            return queue_fail(dev, DS4_EDEVICE, "check: %s %s layer %d: %s[%lld][%d] is %.8g, the definition gives %.8g (tolerance %.2g)",
+            return queue_fail(dev, DS4_EDEVICE,
+                              "check: %s %s layer %d: %s[%lld][%d] is %.8g, the definition gives %.8g (tolerance %.2g)",
                               op, at->name, at->layer, k->result, (long long)r, c, (double)got[c], (double)want[c], tolerance);
         }
     }

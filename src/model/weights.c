@@ -148,7 +148,8 @@ static view find(loader *ld, int layer, const char *name, tensor_use use, int64_
         return (view){ 0 };
     }
     if (t->ne[0] != (uint64_t)ne0 || t->ne[1] != (uint64_t)ne1 || t->ne[2] != (uint64_t)ne2 || t->ne[3] != 1) {
-        ld->st = ds4_fail(ld->err, DS4_EFORMAT, "tensor %s is %llu x %llu x %llu, the model's shape asks for %lld x %lld x %lld",
+        ld->st = ds4_fail(ld->err, DS4_EFORMAT,
+                          "tensor %s is %llu x %llu x %llu, the model's shape asks for %lld x %lld x %lld",
                           full, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
                           (unsigned long long)t->ne[2], (long long)ne0, (long long)ne1, (long long)ne2);
         return (view){ 0 };

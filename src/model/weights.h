@@ -62,7 +62,8 @@ typedef struct {
      * type, and their bytes are never touched. All other tensors are copied. Not for a
      * backend that adopts weights: it decides itself which experts it holds. */
     bool  experts_apart;
-    bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);  /* of the copy or the upload; may be NULL */
+    /* Of the copy or the upload; may be NULL. */
+    bool (*progress)(void *ctx, const char *phase, uint64_t done, uint64_t total);
     void  *progress_ctx;
 } weights_options;
 

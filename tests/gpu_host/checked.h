@@ -25,7 +25,8 @@ view     checked_view(backend *b, int64_t rows, int cols, quant_type type);
 view     checked_random(backend *b, int64_t rows, int cols, float scale, uint64_t seed);
 /* A weight of any type, encoded from seeded floats in host memory that lives as long as the process, and
  * adopted. rows_each as in backend.adopt. */
-view     checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_use use, int64_t rows_each, uint64_t seed);
+view     checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_use use, int64_t rows_each,
+                        uint64_t seed);
 void     checked_free(backend *b, view v);
 
 #define CHECKED(b, op, ...)                                                   \

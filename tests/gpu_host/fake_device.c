@@ -164,8 +164,8 @@ static ds4_status to_host(gpu_device *d, int stream, void *to, gpu_ptr from, uin
 
 static ds4_status copy(gpu_device *d, int stream, gpu_ptr to, gpu_ptr from, uint64_t bytes, ds4_error *err)
 {
-    return add(of(d), (fake_job){ .kind = JOB_COPY, .stream = stream, .to = fake_device_at(to), .from = fake_device_at(from),
-                                  .bytes = bytes }, err);
+    return add(of(d), (fake_job){ .kind = JOB_COPY, .stream = stream, .to = fake_device_at(to),
+                                  .from = fake_device_at(from), .bytes = bytes }, err);
 }
 
 static ds4_status launch(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err)
@@ -175,7 +175,8 @@ static ds4_status launch(gpu_device *d, int stream, const gpu_launch *l, ds4_err
     const lane_kernel_entry *k = &lane_kernels[l->kernel];
     if (k->args_bytes != l->args_bytes)
         fake_mistake("kernel %s takes %zu bytes of arguments, not %zu", k->name, k->args_bytes, l->args_bytes);
-    if (l->args_bytes > 4096) fake_mistake("kernel %s takes %zu bytes of arguments; a launch has 4096", k->name, l->args_bytes);
+    if (l->args_bytes > 4096)
+        fake_mistake("kernel %s takes %zu bytes of arguments; a launch has 4096", k->name, l->args_bytes);
     if (!l->grid[0] || !l->grid[1] || !l->grid[2] || l->grid[0] > 0x7fffffff || l->grid[1] > 65535 || l->grid[2] > 65535)
         fake_mistake("kernel %s: a grid of %u x %u x %u", k->name, l->grid[0], l->grid[1], l->grid[2]);
     if (!l->block || l->block % 32 || l->block > 1024) fake_mistake("kernel %s: blocks of %u threads", k->name, l->block);

@@ -141,7 +141,8 @@ static inline kv *session(parts *p)
 /* ---- steps ------------------------------------------------------------------------------------------- */
 
 /* A step of n sessions, each of its own n_tokens[i] tokens; logits of each one's last, one row a session. */
-static inline ds4_status step(parts *p, kv **k, const int32_t *const *tokens, const int *n_tokens, int n, float *logits, ds4_error *err)
+static inline ds4_status step(parts *p, kv **k, const int32_t *const *tokens, const int *n_tokens, int n, float *logits,
+                              ds4_error *err)
 {
     int32_t pos[MOST], token[MOST], segment_of[MOST], last[SESSIONS] = { 0 };
     segment segments[SESSIONS];
@@ -156,7 +157,8 @@ static inline ds4_status step(parts *p, kv **k, const int32_t *const *tokens, co
         }
         last[i] = T - 1;
     }
-    const batch_rows rows = { .n = T, .pos = pos, .token = token, .segment_of = segment_of, .segment = segments, .n_segments = n };
+    const batch_rows rows = { .n = T, .pos = pos, .token = token, .segment_of = segment_of, .segment = segments,
+                              .n_segments = n };
     const ds4_status st = forward_run(p->pass, &rows, last, n, logits, err);
     for (int i = 0; i < n && !st; i++) kv_commit(k[i], n_tokens[i]);
     return st;

@@ -140,7 +140,8 @@ static const float freq[COLS / 2] = { 1.0f, 0.5f, 0.25f, 0.125f, 0.0625f };
 /* Its result depends on the positions of the step. */
 static inline ds4_status turn(cuda_backend *b, view x, const batch_rows *rows)
 {
-    return b->base.ops.rope_tail(&b->base.queue, &(rope_tail_args){ .x = x, .n_heads = 1, .rope = { freq, COLS }, .rows = rows });
+    return b->base.ops.rope_tail(&b->base.queue, &(rope_tail_args){ .x = x, .n_heads = 1, .rope = { freq, COLS },
+                                                                    .rows = rows });
 }
 
 #endif

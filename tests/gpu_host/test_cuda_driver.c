@@ -29,7 +29,8 @@ static ds4_status refused(const char *words)
     const cuda_api api = mock_cuda();
     gpu_device *d = NULL;
     const ds4_status st = driver_open(&d, &api, &mock_images, 0, &err);
-    if (!st || !strstr(err.message, words)) test_fail(__FILE__, __LINE__, "status %d: \"%s\" lacks \"%s\"", st, err.message, words);
+    if (!st || !strstr(err.message, words))
+        test_fail(__FILE__, __LINE__, "status %d: \"%s\" lacks \"%s\"", st, err.message, words);
     EXPECT(d == NULL);
     EXPECT_INT(mock_alive(), 0);
     return st;
@@ -282,8 +283,8 @@ TEST(shared_memory_is_allowed_a_kernel_once_and_refused_with_figures)
     closed(d);
 }
 
-static const backend_limits limits = { .max_rows = 4, .max_cols = 256, .max_pairs = 8, .max_expert_width = 64, .n_experts = 8,
-                                       .max_head_width = 64, .index_top_k = 8 };
+static const backend_limits limits = { .max_rows = 4, .max_cols = 256, .max_pairs = 8, .max_expert_width = 64,
+                                       .n_experts = 8, .max_head_width = 64, .index_top_k = 8 };
 
 TEST(an_op_runs_through_the_driver_and_agrees_with_its_definition)
 {

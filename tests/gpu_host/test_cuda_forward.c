@@ -18,7 +18,9 @@ TEST(prompt_and_answer_are_the_cpus)
                 feed(&cpu, a, text(0) + at, chunks[i], want);
                 feed(&gpu, b, text(0) + at, chunks[i], got);
                 const double off = distance(got, want, cpu.V);
-                if (!(off < 0.1)) test_fail(__FILE__, __LINE__, "%s: after %d tokens logits are off by %g", mixes[m], at + chunks[i], off);
+                if (!(off < 0.1))
+                    test_fail(__FILE__, __LINE__, "%s: after %d tokens logits are off by %g", mixes[m], at + chunks[i],
+                              off);
                 const int best = greedy(want, cpu.V), mine = greedy(got, cpu.V);       /* the same, or as good */
                 EXPECT((double)want[best] - want[mine] <= 2.0 * off * rms(want, cpu.V));
                 same += best == mine;
@@ -130,7 +132,8 @@ TEST(sessions_that_share_steps_get_what_each_gets_alone)
             feed(&p, k[i], text(i), 1 + 4 * i, shared);
             uint8_t *point = malloc(kv_point_bytes(k[i], 1 + 4 * i));
             EXPECT_OK(kv_point_take(k[i], point, &err), err);
-            for (int j = 0; j < STEPS; j++) feed(&p, k[i], text(i) + 1 + 4 * i + j, 1, alone + (size_t)(i * STEPS + j) * p.V);
+            for (int j = 0; j < STEPS; j++)
+                feed(&p, k[i], text(i) + 1 + 4 * i + j, 1, alone + (size_t)(i * STEPS + j) * p.V);
             EXPECT_OK(kv_point_restore(k[i], 1 + 4 * i, point, &err), err);
             free(point);
         }

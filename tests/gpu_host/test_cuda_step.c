@@ -116,8 +116,8 @@ TEST(work_that_nobody_declared_comes_after_all_and_before_all)
             EXPECT_OK(norm(b, view_rows(v, 20, 1), view_rows(v, 21, 1)), b->base.queue.error);
             EXPECT_OK(b->base.copy(&b->base, view_rows(v, 2 * i + 1, 1), view_rows(v, 2 * i, 1), &err), err);
             EXPECT_OK(cuda_op_stream(&b->base.queue, &stream), b->base.queue.error);
-            EXPECT_OK(b->device->copy(b->device, stream, cuda_at(view_rows(v, 2 * i + 2, 1)), cuda_at(view_rows(v, 2 * i + 1, 1)),
-                                      v.stride, &err), err);
+            EXPECT_OK(b->device->copy(b->device, stream, cuda_at(view_rows(v, 2 * i + 2, 1)),
+                                      cuda_at(view_rows(v, 2 * i + 1, 1)), v.stride, &err), err);
         }
         end(b, true);
         fetch(b, view_rows(v, 10, 1), got);

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const backend_limits limits = { .max_rows = 16, .max_cols = 512, .max_pairs = 96, .max_expert_width = 256, .n_experts = 16,
-                                       .max_head_width = 64, .index_top_k = 8, .n_layer = 4 };
+static const backend_limits limits = { .max_rows = 16, .max_cols = 512, .max_pairs = 96, .max_expert_width = 256,
+                                       .n_experts = 16, .max_head_width = 64, .index_top_k = 8, .n_layer = 4 };
 
 static backend *open_with(const fake_options *f, const backend_options *o, ds4_error *err)
 {
@@ -232,8 +232,8 @@ TEST(where_experts_lie_does_not_change_results_while_they_change_places)
     const uint64_t each = planes_bytes(planes_of(QUANT_Q8_0), F * D / 32);
     for (uint64_t seed = 1; seed <= 2; seed++) {
         engine all = engine_open(0, false, seed);
-        engine some[] = { engine_open(1, false, seed), engine_open(40 * each, false, seed), engine_open(90 * each, false, seed + 9),
-                          engine_open(1, true, seed) };
+        engine some[] = { engine_open(1, false, seed), engine_open(40 * each, false, seed),
+                          engine_open(90 * each, false, seed + 9), engine_open(1, true, seed) };
         static float want[STEPS][2 * LAYERS][D], got[STEPS][2 * LAYERS][D];
         int32_t ids[STEPS][2 * LAYERS * USED];
         random_stream r;

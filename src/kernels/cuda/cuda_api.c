@@ -32,7 +32,8 @@ ds4_status cuda_api_load(cuda_api *api, ds4_error *err)
     void *library = open_library();
     const char *lacks = NULL;
     if (!library)
-        return ds4_fail(err, DS4_ENOTFOUND, "cuda: no NVIDIA driver was found (libcuda.so.1); install the one for this card, "
+        return ds4_fail(err, DS4_ENOTFOUND,
+                        "cuda: no NVIDIA driver was found (libcuda.so.1); install the one for this card, "
                                             "or choose the cpu backend");
 #define FIND(name, args)       if (!find(library, #name, &api->name) && !lacks) lacks = #name;
 #define FIND_NEWER(name, args) find(library, #name, &api->name);
@@ -40,5 +41,6 @@ ds4_status cuda_api_load(cuda_api *api, ds4_error *err)
     CUDA_API_NEWER(FIND_NEWER)
     if (!lacks) return DS4_OK;
     dlclose(library);
-    return ds4_fail(err, DS4_EDEVICE, "cuda: the NVIDIA driver is too old (it has no %s); install one from 2021 or later", lacks);
+    return ds4_fail(err, DS4_EDEVICE,
+                    "cuda: the NVIDIA driver is too old (it has no %s); install one from 2021 or later", lacks);
 }

@@ -27,7 +27,8 @@ gpu_weight cuda_weight(view v)
 {
     const cuda_buf *m = cuda_buf_of(v);
     assert(m->planes && !m->table && v.offset % v.stride == 0);
-    return (gpu_weight){ m->at, (int32_t)v.type, (int32_t)m->rows_each, (int32_t)(v.offset / v.stride), (int32_t)v.rows, v.cols };
+    return (gpu_weight){ m->at, (int32_t)v.type, (int32_t)m->rows_each, (int32_t)(v.offset / v.stride), (int32_t)v.rows,
+                         v.cols };
 }
 
 gpu_experts cuda_experts(view v)
@@ -79,7 +80,9 @@ static ds4_status buf_alloc(backend *base, uint64_t bytes, buf **out, ds4_error 
     if (!st && b->o.mirrored) {
         m->owns_host = true;
         m->base.host = calloc(bytes ? bytes : 1, 1);
-        if (!m->base.host) st = ds4_fail(err, DS4_EMEMORY, "%s: no memory to mirror %llu bytes", base->name, (unsigned long long)bytes);
+        if (!m->base.host)
+            st = ds4_fail(err, DS4_EMEMORY, "%s: no memory to mirror %llu bytes", base->name,
+                          (unsigned long long)bytes);
     }
     if (st) {
         cuda_buf_release(b, m);

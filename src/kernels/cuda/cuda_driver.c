@@ -48,18 +48,22 @@ static ds4_status find_card(gpu_info *out, cu_card *card, const cuda_api *api, c
     if ((st = driver_says(api, api->cuDriverGetVersion(&i.driver), err, "asking for the driver's version"))) return st;
     const int needed = images->toolkit / 1000 * 1000;
     if (i.driver < needed)
-        return ds4_fail(err, DS4_EDEVICE, "cuda: the driver is for CUDA %d.%d, the kernels need %d.0 or later; install a newer "
+        return ds4_fail(err, DS4_EDEVICE,
+                        "cuda: the driver is for CUDA %d.%d, the kernels need %d.0 or later; install a newer "
                                           "driver, or build with an older CUDA compiler (make cuda)",
                         i.driver / 1000, i.driver % 1000 / 10, needed / 1000);
     if ((st = driver_says(api, api->cuDeviceGetCount(&n), err, "counting cards"))) return st;
     if (n == 0) return driver_says(api, CU_NO_DEVICE, err, "counting cards");
     if (index < 0 || index >= n)
-        return ds4_fail(err, DS4_ENOTFOUND, "cuda: there is no card %d; there %s %d, counted from 0", index, n == 1 ? "is" : "are", n);
+        return ds4_fail(err, DS4_ENOTFOUND, "cuda: there is no card %d; there %s %d, counted from 0", index,
+                        n == 1 ? "is" : "are", n);
     if ((st = driver_says(api, api->cuDeviceGet(card, index), err, "finding card %d", index))) return st;
-    if ((st = driver_says(api, api->cuDeviceGetName(i.name, (int)sizeof i.name, *card), err, "asking card %d for its name", index)))
+    if ((st = driver_says(api, api->cuDeviceGetName(i.name, (int)sizeof i.name, *card), err,
+                          "asking card %d for its name", index))) return st;
+    if ((st = driver_says(api, api->cuDeviceTotalMem_v2(&total, *card), err, "asking %s for its memory", i.name)))
         return st;
-    if ((st = driver_says(api, api->cuDeviceTotalMem_v2(&total, *card), err, "asking %s for its memory", i.name))) return st;
-    if ((st = attribute(api, CU_ATTRIBUTE_MAJOR, *card, &major, err)) || (st = attribute(api, CU_ATTRIBUTE_MINOR, *card, &minor, err)) ||
+    if ((st = attribute(api, CU_ATTRIBUTE_MAJOR, *card, &major, err)) ||
+        (st = attribute(api, CU_ATTRIBUTE_MINOR, *card, &minor, err)) ||
         (st = attribute(api, CU_ATTRIBUTE_SM, *card, &i.n_sm, err)) ||
         (st = attribute(api, CU_ATTRIBUTE_SHARED, *card, &i.shared_bytes, err)) ||
         (st = attribute(api, CU_ATTRIBUTE_L2, *card, &l2, err)) || (st = attribute(api, CU_ATTRIBUTE_MODE, *card, &mode, err)) ||
@@ -73,7 +77,8 @@ static ds4_status find_card(gpu_info *out, cu_card *card, const cuda_api *api, c
         return ds4_fail(err, DS4_EDEVICE, "cuda: %s is of architecture sm_%d; this program has kernels for %s (make cuda "
                                           "CUDA_ARCHS=... builds others, from 80 on)", i.name, i.arch, images->archs);
     if (mode == CU_MODE_PROHIBITED)
-        return ds4_fail(err, DS4_EDEVICE, "cuda: %s does not allow computing; `nvidia-smi -c DEFAULT` changes that", i.name);
+        return ds4_fail(err, DS4_EDEVICE, "cuda: %s does not allow computing; `nvidia-smi -c DEFAULT` changes that",
+                        i.name);
     *out = i;
     return DS4_OK;
 }
@@ -110,7 +115,9 @@ static ds4_status memory(gpu_device *base, uint64_t *available, uint64_t *total,
     driver_device *d = driver_of(base);
     size_t free_bytes = 0, all = 0;
     ds4_status st = driver_enter(d, err);
-    if (!st) st = driver_result(d, d->api.cuMemGetInfo_v2(&free_bytes, &all), err, "asking %s for its free memory", base->info.name);
+    if (!st)
+        st = driver_result(d, d->api.cuMemGetInfo_v2(&free_bytes, &all), err, "asking %s for its free memory",
+                           base->info.name);
     *available = free_bytes;
     *total = all;
     return st;
@@ -133,7 +140,9 @@ static ds4_status alloc_pinned(driver_device *d, uint64_t bytes, gpu_ptr *out, v
     if (!p) return ds4_fail(err, DS4_EMEMORY, "cuda: no memory to keep account of pinned memory");
     ds4_status st = driver_result(d, d->api.cuMemHostAlloc(&at, bytes, CU_HOST_PORTABLE | CU_HOST_MAPPED), err,
                                   "pinning %.1f MiB of the host's memory", mib(bytes));
-    if (!st) st = driver_result(d, d->api.cuMemHostGetDevicePointer_v2(out, at, 0), err, "mapping %.1f MiB of the host's memory", mib(bytes));
+    if (!st)
+        st = driver_result(d, d->api.cuMemHostGetDevicePointer_v2(out, at, 0), err,
+                           "mapping %.1f MiB of the host's memory", mib(bytes));
     if (st) {
         if (at) d->api.cuMemFreeHost(at);
         free(p);
@@ -184,7 +193,8 @@ bool driver_is_pinned(driver_device *d, const void *host, uint64_t bytes)
     const uint8_t *p = host;
     bool found = false;
     pthread_mutex_lock(&d->lock);
-    for (const driver_pinned *m = d->pinned; m && !found; m = m->next) found = p >= m->host && p + bytes <= m->host + m->bytes;
+    for (const driver_pinned *m = d->pinned; m && !found; m = m->next)
+        found = p >= m->host && p + bytes <= m->host + m->bytes;
     pthread_mutex_unlock(&d->lock);
     return found;
 }
@@ -223,7 +233,9 @@ static ds4_status make_streams(driver_device *d, ds4_error *err)
     ds4_status st = DS4_OK;
     for (int i = 0; i < GPU_STREAMS && !st; i++)
         st = driver_result(d, api->cuStreamCreate(&d->stream[i], CU_STREAM_NON_BLOCKING), err, "making stream %d", i);
-    if (!st) st = driver_result(d, api->cuStreamCreate(&d->transfers, CU_STREAM_NON_BLOCKING), err, "making the stream of transfers");
+    if (!st)
+        st = driver_result(d, api->cuStreamCreate(&d->transfers, CU_STREAM_NON_BLOCKING), err,
+                           "making the stream of transfers");
     for (int i = 0; i < GPU_EVENTS && !st; i++) {
         st = driver_result(d, api->cuEventCreate(&d->event[i], 0), err, "making event %d", i);
         if (!st) st = driver_result(d, api->cuEventCreate(&d->kept[i], 0), err, "making event %d of recordings", i);
@@ -256,8 +268,8 @@ ds4_status driver_open(gpu_device **out, const cuda_api *api, const cuda_image_s
     d->early = serving_arch(images, info.arch) >= 90 && info.driver >= 12030 && api->cuLaunchKernelEx;
     pthread_mutex_init(&d->lock, NULL);
     pthread_mutex_init(&d->transfer_lock, NULL);
-    d->base = (gpu_device){ .info = info, .memory = memory, .alloc = alloc, .free = free_memory, .transfer = driver_transfer,
-                            .close = close_device };
+    d->base = (gpu_device){ .info = info, .memory = memory, .alloc = alloc, .free = free_memory,
+                            .transfer = driver_transfer, .close = close_device };
     driver_work(&d->base);
     if ((st = make_streams(d, err))) {
         close_device(&d->base);
@@ -272,7 +284,8 @@ ds4_status driver_open(gpu_device **out, const cuda_api *api, const cuda_image_s
 static ds4_status find_driver(cuda_api *api, ds4_error *err)
 {
     if (cuda_images.n == 0)
-        return ds4_fail(err, DS4_EUNSUPPORTED, "cuda: this program was built without CUDA kernels; `make cuda` builds one with them");
+        return ds4_fail(err, DS4_EUNSUPPORTED,
+                        "cuda: this program was built without CUDA kernels; `make cuda` builds one with them");
     return cuda_api_load(api, err);
 }
 

@@ -98,7 +98,8 @@ ds4_status driver_result(driver_device *d, cu_result r, ds4_error *err, const ch
 
 ds4_status driver_enter(driver_device *d, ds4_error *err)
 {
-    if (!d->lost) return driver_result(d, d->api.cuCtxSetCurrent(d->context), err, "%s: entering its context", d->base.info.name);
+    if (!d->lost)
+        return driver_result(d, d->api.cuCtxSetCurrent(d->context), err, "%s: entering its context", d->base.info.name);
     pthread_mutex_lock(&d->lock);
     if (err) *err = d->lost_error;
     pthread_mutex_unlock(&d->lock);

@@ -66,15 +66,16 @@ static ds4_status launch(gpu_device *base, int stream, const gpu_launch *l, ds4_
     cu_result r;
     if (d->early && d->after_kernel[stream]) {
         cu_launch_attribute early = { .id = CU_LAUNCH_SERIAL_EARLY, .value.allowed = 1 };
-        const cu_launch_config c = { { l->grid[0], l->grid[1], l->grid[2] }, { l->block, 1, 1 }, l->shared, d->stream[stream],
-                                     &early, 1 };
+        const cu_launch_config c = { { l->grid[0], l->grid[1], l->grid[2] }, { l->block, 1, 1 }, l->shared,
+                                     d->stream[stream], &early, 1 };
         r = d->api.cuLaunchKernelEx(&c, k->f, args, NULL);
     } else {
-        r = d->api.cuLaunchKernel(k->f, l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared, d->stream[stream], args, NULL);
+        r = d->api.cuLaunchKernel(k->f, l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared,
+                                  d->stream[stream], args, NULL);
     }
     d->after_kernel[stream] = true;
-    return driver_result(d, r, err, "launching %s (%u x %u x %u blocks of %u, %u bytes)", kernel_names[l->kernel], l->grid[0],
-                         l->grid[1], l->grid[2], l->block, l->shared);
+    return driver_result(d, r, err, "launching %s (%u x %u x %u blocks of %u, %u bytes)", kernel_names[l->kernel],
+                         l->grid[0], l->grid[1], l->grid[2], l->block, l->shared);
 }
 
 /* ---- copies ------------------------------------------------------------------------------- */
@@ -100,8 +101,8 @@ static ds4_status to_device(gpu_device *base, int stream, gpu_ptr to, const void
     driver_device *d = driver_of(base);
     const ds4_status st = enter_plain(d, stream, err);
     if (st || bytes == 0) return st;
-    return driver_result(d, d->api.cuMemcpyHtoDAsync_v2(to, from, bytes, d->stream[stream]), err, "copying %llu bytes to the card",
-                         (unsigned long long)bytes);
+    return driver_result(d, d->api.cuMemcpyHtoDAsync_v2(to, from, bytes, d->stream[stream]), err,
+                         "copying %llu bytes to the card", (unsigned long long)bytes);
 }
 
 static ds4_status to_host(gpu_device *base, int stream, void *to, gpu_ptr from, uint64_t bytes, ds4_error *err)
@@ -109,8 +110,8 @@ static ds4_status to_host(gpu_device *base, int stream, void *to, gpu_ptr from, 
     driver_device *d = driver_of(base);
     ds4_status st = enter_plain(d, stream, err);
     if (st || bytes == 0) return st;
-    st = driver_result(d, d->api.cuMemcpyDtoHAsync_v2(to, from, bytes, d->stream[stream]), err, "copying %llu bytes from the card",
-                       (unsigned long long)bytes);
+    st = driver_result(d, d->api.cuMemcpyDtoHAsync_v2(to, from, bytes, d->stream[stream]), err,
+                       "copying %llu bytes from the card", (unsigned long long)bytes);
     if (st || driver_is_pinned(d, to, bytes)) return st;
     return driver_result(d, d->api.cuStreamSynchronize(d->stream[stream]), err, "waiting for %llu bytes from the card",
                          (unsigned long long)bytes);
@@ -121,8 +122,8 @@ static ds4_status copy(gpu_device *base, int stream, gpu_ptr to, gpu_ptr from, u
     driver_device *d = driver_of(base);
     const ds4_status st = enter_plain(d, stream, err);
     if (st || bytes == 0) return st;
-    return driver_result(d, d->api.cuMemcpyDtoDAsync_v2(to, from, bytes, d->stream[stream]), err, "copying %llu bytes on the card",
-                         (unsigned long long)bytes);
+    return driver_result(d, d->api.cuMemcpyDtoDAsync_v2(to, from, bytes, d->stream[stream]), err,
+                         "copying %llu bytes on the card", (unsigned long long)bytes);
 }
 
 /* ---- events ------------------------------------------------------------------------------- */
@@ -134,7 +135,8 @@ static ds4_status record(gpu_device *base, int stream, int event, ds4_error *err
     driver_device *d = driver_of(base);
     /* in a recording an event is no work: the next kernel may begin early all the same */
     const ds4_status st = d->recording ? driver_enter(d, err) : enter_plain(d, stream, err);
-    return st ? st : driver_result(d, d->api.cuEventRecord(event_of(d, event), d->stream[stream]), err, "recording event %d", event);
+    return st ? st : driver_result(d, d->api.cuEventRecord(event_of(d, event), d->stream[stream]), err,
+                                   "recording event %d", event);
 }
 
 static ds4_status wait(gpu_device *base, int stream, int event, ds4_error *err)
@@ -150,7 +152,8 @@ static ds4_status sync_streams(gpu_device *base, int stream, ds4_error *err)
     driver_device *d = driver_of(base);
     ds4_status st = driver_enter(d, err);
     for (int i = 0; i < GPU_STREAMS && !st; i++)
-        if (stream < 0 || stream == i) st = driver_result(d, d->api.cuStreamSynchronize(d->stream[i]), err, "waiting for work");
+        if (stream < 0 || stream == i)
+            st = driver_result(d, d->api.cuStreamSynchronize(d->stream[i]), err, "waiting for work");
     return st;
 }
 
@@ -176,7 +179,9 @@ static ds4_status graph_begin(gpu_device *base, ds4_error *err)
     driver_device *d = driver_of(base);
     ds4_status st = driver_enter(d, err);
     if (!st) st = driver_kernels(d, err);
-    if (!st) st = driver_result(d, d->api.cuStreamBeginCapture_v2(d->stream[GPU_MAIN], CU_CAPTURE_RELAXED), err, "beginning a recording");
+    if (!st)
+        st = driver_result(d, d->api.cuStreamBeginCapture_v2(d->stream[GPU_MAIN], CU_CAPTURE_RELAXED), err,
+                           "beginning a recording");
     if (!st) d->recording = true;
     no_kernel_ahead(d);
     return st;
@@ -210,7 +215,8 @@ static ds4_status graph_end(gpu_device *base, gpu_graph **out, ds4_error *err)
     if (st) return st;
     gpu_graph *g = calloc(1, sizeof *g);
     if (!g) st = ds4_fail(err, DS4_EMEMORY, "cuda: no memory for a recording");
-    else st = driver_result(d, d->api.cuGraphInstantiateWithFlags(&g->exec, plan, 0), err, "making a recording ready to run");
+    else st = driver_result(d, d->api.cuGraphInstantiateWithFlags(&g->exec, plan, 0), err,
+                            "making a recording ready to run");
     d->api.cuGraphDestroy(plan);
     if (st) free(g);
     else *out = g;

@@ -59,7 +59,8 @@ static ds4_status in_limits(queue *dev, int n_experts, view ids)
 {
     const backend_limits *l = &cuda_of(dev)->o.limits;
     if (n_experts <= l->n_experts && ids.rows * ids.cols <= l->max_pairs && ids.cols <= EXPERTS_MOST_USED) return DS4_OK;
-    return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %lld rows of %d of %d experts; the backend was opened for %d pairs of %d experts, "
+    return queue_fail(dev, DS4_EUNSUPPORTED,
+                      "%s: %lld rows of %d of %d experts; the backend was opened for %d pairs of %d experts, "
                       "at most %d a row", dev->backend->name, (long long)ids.rows, ids.cols, n_experts, l->max_pairs, l->n_experts,
                       EXPERTS_MOST_USED);
 }
@@ -176,7 +177,9 @@ static ds4_status gate_up(queue *dev, const expert_ffn_args *a, bool grouped)
     if (by_codes) st = cuda_codes_of(dev, a->x, a->gate.type, &k.codes);
     else cuda_reads(b, a->x);
     if (!st && !grouped) st = launch_groups(dev, a->n_experts, a->ids, cuda_residency_uses(b, a->gate));
-    if (!st) st = cuda_launch(dev, up_kernel(a, by_codes, wide), grid, (wide ? EXPERTS_WIDE_WARPS : EXPERTS_WARPS) * 32u, 0, &k, sizeof k);
+    if (!st)
+        st = cuda_launch(dev, up_kernel(a, by_codes, wide), grid, (wide ? EXPERTS_WIDE_WARPS : EXPERTS_WARPS) * 32u, 0,
+                         &k, sizeof k);
     return cuda_done(dev, st);
 }
 
@@ -195,8 +198,8 @@ static ds4_status down(queue *dev, const expert_ffn_args *a, view add, view y)
     cuda_writes(b, y);
     if (by_codes) st = cuda_codes_of(dev, view_rows(a->mid, 0, a->ids.rows * a->ids.cols), a->down.type, &k.codes);
     else cuda_reads(b, a->mid);
-    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->down.type].down : CUDA_experts_down_exact, grid, EXPERTS_DOWN_ROWS * 32, 0,
-                              &k, sizeof k);
+    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->down.type].down : CUDA_experts_down_exact, grid,
+                              EXPERTS_DOWN_ROWS * 32, 0, &k, sizeof k);
     return cuda_done(dev, st);
 }
 

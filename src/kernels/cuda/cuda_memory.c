@@ -21,7 +21,8 @@ ds4_status cuda_device_now(backend *base, backend_device *out, ds4_error *err)
 /* Several passes between two waits, so that the waits do not count. */
 static ds4_status read_times(gpu_device *d, const read_memory_args *a, int passes, uint64_t *ns, ds4_error *err)
 {
-    const gpu_launch l = { CUDA_read_memory, { (unsigned)(d->info.n_sm * READ_BLOCKS_PER_SM), 1, 1 }, READ_THREADS, 0, a, sizeof *a };
+    const gpu_launch l = { CUDA_read_memory, { (unsigned)(d->info.n_sm * READ_BLOCKS_PER_SM), 1, 1 }, READ_THREADS, 0,
+                           a, sizeof *a };
     const uint64_t start = clock_ns();
     ds4_status st = DS4_OK;
     for (int i = 0; i < passes && !st; i++) st = d->launch(d, GPU_MAIN, &l, err);
@@ -41,8 +42,8 @@ ds4_status cuda_read_speed(backend *base, uint64_t bytes, double *gbs, int n, ds
     if (bytes > available / SHARE_OF_FREE) bytes = available / SHARE_OF_FREE;
     bytes &= ~(uint64_t)15;
     if (bytes < 16 || bytes < TIMES_CACHE * d->info.l2_bytes)
-        return ds4_fail(err, DS4_EMEMORY, "%s: %.0f MiB are free, too little to measure how fast memory is read", base->name,
-                        (double)available / (1 << 20));
+        return ds4_fail(err, DS4_EMEMORY, "%s: %.0f MiB are free, too little to measure how fast memory is read",
+                        base->name, (double)available / (1 << 20));
     st = d->alloc(d, GPU_LOCAL, bytes + 16, &at, NULL, err);
     if (st) return st;
     const read_memory_args a = { .from = at, .sum = at + bytes, .n = (int64_t)(bytes / 16) };

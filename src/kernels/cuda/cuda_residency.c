@@ -29,7 +29,8 @@ ds4_status cuda_residency_open(cuda_backend *b, ds4_error *err)
 
     r->uses_before = calloc(n, sizeof *r->uses_before);
     r->heat = calloc(n, sizeof *r->heat);
-    if (!r->uses_before || !r->heat) return ds4_fail(err, DS4_EMEMORY, "%s: no memory to count uses of experts", b->base.name);
+    if (!r->uses_before || !r->heat)
+        return ds4_fail(err, DS4_EMEMORY, "%s: no memory to count uses of experts", b->base.name);
     gpu_device *d = b->device;
     ds4_status st = d->alloc(d, GPU_LOCAL, bytes, &r->uses, NULL, err);
     if (!st) st = d->alloc(d, GPU_PINNED, bytes, &r->uses_pinned, (void **)(uintptr_t)&r->uses_host, err);
@@ -83,7 +84,8 @@ static ds4_status take_region(cuda_backend *b, gpu_memory kind, uint64_t bytes, 
         r->regions_cap = cap;
     }
     *out = (expert_place){ 0 };
-    const ds4_status st = b->device->alloc(b->device, kind, bytes, &out->at, kind == GPU_PINNED ? (void **)&out->host : NULL, err);
+    const ds4_status st = b->device->alloc(b->device, kind, bytes, &out->at,
+                                           kind == GPU_PINNED ? (void **)&out->host : NULL, err);
     if (st) return st;
     r->region[r->n_regions++] = (expert_region){ kind, out->at };
     return DS4_OK;
@@ -124,7 +126,8 @@ ds4_status residency_add(cuda_backend *b, int n, uint64_t each, expert_stack **o
     ds4_status st = s.place ? DS4_OK : ds4_fail(err, DS4_EMEMORY, "%s: no memory to keep account of experts", b->base.name);
     if (!st && on_card) st = take_region(b, GPU_LOCAL, (uint64_t)on_card * each, &card, err);
     if (!st && with_host && take_region(b, GPU_PINNED, with_host, &host, &why))
-        st = ds4_fail(err, DS4_EMEMORY, "%s: %.2f GiB of experts are to stay in host memory, which the system does not give: %s; "
+        st = ds4_fail(err, DS4_EMEMORY,
+                      "%s: %.2f GiB of experts are to stay in host memory, which the system does not give: %s; "
                       "a larger limit of locked memory or more memory helps", b->base.name, gib(with_host), why.message);
     if (st) {
         free(s.place);
@@ -195,7 +198,8 @@ static bool in_exchange(const cuda_residency *r, int layer, int e)
 static bool exchanges(const cuda_residency *r, int layer)
 {
     for (int i = 0; i < 3; i++)
-        if (r->stack[3 * layer + i].each != r->stack[i].each || r->stack[3 * layer + i].n != r->stack[3 * layer].n) return false;
+        if (r->stack[3 * layer + i].each != r->stack[i].each || r->stack[3 * layer + i].n != r->stack[3 * layer].n)
+            return false;
     return true;
 }
 

@@ -76,7 +76,8 @@ static ds4_status send_plain(cuda_backend *b, gpu_ptr to, const uint8_t *from, u
 }
 
 /* Blocks of one matrix, into its planes at `to`: on the card, or in host memory that the card writes. */
-static ds4_status send_blocks(cuda_backend *b, const planes_of_type *t, int64_t blocks, gpu_ptr to, const uint8_t *from, ds4_error *err)
+static ds4_status send_blocks(cuda_backend *b, const planes_of_type *t, int64_t blocks, gpu_ptr to, const uint8_t *from,
+                              ds4_error *err)
 {
     gpu_device *d = b->device;
     const int64_t at_once = SLICE_BYTES / t->block_bytes / CUT_BLOCKS * CUT_BLOCKS;
@@ -95,7 +96,8 @@ static ds4_status send_blocks(cuda_backend *b, const planes_of_type *t, int64_t 
         st = slice_begin(b, &slice, &host, &k.from, err);
         if (st) return st;
         memcpy(host, from + first * t->block_bytes, bytes);
-        const gpu_launch l = { CUDA_cut_planes, { (unsigned)((k.blocks + CUT_BLOCKS - 1) / CUT_BLOCKS), 1, 1 }, CUT_THREADS, 0, &k, sizeof k };
+        const gpu_launch l = { CUDA_cut_planes, { (unsigned)((k.blocks + CUT_BLOCKS - 1) / CUT_BLOCKS), 1, 1 },
+                               CUT_THREADS, 0, &k, sizeof k };
         st = d->to_device(d, GPU_COPY, k.from, host, bytes, err);
         if (!st) st = d->record(d, GPU_COPY, copied(slice), err);
         if (!st) st = d->wait(d, GPU_MAIN, copied(slice), err);
@@ -138,13 +140,15 @@ static ds4_status no_room(cuda_backend *b, uint64_t bytes, const ds4_error *why,
 {
     uint64_t available = 0, total = 0;
     b->device->memory(b->device, &available, &total, NULL);
-    return ds4_fail(err, DS4_EMEMORY, "%s: no room for the next weight: %.2f GiB of weights are on the card, %.2f GiB more are wanted, "
+    return ds4_fail(err, DS4_EMEMORY,
+                    "%s: no room for the next weight: %.2f GiB of weights are on the card, %.2f GiB more are wanted, "
                     "%.2f of %.2f GiB are free (%s); a shorter context, fewer sessions, or experts in host memory make room",
                     b->base.name, gib(b->residency->staging.bytes), gib(bytes), gib(available), gib(total), why->message);
 }
 
 /* All parts in one allocation of the weight's own. */
-static ds4_status send_whole(cuda_backend *b, cuda_buf *m, const parts *p, const uint8_t *from, gpu_ptr *table, ds4_error *err)
+static ds4_status send_whole(cuda_backend *b, cuda_buf *m, const parts *p, const uint8_t *from, gpu_ptr *table,
+                             ds4_error *err)
 {
     const uint64_t bytes = p->each * (uint64_t)p->n;
     ds4_error why;
@@ -158,7 +162,8 @@ static ds4_status send_whole(cuda_backend *b, cuda_buf *m, const parts *p, const
 }
 
 /* Each part where the budget of the card has it. */
-static ds4_status send_in_parts(cuda_backend *b, cuda_buf *m, const parts *p, const uint8_t *from, gpu_ptr *table, ds4_error *err)
+static ds4_status send_in_parts(cuda_backend *b, cuda_buf *m, const parts *p, const uint8_t *from, gpu_ptr *table,
+                                ds4_error *err)
 {
     expert_stack *s;
     ds4_error why;
