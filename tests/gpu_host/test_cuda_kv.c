@@ -1,6 +1,8 @@
 /* Kernels of kv.cu on the lane runner, against the scalar definitions. */
 #include "scene.h"
 
+#include "kernels/wrap.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -182,10 +184,12 @@ static view matrix(scene *s, int rows, int cols, quant_type type, uint64_t seed)
 
 typedef struct { int D, rank, groups, out_rank; quant_type type; } stage_shape;
 
-static void stages(const scene_shape *h, const stage_shape *g, const int *n, lane_order order)
+/* kept: codes are, as within a step. */
+static void stages(const scene_shape *h, const stage_shape *g, const int *n, lane_order order, bool kept)
 {
     scene s;
     scene_open(&s, h, 2, order);
+    cuda_codes_keep((cuda_backend *)((wrapper *)s.b)->inner, kept);
     scene_begin(&s, n);
     for (int t = n[0]; t < s.rows.n; t++) s.pos[t] += 500;         /* far on; the ring does not mind */
     const int T = s.rows.n, K = h->K, H = h->n_heads;
@@ -220,16 +224,23 @@ TEST(the_stages_around_attention_agree_with_their_compositions)
     static const stage_shape small = { .D = 256, .rank = 64, .groups = 2, .out_rank = 32, .type = QUANT_Q8_0 };
     static const stage_shape odd = { .D = 96, .rank = 32, .groups = 3, .out_rank = 10, .type = QUANT_F16 };
     scene_shape h = plain;
-    stages(&h, &small, (int[]){ 1, 0 }, LANES_FORWARD);
-    stages(&h, &small, (int[]){ 3, 17 }, LANES_SHUFFLED);
+    for (int kept = 0; kept < 2; kept++) stages(&h, &small, (int[]){ 1, 0 }, LANES_FORWARD, kept);
+    for (int kept = 0; kept < 2; kept++) stages(&h, &small, (int[]){ 3, 17 }, LANES_SHUFFLED, kept);
     h.exact = true;
-    stages(&h, &small, (int[]){ 2, 1 }, LANES_BACKWARD);
+    for (int kept = 0; kept < 2; kept++) stages(&h, &small, (int[]){ 2, 1 }, LANES_BACKWARD, kept);
     h.packed = false;
     h.n_heads = 9;
-    stages(&h, &odd, (int[]){ 0, 5 }, LANES_SHUFFLED);
+    for (int kept = 0; kept < 2; kept++) stages(&h, &odd, (int[]){ 0, 5 }, LANES_SHUFFLED, kept);
     h.K = 512;
     h.n_rot = 64;
     h.n_heads = 3;
     h.packed = true;
-    stages(&h, &odd, (int[]){ 1, 1 }, LANES_SHUFFLED);
+    for (int kept = 0; kept < 2; kept++) stages(&h, &odd, (int[]){ 1, 1 }, LANES_SHUFFLED, kept);
+    h.n_heads = 4;
+    h.exact = false;
+    for (int kept = 0; kept < 2; kept++) stages(&h, &small, (int[]){ 2, 1 }, LANES_SHUFFLED, kept);
+    h.K = 96;                                           /* a block of 256 numbers ends within a head */
+    h.n_rot = 32;
+    h.packed = false;
+    for (int kept = 0; kept < 2; kept++) stages(&h, &small, (int[]){ 1, 2 }, LANES_BACKWARD, kept);
 }

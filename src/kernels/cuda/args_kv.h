@@ -19,6 +19,13 @@ typedef struct {
     float    eps;               /* head_norm_rope: of each head's norm  */
 } rope_kernel_args;
 
+/* rope_tail's work and codes of the rows, by 32, in one pass. A warp for each 32 numbers: width and n_rot are
+ * multiples of that. Blocks (parts of a row, row). */
+typedef struct {
+    rope_kernel_args rope;
+    gpu_codes        q;
+} rope_codes_args;
+
 /* A warp for each group of 64 (FP8) or each row (FP4). */
 typedef struct {
     gpu_rows x;
@@ -60,7 +67,7 @@ typedef struct {
 } compress_kernel_args;
 
 #define CUDA_KERNELS_KV(X)                                                    \
-    X(rope_tail, rope_kernel_args) X(head_norm_rope, rope_kernel_args)        \
+    X(rope_tail, rope_kernel_args) X(rope_codes, rope_codes_args) X(head_norm_rope, rope_kernel_args)        \
     X(kv_round_fp8, kv_round_kernel_args) X(kv_round_fp4, kv_round_kernel_args) \
     X(kv_write, kv_write_kernel_args) X(kv_store, kv_store_kernel_args)       \
     X(compress, compress_kernel_args) X(compress_keep, compress_kernel_args)

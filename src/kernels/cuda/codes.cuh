@@ -90,6 +90,7 @@ DEVICE void codes_of_row(const float *x, int t, const gpu_codes &by_32, const gp
     if (by_32.codes)
         for (int c = warp_id() * 32; c < by_32.cols; c += warps * 32) codes_of_32(x[c + lane], codes_at(by_32, t, c));
     if (!by_256.codes) return;
+#pragma unroll 1
     for (int c = warp_id() * 256; c < by_256.cols; c += warps * 256) {
         float v[8];
 #pragma unroll

@@ -20,14 +20,20 @@ static ds4_status hadamard_width(queue *dev, int width)
 
 /* ---- rotation and rounding ---------------------------------------------------------------- */
 
-/* Within an op. Blocks of 256 pairs, so that one row keeps several multiprocessors busy. */
-static ds4_status rotate(queue *dev, view x, int n_heads, rope r, bool inverse, const batch_rows *rows)
+/* Within an op. Blocks of 256 pairs, so that one row keeps several multiprocessors busy. next: the type of a weight
+ * that multiplies whole rows of x next; F32 where there is none. */
+static ds4_status rotate(queue *dev, view x, int n_heads, rope r, bool inverse, const batch_rows *rows, quant_type next)
 {
     gpu_batch batch;
-    const ds4_status st = cuda_batch(dev, rows, -1, &batch);
+    gpu_codes codes[2] = { { 0 } };
+    const bool whole = x.cols / n_heads % 32 == 0 && r.n_rot % 32 == 0 && quant_get(next)->dot_type != QUANT_Q8_K;
+    ds4_status st = cuda_batch(dev, rows, -1, &batch);
+    if (!st && whole) st = cuda_codes_beside(dev, x, &next, 1, codes);
     if (st) return st;
     const rope_kernel_args k = { .x = cuda_rows(x), .pos = batch.pos, .rope = cuda_rope(r, inverse), .n_heads = n_heads,
                                  .width = x.cols / n_heads };
+    const rope_codes_args both = { k, codes[0] };
+    if (both.q.codes) return CUDA_LAUNCH(dev, rope_codes, cuda_grid((x.cols + 255) / 256, rows->n, 1), 256, 0, both);
     const int pairs = n_heads * (r.n_rot / 2), blocks = min_int((pairs + 255) / 256, 8);
     return CUDA_LAUNCH(dev, rope_tail, cuda_grid(blocks, rows->n, 1), pairs < 256 ? whole_warps(pairs) : 256, 0, k);
 }
@@ -38,7 +44,7 @@ static ds4_status rope_tail(queue *dev, const rope_tail_args *a)
     cuda_op(b);
     cuda_reads(b, a->x);
     cuda_writes(b, a->x);
-    return cuda_done(dev, rotate(dev, a->x, a->n_heads, a->rope, a->inverse, a->rows));
+    return cuda_done(dev, rotate(dev, a->x, a->n_heads, a->rope, a->inverse, a->rows, QUANT_F32));
 }
 
 static ds4_status kv_round(queue *dev, const kv_round_args *a)
@@ -169,7 +175,8 @@ static ds4_status attn_out(queue *dev, const attn_out_args *a)
     cuda_writes(b, a->heads);
     cuda_writes(b, a->low);
     cuda_writes(b, a->y);
-    ds4_status st = rotate(dev, a->heads, a->n_heads, a->rope, true, a->rows);
+    const quant_type next = a->rows->n <= CUDA_FEW_ROWS ? a->a.type : QUANT_F32;    /* else a group's columns each time */
+    ds4_status st = rotate(dev, a->heads, a->n_heads, a->rope, true, a->rows, next);
     if (!st) st = cuda_products_grouped(dev, a->a, a->low.cols / a->n_groups, a->heads, a->low);
     if (!st) st = cuda_products(dev, a->b, a->low, a->y);
     return cuda_done(dev, st);

@@ -1,4 +1,5 @@
 /* kv: kernels that rotate, round and store rows of K. */
+#include "kernels/cuda/codes.cuh"
 #include "kernels/cuda/kv_parts.cuh"
 
 /* ---- rotation -------------------------------------------------------------------------- */
@@ -19,6 +20,29 @@ KERNEL(rope_tail, rope_kernel_args, 256)
         const float2 angle_of = angle[i % pairs];
         rotate(row + (int64_t)(i / pairs) * a.width + 2 * (i % pairs), angle_of.x, angle_of.y);
     }
+}
+
+KERNEL(rope_codes, rope_codes_args, 256)
+{
+    SHARED(float2, angle, GPU_MAX_ROT / 2);
+    const rope_kernel_args &r = a.rope;
+    const int t = (int)blockIdx.y, block = (int)(blockIdx.x * blockDim.x), tail = r.width - r.rope.n_rot;
+    const int column = block + warp_id() * WARP, within = column % r.width, lane = lane_id();
+    launch_wait();
+    launch_next();
+    if (block % r.width + (int)blockDim.x > tail) block_angles(angle, r.rope, gpu_at<const int32_t>(r.pos)[t]);
+    __syncthreads();
+    if (column >= r.x.cols) return;
+
+    float *at = gpu_at<float>(r.x.at) + t * r.x.stride + column + lane, x = *at;
+    if (within >= tail) {
+        const float other = __shfl_xor_sync(FULL_MASK, x, 1);
+        float pair[2] = { lane % 2 ? other : x, lane % 2 ? x : other };
+        const float2 by = angle[(within - tail + lane) / 2];
+        rotate(pair, by.x, by.y);
+        *at = x = pair[lane % 2];
+    }
+    codes_of_32(x, codes_at(a.q, t, column));
 }
 
 /* Each head normalised without a weight, then rotated [4.5]; a warp a head. */
