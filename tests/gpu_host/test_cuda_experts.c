@@ -291,6 +291,9 @@ TEST(a_row_of_experts_does_not_depend_on_the_rows_beside_it)
         fetched(b, one, alone);
         EXPECT(memcmp(alone, together[t], sizeof alone) == 0);
     }
+    const view own[] = { x, y, mid, weights, ids };
+    for (int i = 0; i < 5; i++) checked_free(b, own[i]);
+    drop_stack(b, s);
     b->close(b);
 }
 
@@ -321,6 +324,10 @@ static void run_block(backend *b, int rows, bool hash)
             .experts = { .x = x, .y = own, .gate = s.gate, .up = s.up, .down = s.down, .ids = c.ids, .weights = c.weights, .mid = mid,
                          .n_experts = N, .limit = 7.0f },
             .shared = { .x = x, .y = shared, .gate = gate, .up = up, .down = down, .gate_out = gate_out, .up_out = up_out, .limit = 7.0f });
+    const view all[] = { inp, gate, up, down, x, y, logits, bias, mid, own, shared, gate_out, up_out, by_token };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(b, all[i]);
+    drop(b, c);
+    drop_stack(b, s);
 }
 
 TEST(the_block_of_experts_adds_the_shared_one_for_few_and_many_rows)

@@ -70,7 +70,9 @@ TEST(unpacked_weights_of_every_type_are_the_stored_numbers)
         view w = { .rows = ROWS, .cols = COLS, .type = (quant_type)type,
                    .stride = (uint64_t)(COLS / len * planes_of(type)->block_bytes) };
         EXPECT_OK(b->buf_map(b, data, ROWS * w.stride, &w.buf, &err), err);
+        buf *map = w.buf;
         EXPECT_OK(b->adopt(b, &w, WEIGHT_MATRIX, ROWS, &err), err);
+        b->buf_free(b, map);
         const view x = checked_view(b, COLS, COLS, QUANT_F32), y = checked_view(b, COLS, ROWS, QUANT_F32);
         float *unit = calloc((size_t)COLS * COLS, sizeof *unit), want[COLS];
         for (int i = 0; i < COLS; i++) unit[i * COLS + i] = 1.0f;
