@@ -1,55 +1,8 @@
 /* The scheduler over the bundled model on a device with memory of its own, which is lost and comes back. */
-#include "../server/asking.h"
+#include "tiny/scheduler_rig.h"
 
 #include "base/checked.h"
 #include "tiny/far_memory.h"
-
-typedef struct {
-    ds4_engine     *e;
-    scheduler      *s;
-    kvstore        *store;
-    replay_memory  *replay;
-    server_metrics  metrics;
-    asked           at;
-} rig;
-
-static bool rig_open(rig *r, const char *name, const char *disk)
-{
-    ds4_error err;
-    memset(r, 0, sizeof *r);
-    ds4_engine_options eo = ds4_engine_defaults();
-    eo.model_path = test_data("../../models/tiny/ds4-tiny.gguf");
-    eo.backend = name;
-    eo.max_sessions = 2;
-    eo.max_tokens = 4096;
-    eo.max_batch_rows = 256;
-    eo.rewind_points = 16;
-    eo.n_threads = 1;
-    server_metrics_init(&r->metrics);
-    ds4_status st = ds4_engine_open(&r->e, &eo, &err);
-    if (!st) st = replay_open(&r->replay, 1000, 1 << 20, &err);
-    if (!st && disk) {
-        const kvstore_options ko = { .dir = disk, .budget_bytes = 1u << 30, .metrics = &r->metrics };
-        st = kvstore_open(&r->store, &ko, r->e, &err);
-    }
-    sched_options o = sched_defaults();
-    o.n_slots = 2;
-    o.store = r->store;
-    o.replay = r->replay;
-    o.metrics = &r->metrics;
-    if (!st) st = sched_open(&r->s, r->e, &o, &err);
-    if (!st) r->at = (asked){ r->s, ds4_engine_vocab(r->e) };
-    else test_fail(__FILE__, __LINE__, "opening: %s", err.message);
-    return !st;
-}
-
-static void rig_close(rig *r)
-{
-    sched_close(r->s);
-    kvstore_close(r->store);
-    replay_close(r->replay);
-    ds4_engine_close(r->e);
-}
 
 /* Two conversations of two turns at the same time, one drawn with log-probabilities and more choices. */
 static void converse(const char *name, bytes *out, float *logprob)
@@ -59,7 +12,7 @@ static void converse(const char *name, bytes *out, float *logprob)
     char said[4096];
     line lines[2][4] = { { SYSTEM("You are a helpful assistant"), USER("What is ds4?") },
                          { SYSTEM("You are a helpful assistant"), USER("What is 12 + 30?") } };
-    if (!rig_open(&r, name, NULL)) return;
+    if (!rig_open(&r, name, 2, NULL)) return;
     for (int turn = 0; turn < 2; turn++) {
         for (int i = 0; i < 2; i++) {
             sched_request q = { .id = "req_far", .sampling = ds4_sampling_defaults(), .n = 1 + i, .max_tokens = 60 };
@@ -114,7 +67,7 @@ TEST(what_a_lost_device_held_is_computed_anew_or_found_on_disk)
     for (int i = 0; i < 90; i++) at += sprintf(text + at, "Sentence number %d of a long instruction. ", i);
     line lines[4] = { SYSTEM(text), USER("What is ds4?") };
     far_reset();
-    if (!rig_open(&r, "cuda", dir)) return;
+    if (!rig_open(&r, "cuda", 2, dir)) return;
     if (ask(&r.at, &c, lines, 2, &(render_options){ 0 })) snprintf(first, sizeof first, "%s", c.text[0].data);
     client_close(&c);
     lines[2] = (line)ASSISTANT(first);

@@ -1,53 +1,7 @@
 /* The scheduler over the bundled model: what it reuses and how it batches changes no token. */
-#include "../server/asking.h"
+#include "tiny/scheduler_rig.h"
 
 #include "base/checked.h"
-
-typedef struct {
-    ds4_engine     *e;
-    scheduler      *s;
-    kvstore        *store;
-    replay_memory  *replay;
-    server_metrics  metrics;
-    asked           at;
-} rig;
-
-static bool rig_open(rig *r, int slots, const char *disk)
-{
-    ds4_error err;
-    memset(r, 0, sizeof *r);
-    ds4_engine_options eo = ds4_engine_defaults();
-    eo.model_path = test_data("../../models/tiny/ds4-tiny.gguf");
-    eo.max_sessions = slots;
-    eo.max_tokens = 4096;
-    eo.max_batch_rows = 256;
-    eo.rewind_points = 16;
-    eo.n_threads = 1;
-    server_metrics_init(&r->metrics);
-    ds4_status st = ds4_engine_open(&r->e, &eo, &err);
-    if (!st) st = replay_open(&r->replay, 1000, 1 << 20, &err);
-    if (!st && disk) {
-        const kvstore_options ko = { .dir = disk, .budget_bytes = 1u << 30, .metrics = &r->metrics };
-        st = kvstore_open(&r->store, &ko, r->e, &err);
-    }
-    sched_options o = sched_defaults();
-    o.n_slots = slots;
-    o.store = r->store;
-    o.replay = r->replay;
-    o.metrics = &r->metrics;
-    if (!st) st = sched_open(&r->s, r->e, &o, &err);
-    if (!st) r->at = (asked){ r->s, ds4_engine_vocab(r->e) };
-    else test_fail(__FILE__, __LINE__, "opening: %s", err.message);
-    return !st;
-}
-
-static void rig_close(rig *r)
-{
-    sched_close(r->s);
-    kvstore_close(r->store);
-    replay_close(r->replay);
-    ds4_engine_close(r->e);
-}
 
 static const char *const questions[] = {
     "What is ds4?", "What is 12 + 30?", "Who are you?", "What is 9 - 4?", "How do I start ds4?", "What is a session?",
@@ -61,12 +15,12 @@ static void converse(int turns, bool cold, bool think, bytes *out, uint64_t *com
     char *answers[20];
     line lines[42] = { SYSTEM("You are a helpful assistant") };
     int n = 1;
-    if (!cold && !rig_open(&r, 1, NULL)) return;
+    if (!cold && !rig_open(&r, "auto", 1, NULL)) return;
     *computed = 0;
     for (int i = 0; i < turns; i++) {
         client c;
         lines[n++] = (line)USER(questions[i % countof(questions)]);
-        if (cold && !rig_open(&r, 1, NULL)) return;
+        if (cold && !rig_open(&r, "auto", 1, NULL)) return;
         if (ask(&r.at, &c, lines, n, &(render_options){ .think = think })) bytes_append(out, c.text[0].data, c.text[0].len);
         bytes_char(out, '\n');
         answers[i] = strdup(c.text[0].len ? c.text[0].data : "");
@@ -107,7 +61,7 @@ TEST(a_conversation_goes_on_from_disk_with_the_same_words)
     int at = 0;
     for (int i = 0; i < 90; i++) at += sprintf(text + at, "Sentence number %d of a long instruction. ", i);
     line lines[4] = { SYSTEM(text), USER("What is ds4?") };
-    if (!rig_open(&r, 1, dir)) return;
+    if (!rig_open(&r, "auto", 1, dir)) return;
     if (ask(&r.at, &c, lines, 2, &(render_options){ 0 })) snprintf(first, sizeof first, "%s", c.text[0].data);
     client_close(&c);
     lines[2] = (line)ASSISTANT(first);
@@ -117,7 +71,7 @@ TEST(a_conversation_goes_on_from_disk_with_the_same_words)
     client_close(&c);
     rig_close(&r);
 
-    if (!rig_open(&r, 1, dir)) return;
+    if (!rig_open(&r, "auto", 1, dir)) return;
     if (ask(&r.at, &c, lines, 4, &(render_options){ 0 })) {
         EXPECT_TEXT(c.text[0].data, live);
         EXPECT(counter_get(&r.metrics.cached_tokens[SOURCE_DISK]) > 0);
@@ -134,7 +88,7 @@ TEST(eight_sessions_together_say_what_they_say_alone)
     rig r;
     client c[8];
     char *alone[8] = { NULL };
-    if (!rig_open(&r, 1, NULL)) return;
+    if (!rig_open(&r, "auto", 1, NULL)) return;
     for (int i = 0; i < 8; i++) {
         const line lines[] = { SYSTEM("You are a helpful assistant"), USER(questions[i]) };
         if (ask(&r.at, &c[i], lines, 2, &(render_options){ .think = true })) {
@@ -145,7 +99,7 @@ TEST(eight_sessions_together_say_what_they_say_alone)
     }
     rig_close(&r);
 
-    if (!rig_open(&r, 8, NULL)) return;
+    if (!rig_open(&r, "auto", 8, NULL)) return;
     for (int i = 0; i < 8; i++) {
         const line lines[] = { SYSTEM("You are a helpful assistant"), USER(questions[i]) };
         submit_lines(&r.at, &c[i], lines, 2, &(render_options){ .think = true }, NULL);
