@@ -264,6 +264,34 @@ TEST(experts_of_ragged_shapes_and_mixed_types_agree)
     b->close(b);
 }
 
+/* max_expert_width is that of these shapes. */
+static backend *open_wide(lane_order order)
+{
+    backend_limits l = limits;
+    l.max_cols = l.max_expert_width = 2560;
+    return checked_open(&l, false, order);
+}
+
+TEST(experts_whose_rows_fill_a_warp_agree_where_they_end_raggedly_too)
+{
+    const stack_shape shapes[] = {
+        { 3, 100, 2048, QUANT_F16, QUANT_F16, QUANT_Q2_K }, { 3, 50, 2304, QUANT_F16, QUANT_F16, QUANT_Q2_K },
+        { 3, 99, 1024, QUANT_F16, QUANT_F16, QUANT_Q4_K }, { 3, 50, 2304, QUANT_F16, QUANT_F16, QUANT_Q4_K },
+        { 4, 1024, 32, QUANT_Q4_K, QUANT_Q4_K, QUANT_F16 }, { 4, 1280, 33, QUANT_Q4_K, QUANT_Q4_K, QUANT_F16 },
+    };
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++) {
+        backend *b = open_wide((lane_order)order);
+        for (int i = 0; i < 6; i++) {
+            if (i % 3 != order) continue;
+            const stack s = stack_of(b, shapes[i]);
+            run_experts(b, s, 1, 3, IDS_ANY, 7.0f);
+            run_experts(b, s, i < 4 ? 2 : 5, 2, IDS_FEW, 7.0f);
+            drop_stack(b, s);
+        }
+        b->close(b);
+    }
+}
+
 /* Numbers of y on the device itself. */
 static void fetched(backend *b, view y, float *to)
 {

@@ -38,7 +38,8 @@ typedef struct {
 
 /* mid[pair] = weight * swiglu(gate x, up x). Grid: rows of a matrix / rows_each, most active
  * experts. x: codes, or floats in the exact kernel. */
-enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = 8, EXPERTS_WIDE_WARPS = 16 };
+enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = EXPERTS_WARPS, EXPERTS_WIDE_WARPS = 16,
+       EXPERTS_TUNED_DOWN_ROWS = 16 };
 typedef struct {
     gpu_experts gate, up;
     gpu_codes   codes;
@@ -68,7 +69,8 @@ typedef struct {
 #define CUDA_KERNELS_EXPERTS(X)                                               \
     X(router, router_kernel_args) X(group_pairs, group_pairs_args)            \
     EXPERTS_BLOCK_TYPES(EXPERTS_KERNELS_OF, X)                                \
-    X(experts_up_wide_IQ2_XXS, experts_up_args)                               \
+    X(experts_up_wide_IQ2_XXS, experts_up_args) X(experts_up_tuned_Q4_K, experts_up_args) \
+    X(experts_down_tuned_Q2_K, experts_down_args) X(experts_down_tuned_Q4_K, experts_down_args) \
     X(experts_up_exact, experts_up_args) X(experts_down_exact, experts_down_args)
 
 #endif

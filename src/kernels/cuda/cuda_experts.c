@@ -127,6 +127,15 @@ static ds4_status router(queue *dev, const router_args *a) { return route(dev, a
 #define KERNELS_OF(X, type) [QUANT_##type] = { CUDA_experts_up_##type, CUDA_experts_down_##type },
 static const struct { int up, down; } kernels[QUANT_COUNT] = { EXPERTS_BLOCK_TYPES(KERNELS_OF, ) };
 
+/* Kernels made for a type (experts_tuned.cu), for rows of at least so many columns: 16 bytes for every lane. */
+static const struct { int up, down, cols; } tuned[QUANT_COUNT] = {
+    [QUANT_Q2_K] = { 0, CUDA_experts_down_tuned_Q2_K, 2048 },
+    [QUANT_Q4_K] = { CUDA_experts_up_tuned_Q4_K, CUDA_experts_down_tuned_Q4_K, 1024 },
+};
+
+static bool up_is_tuned(view gate) { return tuned[gate.type].up && gate.cols >= tuned[gate.type].cols; }
+static bool down_is_tuned(view down) { return tuned[down.type].down && down.cols >= tuned[down.type].cols; }
+
 static bool has_blocks(view w) { return quant_get(w.type)->block_len > 1; }
 
 /* Products in whole numbers: not where float activations are wanted or weights are floats. gate and up share
@@ -154,7 +163,15 @@ static int up_rows(const cuda_backend *b, int rows, int active, bool wide)
 
 static int up_kernel(const expert_ffn_args *a, bool by_codes, bool wide)
 {
-    return wide ? CUDA_experts_up_wide_IQ2_XXS : by_codes ? kernels[a->gate.type].up : CUDA_experts_up_exact;
+    if (!by_codes) return CUDA_experts_up_exact;
+    if (wide) return CUDA_experts_up_wide_IQ2_XXS;
+    return up_is_tuned(a->gate) ? tuned[a->gate.type].up : kernels[a->gate.type].up;
+}
+
+static int down_kernel(const expert_ffn_args *a, bool by_codes)
+{
+    if (!by_codes) return CUDA_experts_down_exact;
+    return down_is_tuned(a->down) ? tuned[a->down.type].down : kernels[a->down.type].down;
 }
 
 /* An op: mid = weight * swiglu(gate x, up x). */
@@ -190,7 +207,8 @@ static ds4_status down(queue *dev, const expert_ffn_args *a, view add, view y)
     const bool by_codes = down_by_codes(b, a);
     experts_down_args k = { .down = cuda_experts(a->down), .mid = cuda_rows(a->mid), .ids = cuda_rows(a->ids),
                             .y = cuda_rows(y), .add = cuda_rows(add) };
-    const cuda_dim grid = cuda_grid(y.rows, (k.down.rows + EXPERTS_DOWN_ROWS - 1) / EXPERTS_DOWN_ROWS, 1);
+    const int each = by_codes && down_is_tuned(a->down) ? EXPERTS_TUNED_DOWN_ROWS : EXPERTS_DOWN_ROWS;
+    const cuda_dim grid = cuda_grid(y.rows, (k.down.rows + each - 1) / each, 1);
     ds4_status st = DS4_OK;
     cuda_op(b);
     cuda_reads(b, a->ids);
@@ -198,8 +216,7 @@ static ds4_status down(queue *dev, const expert_ffn_args *a, view add, view y)
     cuda_writes(b, y);
     if (by_codes) st = cuda_codes_of(dev, view_rows(a->mid, 0, a->ids.rows * a->ids.cols), a->down.type, &k.codes);
     else cuda_reads(b, a->mid);
-    if (!st) st = cuda_launch(dev, by_codes ? kernels[a->down.type].down : CUDA_experts_down_exact, grid,
-                              EXPERTS_DOWN_ROWS * 32, 0, &k, sizeof k);
+    if (!st) st = cuda_launch(dev, down_kernel(a, by_codes), grid, EXPERTS_WARPS * 32, 0, &k, sizeof k);
     return cuda_done(dev, st);
 }
 

@@ -43,55 +43,9 @@ template <class W, int TOKENS, int ROWS> struct block_product {
         for (int i = 0; i < TOKENS * ROWS; i++) sum[i] = 0.0f;
     }
 
-    /* sum_k scale_k * dot_k and sum_k offset_k * sum of 16, in whole numbers where they have room. */
     __device__ __forceinline__ void add(const raw (&from)[ROWS], int u)
     {
-        int   whole[TOKENS * ROWS], offsets[TOKENS * ROWS];
-        float wide[TOKENS * ROWS];
-#pragma unroll
-        for (int i = 0; i < TOKENS * ROWS; i++) {
-            whole[i] = offsets[i] = 0;
-            wide[i] = 0.0f;
-        }
-#pragma unroll (TOKENS < 16 ? U::groups : 1)
-        for (int k = 0; k < U::groups; k++) {
-            const int here = column + U::column(u, k);
-            uint32_t c[ROWS][4];
-            int scale[ROWS], offset[ROWS];
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                U::code(from[r], u, k, c[r]);
-                scale[r] = U::scale(from[r], u, k);
-                offset[r] = U::offset(from[r], u, k);
-            }
-#pragma unroll
-            for (int t = 0; t < TOKENS; t++) {
-                const int64_t element = (int64_t)x_row[t] * x.cols + here;
-                const uint4 a = *gpu_at<const uint4>(x.codes, element);
-                const int s16 = W::affine ? *gpu_at<const int16_t>(x.sum, element / 16 * 2) : 0;
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    int dot = __dp4a((int)c[r][0], (int)a.x, 0);
-                    dot = __dp4a((int)c[r][1], (int)a.y, dot);
-                    dot = __dp4a((int)c[r][2], (int)a.z, dot);
-                    dot = __dp4a((int)c[r][3], (int)a.w, dot);
-                    if (W::wide) wide[t * ROWS + r] = fmaf((float)scale[r], (float)dot, wide[t * ROWS + r]);
-                    else whole[t * ROWS + r] += scale[r] * dot;
-                    if (W::affine) offsets[t * ROWS + r] += offset[r] * s16;
-                }
-            }
-        }
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            const int64_t element = (int64_t)x_row[t] * x.cols + column + U::column(u, 0);
-            const float da = *gpu_at<const float>(x.scale, element / 32 * 4);
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                float &to = sum[t * ROWS + r];
-                to = fmaf(da * U::d(from[r]), W::wide ? wide[t * ROWS + r] : (float)whole[t * ROWS + r], to);
-                if (W::affine) to = fmaf(da * U::m(from[r]), (float)offsets[t * ROWS + r], to);
-            }
-        }
+        add_units<W, TOKENS, ROWS>(sum, from, x, x_row, column, u);
     }
 };
 
