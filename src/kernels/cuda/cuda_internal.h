@@ -52,7 +52,7 @@ typedef struct {
 } cuda_codes_kept;
 
 typedef struct cuda_step cuda_step;             /* cuda_step.c: tables of rows, streams, recordings */
-typedef struct cuda_residency cuda_residency;   /* cuda_weights.c: which experts are on the card    */
+typedef struct cuda_residency cuda_residency;   /* cuda_residency.h: which experts are on the card  */
 
 typedef struct {
     backend         base;
@@ -133,7 +133,7 @@ int        cuda_step_recordings(const cuda_backend *b);
 /* Copies between rows on the device, as an op. */
 ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 
-/* ---- weights: cuda_weights.c ------------------------------------------------------------ */
+/* ---- weights: cuda_weights.c, cuda_residency.c ------------------------------------------ */
 
 ds4_status cuda_adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
 ds4_status cuda_device_now(backend *b, backend_device *out, ds4_error *err);
@@ -154,6 +154,7 @@ typedef struct {
     uint64_t exchanges;         /* experts that changed places                */
 } cuda_expert_counts;
 cuda_expert_counts cuda_residency_counts(const cuda_backend *b);
+/* Frees a buffer's record and all that it owns; all streams have been waited for. */
 void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 
 /* ---- families ---------------------------------------------------------------------------- *
