@@ -287,7 +287,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(B)/bin/ds4-far $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
+tests: $(if $(filter release,$(VARIANT)),$(MOCKED)) $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(B)/bin/ds4-far $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests

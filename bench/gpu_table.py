@@ -23,13 +23,13 @@ def same(a, b):
 
 
 def records(path):
-    """By (test, depth): a file that is not there has none."""
+    """By depth; a file that is not there has none."""
     found = {}
     if os.path.exists(path):
         for line in open(path):
             r = json.loads(line)
             if r.get('cell', {}).get('mode') == 'speed':
-                found[r['cell']['test'], r['cell']['depth']] = r
+                found[r['cell']['depth']] = r
     return found
 
 
@@ -38,8 +38,10 @@ def rate(r):
 
 
 def spread(r):
+    if not r:
+        return 'not measured'
     s = r['stat']
-    return f"{s['p50']:.1f} +- {s['mad']:.1f} (n={s['n']}, {s['min']:.1f} to {s['max']:.1f})" if r else 'not measured'
+    return f"{s['p50']:.1f} +- {s['mad']:.1f} (n={s['n']}, {s['min']:.1f} to {s['max']:.1f})"
 
 
 def verdict(value, least, aim, lower=False):
@@ -66,11 +68,12 @@ def table(o):
     checks = [dict(zip(('result', 'name', 'said'), line.rstrip('\n').split('\t')))
               for line in open(os.path.join(o.dir, 'checks'))]
     card = dict(zip(*list(csv.reader(open(os.path.join(o.dir, 'card.csv')), skipinitialspace=True))[:2]))
-    short, near, far = (decode.get(('tg64', d)) for d in (0, 2048, 65536))
-    chunk, many = prefill.get(('pp4096', 0)), sessions.get(('tg32x16', 512))
+    short, near, far = (decode.get(d) for d in (0, o.near, o.far))
+    chunk, many = prefill.get(0), sessions.get(o.near // 4)
     loss = 100 * (rate(far) / rate(near) - 1) if near and far else None
     load = next((r['model']['load_s'] for r in (short, chunk, many) if r), None)
-    whole = o.layers == 43
+    whole = (o.shape, o.layers, o.chunk, o.near, o.far, o.sessions) == ('flash', 43, 4096, 2048, 65536, 16)
+    sizes = {name: getattr(o, name) for name in ('shape', 'layers', 'chunk', 'near', 'far', 'sessions')}
     rows = [
         ('decode, short context, t/s', spread(short), '150 / 300', verdict(rate(short), 150, 300)),
         ('decode at 64k tokens against 2k', 'not measured' if loss is None else f'{loss:+.1f} % ({spread(far)} against {spread(near)})',
@@ -80,7 +83,7 @@ def table(o):
         ('load from page cache, s', 'not measured' if load is None else f'{load:.1f}', '60 / 30', verdict(load, 60, 30, lower=True)),
     ]
     record = {
-        'schema': 1, 'card': card, 'layers': o.layers, 'commit': o.commit, 'command': 'bench/gpu.sh', 'seconds': o.seconds,
+        'schema': 1, 'card': card, 'sizes': sizes, 'commit': o.commit, 'command': 'bench/gpu.sh', 'seconds': o.seconds,
         'checks': checks, 'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()),
                                     'sessions': list(sessions.values())},
         'load_s': load, 'watts_median': median_of(os.path.join(o.dir, 'smi.csv'), 1),
@@ -93,10 +96,10 @@ def table(o):
         f.write(f"# {card.get('name', 'a card')}, driver {card.get('driver_version', '?')}\n\n")
         f.write(f"`bench/gpu.sh` at {o.commit}, {o.seconds} s. Median +- median absolute deviation.\n")
         if not whole:
-            f.write(f'ONLY {o.layers} OF 43 LAYERS: not comparable with the aims.\n')
+            f.write(f"NOT THE FULL SHAPE AND SIZES, not comparable with the aims: {', '.join(f'{k} {v}' for k, v in sizes.items())}.\n")
         f.write('\n| q2, full shape | measured | reach / aim | |\n|---|---|---|---|\n')
         for r in rows:
-            f.write('| ' + ' | '.join(r if whole else r[:3] + ('',)) + ' |\n')
+            f.write('| ' + ' | '.join(r if whole else r[:2] + ('', '')) + ' |\n')
         f.write('\n| check | result | |\n|---|---|---|\n')
         for c in checks:
             f.write(f"| {c['name']} | {c['result']} | {c['said']} |\n")
@@ -108,9 +111,9 @@ def main():
     s = sub.add_parser('same')
     s.add_argument('files', nargs=2)
     t = sub.add_parser('table')
-    for name in ('dir', 'json', 'md', 'commit'):
+    for name in ('dir', 'json', 'md', 'commit', 'shape'):
         t.add_argument('--' + name, required=True)
-    for name in ('layers', 'seconds'):
+    for name in ('layers', 'chunk', 'near', 'far', 'sessions', 'seconds'):
         t.add_argument('--' + name, type=int, required=True)
     o = p.parse_args()
     if o.what == 'same':
