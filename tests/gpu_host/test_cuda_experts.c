@@ -68,6 +68,9 @@ TEST(router_gives_ties_to_the_lower_index_and_takes_nan_last)
     CHECKED(b, router, .logits = logits, .bias = bias, .ids = c.ids, .weights = c.weights, .scale = 1.0f);
     EXPECT_INT(view_i32(c.ids, 0)[0], 0);
     EXPECT_INT(view_i32(c.ids, 0)[5], 5);
+    checked_free(b, logits);
+    checked_free(b, bias);
+    drop(b, c);
     b->close(b);
 }
 
@@ -87,8 +90,10 @@ TEST(router_of_a_hash_layer_takes_the_choice_of_the_table)
         const view logits = checked_random(b, rows[i], E, 4.0f, 3);
         const chosen c = room(b, rows[i], USED);
         CHECKED(b, router, .logits = logits, .hash = hash, .ids = c.ids, .weights = c.weights, .rows = &batch, .scale = 1.5f);
+        checked_free(b, logits);
         drop(b, c);
     }
+    checked_free(b, hash);
     b->close(b);
 }
 
