@@ -65,8 +65,9 @@ typedef struct {
     int           opening;      /* kernels that ran until the model was open */
 } parts;
 
-/* Of the parts that are opened next: float activations; card memory for routed experts, 0 for all of them. */
-static bool exact_products;
+/* Of the parts that are opened next: float activations; without the trained rounding of rows of K; card memory for
+ * routed experts, 0 for all of them. */
+static bool exact_products, unrounded;
 static uint64_t expert_memory;
 
 static inline bool stop(void *ctx)
@@ -93,9 +94,9 @@ static inline bool open_parts(parts *p, const char *mix, const char *kind, const
     ds4_error err;
     gpu_device *d;
     memset(p, 0, sizeof *p);
-    const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = true,
+    const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = !unrounded,
                                  .stop = stop, .stop_ctx = p };
-    const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = MOST, .packed = true };
+    const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = MOST, .packed = !unrounded };
     const char *path = narrow_model(mix);
     if (!path) return false;
     ds4_status st = gguf_open(&p->file, path, NULL, &err);
