@@ -110,12 +110,19 @@ static cost experts_cost(const char *name, const gpu_launch *l, const launch_row
     return of_experts(down->down, 1, down->down.rows, &g);
 }
 
+static cost hc_sums_cost(const hc_sums_kernel_args *a)
+{
+    return (cost){ a->n_mix * row_bytes(a->fn_type, a->streams.cols) + rows_bytes(a->streams),
+                   (double)a->n_mix * a->streams.cols * a->streams.rows };
+}
+
 static cost hc_cost(const char *name, const gpu_launch *l)
 {
-    if (begins(name, "hc_sums")) {
-        const hc_sums_kernel_args *a = l->args;
-        return (cost){ a->n_mix * row_bytes(a->fn_type, a->streams.cols) + rows_bytes(a->streams),
-                       (double)a->n_mix * a->streams.cols * a->streams.rows };
+    if (begins(name, "hc_sums")) return hc_sums_cost(l->args);
+    if (begins(name, "hc_expand_sums")) {
+        const hc_both_kernel_args *a = l->args;
+        const cost c = hc_sums_cost(&a->sums);
+        return (cost){ c.bytes + rows_bytes(a->expand.y) + rows_bytes(a->expand.streams), c.macs };
     }
     if (begins(name, "hc_mix")) {
         const hc_mix_kernel_args *a = l->args;

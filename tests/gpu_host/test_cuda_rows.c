@@ -2,6 +2,7 @@
 #include "checked.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/wrap.h"
@@ -273,6 +274,108 @@ TEST(a_norm_leaves_the_codes_that_the_next_products_want)
         }
         check->close(check);
     }
+}
+
+/* ---- an expansion and the mix behind it ------------------------------------------------------ */
+
+/* Rows of streams, x, y, post and comb as they are on the device, one after another. */
+static int brought(backend *b, const hc_case *c, float *out)
+{
+    const view all[] = { c->streams, c->x, c->y, c->post, c->comb };
+    ds4_error err;
+    int n = 0;
+    EXPECT_OK(b->wait(b, &err), err);
+    for (int i = 0; i < 5; i++) {
+        EXPECT_OK(b->download(b, out + n, all[i], &err), err);
+        n += (int)all[i].rows * all[i].cols;
+    }
+    return n;
+}
+
+/* Expansion with what an earlier mix left, then the next mix. together: as within a step. */
+static int expand_and_mix(backend *b, hc_case c, bool together, bool head, float *out)
+{
+    const view y = checked_random(b, c.y.rows, c.y.cols, 1.0f, 9);
+    const hc_expand_args expand = { .y = y, .streams = c.streams, .post = c.post, .comb = c.comb, .n_streams = c.S };
+    ds4_error err;
+    float *numbers = calloc((size_t)c.streams.rows * (size_t)c.streams.cols, sizeof *numbers);
+    for (int64_t i = 0; i < c.streams.rows * c.streams.cols; i++) numbers[i] = (float)(i % 23) / 11.0f - 1.0f;
+    EXPECT_OK(b->upload(b, c.streams, numbers, &err), err);
+    EXPECT_OK(b->upload(b, c.post, numbers, &err), err);
+    EXPECT_OK(b->upload(b, c.comb, numbers + 5, &err), err);
+    free(numbers);
+    cuda_codes_keep((cuda_backend *)b, together);
+    EXPECT_OK(b->ops.hc_expand(&b->queue, &expand), b->queue.error);
+    EXPECT_INT(((cuda_backend *)b)->expansion.waits, together);
+    const hc_pre_args pre = { .mix = { MIX(c, 3, head) }, .norm = { .x = c.x, .y = c.y, .weight = c.weight, .eps = 1e-6f,
+                                                                    .name = "test" } };
+    EXPECT_OK(b->ops.hc_pre(&b->queue, &pre), b->queue.error);
+    EXPECT(!((cuda_backend *)b)->expansion.waits);
+    cuda_codes_keep((cuda_backend *)b, false);
+    const int n = brought(b, &c, out);
+    checked_free(b, y);
+    return n;
+}
+
+TEST(an_expansion_with_the_mix_behind_it_is_the_two_one_after_the_other)
+{
+    enum { MOST = 1 << 17 };
+    static float one[MOST], two[MOST];
+    const struct { int T, D; quant_type type; bool head; } cases[] = {
+        { 1, 64, QUANT_F16, false }, { 3, 96, QUANT_F32, false }, { 16, 160, QUANT_BF16, false }, { 1, 1024, QUANT_F16, false },
+        { 2, 32, QUANT_F16, true },
+    };
+    for (int order = LANES_FORWARD; order <= LANES_SHUFFLED; order++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            ds4_error err;
+            gpu_device *d;
+            backend *b;
+            EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = (lane_order)order, .seed = i }, &err), err);
+            EXPECT_OK(cuda_open_on(&b, d, &(backend_options){ .name = "cuda", .limits = limits }, &err), err);
+            hc_case c = hc_open(b, cases[i].T, 4, cases[i].D, cases[i].type, cases[i].head);
+            const int n = expand_and_mix(b, c, false, cases[i].head, one);
+            EXPECT_INT(expand_and_mix(b, c, true, cases[i].head, two), n);
+            const int streams = cases[i].T * 4 * cases[i].D;
+            EXPECT(!memcmp(one, two, (size_t)streams * sizeof *one));
+            for (int k = streams; k < n; k++) EXPECT(fabsf(one[k] - two[k]) <= 1e-4f * (1.0f + fabsf(one[k])));
+            hc_close(b, &c);
+            b->close(b);
+        }
+}
+
+/* Alone and among fifteen others, to the bit; and any other op first has the expansion that waits done. */
+TEST(an_expansion_that_waits_is_done_before_any_other_op)
+{
+    enum { T = 16, D = 64 };
+    static float all[1 << 15], alone[1 << 12];
+    ds4_error err;
+    gpu_device *d;
+    backend *b;
+    EXPECT_OK(fake_device_open(&d, &(fake_options){ 0 }, &err), err);
+    EXPECT_OK(cuda_open_on(&b, d, &(backend_options){ .name = "cuda", .limits = limits }, &err), err);
+    hc_case c = hc_open(b, T, 4, D, QUANT_F16, false);
+    expand_and_mix(b, c, true, false, all);
+    hc_case one = c;
+    view *const rows[] = { &one.streams, &one.x, &one.post, &one.comb, &one.y };
+    for (int i = 0; i < 5; i++) *rows[i] = view_rows(*rows[i], 0, 1);
+    expand_and_mix(b, one, true, false, alone);
+    EXPECT(!memcmp(all, alone, 4 * D * sizeof *all));
+    EXPECT(!memcmp(all + T * 4 * D, alone + 4 * D, D * sizeof *all));
+
+    cuda_codes_keep((cuda_backend *)b, true);
+    const view y = checked_random(b, T, D, 1.0f, 9), sum = checked_view(b, T, 4 * D, QUANT_F32);
+    EXPECT_OK(b->ops.hc_expand(&b->queue, &(hc_expand_args){ .y = y, .streams = c.streams, .post = c.post, .comb = c.comb,
+                                                             .n_streams = 4 }), b->queue.error);
+    EXPECT_OK(b->copy(b, sum, c.streams, &err), err);
+    EXPECT(!((cuda_backend *)b)->expansion.waits);
+    EXPECT_OK(b->wait(b, &err), err);
+    EXPECT_OK(b->download(b, all, c.streams, &err), err);
+    EXPECT_OK(b->download(b, all + T * 4 * D, sum, &err), err);
+    EXPECT(!memcmp(all, all + T * 4 * D, T * 4 * D * sizeof *all));
+    checked_free(b, y);
+    checked_free(b, sum);
+    hc_close(b, &c);
+    b->close(b);
 }
 
 TEST(more_streams_than_there_is_room_for_are_refused)

@@ -73,6 +73,14 @@ typedef struct {
 
 enum { HC_MAX_STREAMS = 8 };
 
+/* The expansion of 4 streams and the next mix' sums over them: slices are HC_BOTH_CHANNELS channels of all
+ * streams. Wide rows, float rows of fn too. Grid: slices, some of the rows. */
+enum { HC_BOTH_STREAMS = 4, HC_BOTH_CHANNELS = 32, HC_BOTH_ROWS = 4 };
+typedef struct {
+    hc_expand_kernel_args expand;
+    hc_sums_kernel_args   sums;
+} hc_both_kernel_args;
+
 /* Tables of blocks. */
 #define EMBED_TYPES(M, X) MATMUL_TUNED(M, X) MATMUL_GENERAL(M, X)
 #define EMBED_KERNEL_ID(X, type) X(embed_##type, embed_kernel_args)
@@ -88,6 +96,7 @@ enum { HC_MAX_STREAMS = 8 };
     X(hc_sums_8, hc_sums_kernel_args)                                         \
     X(hc_sums_any, hc_sums_kernel_args)                                       \
     X(hc_mix, hc_mix_kernel_args)                                             \
-    X(hc_expand, hc_expand_kernel_args)
+    X(hc_expand, hc_expand_kernel_args)                                       \
+    X(hc_expand_sums, hc_both_kernel_args)
 
 #endif

@@ -51,6 +51,14 @@ typedef struct {
     bool           on;          /* within a step                */
 } cuda_codes_kept;
 
+/* An expansion of hyper-connections that waits for the op behind it (cuda_rows.c): the mix of the same streams
+ * does both in one launch, any other op has it launched before. Only within a step. */
+typedef struct {
+    bool waits;
+    view y, streams, post, comb;
+    int  n_streams;
+} cuda_expansion;
+
 typedef struct cuda_step cuda_step;             /* cuda_step.c: tables of rows, streams, recordings */
 typedef struct cuda_residency cuda_residency;   /* cuda_residency.h: which experts are on the card  */
 
@@ -61,6 +69,7 @@ typedef struct {
     gpu_ptr         scratch[CUDA_FAMILIES];     /* each at a multiple of 256 bytes */
     gpu_ptr         scratch_store;
     cuda_codes_kept codes;
+    cuda_expansion  expansion;
     cuda_step      *step;
     cuda_residency *residency;
 } cuda_backend;
@@ -179,6 +188,8 @@ void       cuda_codes_keep(cuda_backend *b, bool on);
 /* A hyper-connection's mix, and the norm of its x where that is not NULL: an op (cuda_rows.c). next, here and
  * below: types of n weights that multiply what is normed. */
 ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm, const quant_type *next, int n);
+/* Launches the expansion that waits. cuda_op calls it. */
+ds4_status cuda_expand_now(cuda_backend *b);
 ds4_status cuda_rms_norm(queue *dev, const rms_norm_args *a, const quant_type *next, int n);
 /* y = w x for any weight type and number of rows, within an op under way. */
 ds4_status cuda_products(queue *dev, view w, view x, view y);

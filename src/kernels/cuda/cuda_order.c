@@ -115,7 +115,12 @@ void cuda_writes_memory(cuda_backend *b, int layer, unsigned which) { declare_me
 void cuda_op(cuda_backend *b)
 {
     cuda_order *o = &b->step->order;
+    const ds4_status before = b->expansion.waits ? cuda_expand_now(b) : DS4_OK;
     o->late = o->open ? order_close_op(b, &o->late_error) : DS4_OK;
+    if (before) {
+        o->late = before;
+        o->late_error = b->base.queue.error;
+    }
     o->open = true;
     o->placed = false;
     o->pieces = 0;

@@ -163,12 +163,77 @@ static ds4_status embed_rows(queue *dev, const embed_rows_args *a)
 
 /* ---- hyper-connections ------------------------------------------------------------------------ */
 
+static hc_expand_kernel_args expand_args(const cuda_expansion *e)
+{
+    hc_expand_kernel_args k = { .y = cuda_rows(e->y), .streams = cuda_rows(e->streams), .post = cuda_rows(e->post),
+                                .comb = cuda_rows(e->comb), .n_streams = e->n_streams };
+    k.wide = is_wide(k.y) && is_wide(k.streams);
+    return k;
+}
+
+static void declare_expansion(cuda_backend *b, const cuda_expansion *e)
+{
+    cuda_reads(b, e->y);
+    cuda_reads(b, e->post);
+    cuda_reads(b, e->comb);
+    cuda_writes(b, e->streams);
+}
+
+/* A step's few rows, of the shape that has a kernel for both. Where the host looks at every op nothing waits. */
+static bool may_wait(const cuda_backend *b, const cuda_expansion *e)
+{
+    return b->codes.on && !b->o.mirrored && e->streams.rows <= FEW_ROWS && e->n_streams == HC_BOTH_STREAMS &&
+           e->y.cols % HC_BOTH_CHANNELS == 0 && expand_args(e).wide;
+}
+
+ds4_status cuda_expand_now(cuda_backend *b)
+{
+    queue *dev = &b->base.queue;
+    const cuda_expansion e = b->expansion;
+    if (!e.waits) return DS4_OK;
+    b->expansion.waits = false;
+    const hc_expand_kernel_args k = expand_args(&e);
+    cuda_op(b);
+    declare_expansion(b, &e);
+    const int n = k.wide ? e.y.cols / 4 : e.y.cols;
+    return cuda_done(dev, CUDA_LAUNCH(dev, hc_expand, cuda_grid(slices_of(n, 128), e.y.rows, 1), 128, 0, k));
+}
+
+/* The sums of a mix; `wide` says how its rows may be read. e: the expansion that makes its streams; e->waits false:
+ * they are there. */
+static ds4_status launch_sums(queue *dev, const hc_sums_kernel_args *sums, const cuda_expansion *e, bool wide)
+{
+    cuda_backend *b = cuda_of(dev);
+    const int T = sums->streams.rows;
+    if (e->waits) {
+        const hc_both_kernel_args k = { expand_args(e), *sums };
+        return CUDA_LAUNCH(dev, hc_expand_sums, cuda_grid(sums->slices, min_int(T, HC_BOTH_ROWS), 1), 256, 0, k);
+    }
+    const unsigned threads = threads_for(slices_of(sums->n_mix, 3) * 32, 32, 256);
+    /* Two blocks of long slices on a multiprocessor have their parts of fn in its L1. */
+    const int groups = wide && T > 1 ? slices_of(T, SUM_ROWS) : T;
+    const int beside = max_int(1, 2 * b->device->info.n_sm / sums->slices);
+    const cuda_dim grid = cuda_grid(sums->slices, T <= FEW_ROWS ? groups : min_int(groups, beside), 1);
+    return cuda_launch(dev, !wide ? CUDA_hc_sums_any : T > 1 ? CUDA_hc_sums_8 : CUDA_hc_sums_1, grid, threads, 0, sums,
+                       sizeof *sums);
+}
+
+/* Whether the mix can expand its streams itself. */
+static bool takes_expansion(const cuda_backend *b, const hc_mix_args *a, bool wide)
+{
+    enum { MOST_MIX = 256 / 32 * 3 };           /* rows of fn that one block meets */
+    const cuda_expansion *e = &b->expansion;
+    return e->waits && wide && a->streams.buf == e->streams.buf && a->streams.offset == e->streams.offset &&
+           a->streams.rows == e->streams.rows && a->streams.cols == e->streams.cols &&
+           a->streams.stride == e->streams.stride && a->n_streams == e->n_streams && a->fn.rows <= MOST_MIX;
+}
+
 /* The collapsed input, its norm into y where that is asked for, and the control. */
 ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *norm, const quant_type *next, int n)
 {
     cuda_backend *b = cuda_of(dev);
     const int S = a->n_streams, n_mix = (int)a->fn.rows, cols = a->streams.cols, T = (int)a->streams.rows;
-    const int slice = slice_of(T), slices = slices_of(cols, slice);
+    const int slice = slice_of(T), slices = slices_of(cols, slice);     /* as many where channels are cut */
     if (S > HC_MAX_STREAMS)
         return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, S,
                           HC_MAX_STREAMS);
@@ -194,7 +259,11 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
     k.wide = is_wide(k.x) && is_wide(k.streams) && (!norm || (is_wide(k.y) && k.weight % 16 == 0));
     const bool wide_sums = is_wide(sums.streams) && sums.fn % 16 == 0 && sums.fn_stride % 4 == 0;
 
+    cuda_expansion e = b->expansion;
+    e.waits = takes_expansion(b, a, wide_sums);
+    if (e.waits) b->expansion.waits = false;
     cuda_op(b);
+    if (e.waits) declare_expansion(b, &e);
     cuda_reads(b, a->streams);
     cuda_writes(b, a->x);
     if (norm) cuda_writes(b, norm->y);
@@ -209,14 +278,7 @@ ds4_status cuda_hc_mix(queue *dev, const hc_mix_args *a, const rms_norm_args *no
     k.by_256 = codes[1];
     if (st) return cuda_done(dev, st);
 
-    const unsigned threads = threads_for(slices_of(n_mix, 3) * 32, 32, 256);
-    /* Two blocks of long slices on a multiprocessor have their parts of fn in its L1. */
-    const int groups = wide_sums && T > 1 ? slices_of(T, SUM_ROWS) : T;
-    const int beside = max_int(1, 2 * b->device->info.n_sm / slices);
-    const cuda_dim grid = cuda_grid(slices, T <= FEW_ROWS ? groups : min_int(groups, beside), 1);
-    st = !wide_sums ? CUDA_LAUNCH(dev, hc_sums_any, grid, threads, 0, sums)
-       : T > 1      ? CUDA_LAUNCH(dev, hc_sums_8, grid, threads, 0, sums)
-                    : CUDA_LAUNCH(dev, hc_sums_1, grid, threads, 0, sums);
+    st = launch_sums(dev, &sums, &e, wide_sums);
     const int each = k.wide ? 4 : 1;
     if (!st) st = CUDA_LAUNCH(dev, hc_mix, cuda_grid(T, a->head ? 1 : 2, 1), threads_for(k.x.cols / each, 64, 1024),
                               0, k);
@@ -236,19 +298,15 @@ static ds4_status hc_pre(queue *dev, const hc_pre_args *a)
 static ds4_status hc_expand(queue *dev, const hc_expand_args *a)
 {
     cuda_backend *b = cuda_of(dev);
+    const cuda_expansion e = { .waits = true, .y = a->y, .streams = a->streams, .post = a->post, .comb = a->comb,
+                               .n_streams = a->n_streams };
     if (a->n_streams > HC_MAX_STREAMS)
         return queue_fail(dev, DS4_EUNSUPPORTED, "%s: %d streams; there is room for %d", b->base.name, a->n_streams,
                           HC_MAX_STREAMS);
-    hc_expand_kernel_args k = { .y = cuda_rows(a->y), .streams = cuda_rows(a->streams), .post = cuda_rows(a->post),
-                                .comb = cuda_rows(a->comb), .n_streams = a->n_streams };
-    k.wide = is_wide(k.y) && is_wide(k.streams);
-    cuda_op(b);
-    cuda_reads(b, a->y);
-    cuda_reads(b, a->post);
-    cuda_reads(b, a->comb);
-    cuda_writes(b, a->streams);
-    const int n = k.wide ? a->y.cols / 4 : a->y.cols;
-    return cuda_done(dev, CUDA_LAUNCH(dev, hc_expand, cuda_grid(slices_of(n, 128), a->y.rows, 1), 128, 0, k));
+    const ds4_status st = cuda_expand_now(b);
+    if (st) return st;
+    b->expansion = e;
+    return may_wait(b, &e) ? DS4_OK : cuda_expand_now(b);
 }
 
 void cuda_rows_ops(ops *o)

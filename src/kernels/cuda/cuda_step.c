@@ -51,9 +51,13 @@ ds4_status cuda_step_end(backend *base, bool complete, bool *again, ds4_error *e
 {
     cuda_backend *b = (cuda_backend *)base;
     *again = false;
+    ds4_status st = complete ? cuda_expand_now(b) : DS4_OK;
+    if (st) ds4_fail(err, st, "%s", b->base.queue.error.message);
+    b->expansion.waits = false;
     cuda_codes_keep(b, false);
     b->step->tables.rows = NULL;
-    const ds4_status st = order_end(b, err);
+    const ds4_status joined = order_end(b, st ? NULL : err);
+    if (!st) st = joined;
     const ds4_status ended = records_end(b, complete && !st, again, st ? NULL : err);
     return st ? st : ended;
 }

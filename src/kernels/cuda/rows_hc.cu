@@ -274,3 +274,58 @@ KERNEL(hc_expand, hc_expand_kernel_args, 128)
     if (a.wide) expand<4>(a, control);
     else expand<1>(a, control);
 }
+
+/* ---- both ------------------------------------------------------------------------------------ */
+
+/* A warp has 32 channels of 4 streams, eight lanes each, and meets HC_EACH rows of fn. */
+template <int TYPE> DEVICE void expand_and_sum(const hc_both_kernel_args &a)
+{
+    const hc_expand_kernel_args &e = a.expand;
+    const hc_sums_kernel_args &s = a.sums;
+    const int S = HC_BOTH_STREAMS, D = e.y.cols, m = HC_EACH * warp_id(), stream = lane_id() / 8;
+    const int channel = (int)blockIdx.x * HC_BOTH_CHANNELS + 4 * (lane_id() % 8);
+    const int64_t column = (int64_t)stream * D + channel;
+    float w[HC_EACH][4];
+#pragma unroll
+    for (int j = 0; j < HC_EACH; j++) load_fn<TYPE, 4>(w[j], s.fn, min(m + j, s.n_mix - 1) * s.fn_stride + column);
+    launch_wait();
+    launch_next();
+
+    for (int t = (int)blockIdx.y; t < e.streams.rows; t += (int)gridDim.y) {
+        float *streams = row_to(e.streams, t);
+        const float *comb = row_of(e.comb, t), post = row_of(e.post, t)[stream];
+        float v[4], old[HC_BOTH_STREAMS][4];
+        load_floats<4>(v, row_of(e.y, t) + channel);
+#pragma unroll
+        for (int i = 0; i < S; i++) load_floats<4>(old[i], streams + (int64_t)i * D + channel);
+        for (int k = 0; k < 4; k++) v[k] = post * v[k];
+#pragma unroll
+        for (int i = 0; i < S; i++)
+            for (int k = 0; k < 4; k++) v[k] = fmaf(comb[i * S + stream], old[i][k], v[k]);
+        __syncthreads();                        /* every warp has read what was there */
+        if (m == 0) store_floats<4>(streams + column, v);
+        if (m >= s.n_mix) continue;
+
+        float sum[HC_EACH] = {}, squares = 0.0f;
+        for (int k = 0; k < 4; k++) {
+#pragma unroll
+            for (int j = 0; j < HC_EACH; j++) sum[j] = fmaf(w[j][k], v[k], sum[j]);
+            squares = fmaf(v[k], v[k], squares);
+        }
+        float *part = gpu_at<float>(s.part) + (int64_t)t * (s.n_mix + 1) * s.slices + blockIdx.x;
+#pragma unroll
+        for (int j = 0; j < HC_EACH; j++) {
+            const float total = warp_sum(sum[j]);
+            if (lane_id() == 0 && m + j < s.n_mix) part[(m + j) * s.slices] = total;
+        }
+        squares = warp_sum(squares);
+        if (lane_id() == 0 && m == 0) part[s.n_mix * s.slices] = squares;
+    }
+}
+
+KERNEL(hc_expand_sums, hc_both_kernel_args, 256)
+{
+    if (a.sums.fn_type == QUANT_F32) expand_and_sum<QUANT_F32>(a);
+    else if (a.sums.fn_type == QUANT_F16) expand_and_sum<QUANT_F16>(a);
+    else expand_and_sum<QUANT_BF16>(a);
+}
