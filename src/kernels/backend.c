@@ -74,7 +74,7 @@ ds4_status backend_open(backend **out, const backend_options *o, ds4_error *err)
                         o->name);
     backend *b;
     backend_options inner = *o;
-    inner.mirrored = starts(o->name, "check:") || starts(o->name, "trace:");
+    inner.mirrored = device_of(o->name) != o->name;
     const ds4_status st = is_cuda(o->name) ? backend_cuda_open(&b, &inner, err) : backend_cpu_open(&b, &inner, err);
     if (st) return st;
     if (starts(o->name, "check:")) return backend_check_open(out, b, o, err);

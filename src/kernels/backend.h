@@ -99,8 +99,8 @@ typedef struct {
     int            n_threads;   /* 0: pool_default_threads                           */
     uint32_t       isa_mask;    /* CPU: instruction sets that may be used            */
     bool           exact;       /* float activations in every matrix product         */
-    bool           mirrored;    /* device memory has a copy in the host's (buf.host), so that check: and
-                                   trace: can look at it                             */
+    bool           mirrored;    /* device memory has a copy in the host's (buf.host), so that check:,
+                                   trace: and time: can look at it                   */
     int            device;      /* which one of several                              */
     uint64_t       expert_bytes;/* device memory for routed experts; the others stay in host
                                    memory; 0: room for all                           */

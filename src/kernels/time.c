@@ -1,4 +1,5 @@
-/* time: a backend that adds up how long every kind of op took, and what it read. */
+/* time: a backend that adds up how long every kind of op took, and what it read. Device memory needs a mirror in the
+ * host's. */
 #include "kernels/backend.h"
 
 #include <stdlib.h>
@@ -32,6 +33,14 @@ static void no_result(void *ctx, const char *result, view v, const kv_row *store
     (void)ctx, (void)result, (void)v, (void)stored;
 }
 
+/* Which experts a router chose, for the ops whose cost depends on it. */
+static view choice_of(const char *op, const void *args)
+{
+    if (strcmp(op, "expert_ffn") == 0) return ((const expert_ffn_args *)args)->ids;
+    if (strcmp(op, "moe_block") == 0)  return ((const moe_block_args *)args)->experts.ids;
+    return (view){ 0 };
+}
+
 static void add_time(queue *dev, const char *op, const char *name, uint64_t ns, op_cost c)
 {
     op_time *e = entry_of((time_backend *)dev->backend, op, name);
@@ -53,6 +62,9 @@ static void add_time(queue *dev, const char *op, const char *name, uint64_t ns, 
         ds4_status st = wrap_status(dev, w->inner->ops.op(&w->inner->queue, a));                      \
         if (!st) st = w->inner->wait(w->inner, &dev->error);                                          \
         const uint64_t ns = clock_ns() - start;                                                       \
+        if (st) return st;                                                                            \
+        const view choice = choice_of(#op, a);                                                        \
+        if (view_present(choice) && w->base.mirror) st = w->base.mirror(&w->base, choice, &dev->error); \
         if (st) return st;                                                                            \
         result_visit at = { .name = "", .fn = no_result };                                            \
         results_##op(a, &at);                                                                         \

@@ -102,6 +102,13 @@ for s in (s for k in speed.values() for s in k):
     assert s['model']['backend'].startswith('cuda') and s['cell']['params']['fill'] == 'fast'
 CHECK
 
+# ---- a token taken apart ---------------------------------------------------------------------
+
+"$mock/bin/ds4-bench" speed -m "$model" --backend cuda --classes -p 0 -n 1 -d 0 -r 1 --warmup-max 0 >"$tmp/out" 2>"$tmp/err"
+ok "--classes on a card: $(tail -n 1 "$tmp/err")" grep -q "^  experts and router  *[0-9]" "$tmp/out"
+ok "experts that the card chose" grep -q "^  [1-9][0-9.]* distinct experts" "$tmp/out"
+ok "what a wait costs is said" grep -q "the device is waited for after every operation" "$tmp/out"
+
 # ---- what can be missing -------------------------------------------------------------------
 
 script DEVICE=7

@@ -160,10 +160,12 @@ static ds4_status download(backend *base, void *to, view from, ds4_error *err)
 static ds4_status mirror(backend *base, view v, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
-    const uint64_t row = row_bytes(v);
+    const bool dense = v.stride == row_bytes(v);
+    const int64_t n = dense && v.rows > 0 ? 1 : v.rows;
+    const uint64_t each = dense ? v.stride * (uint64_t)v.rows : row_bytes(v);
     ds4_status st = b->device->sync(b->device, -1, err);
-    for (int64_t i = 0; i < v.rows && !st; i++) {
-        const gpu_piece one = { cuda_at(v) + (uint64_t)i * v.stride, view_at(v, i), row };
+    for (int64_t i = 0; i < n && !st; i++) {
+        const gpu_piece one = { cuda_at(v) + (uint64_t)i * v.stride, view_at(v, i), each };
         st = b->device->transfer(b->device, false, &one, 1, err);
     }
     return st;
