@@ -206,6 +206,7 @@ endif
 $(filter %/test_cuda_fault,$(FAULTS)): $(FAULT_CARD)
 $(filter %/test_cuda_fault,$(FAULTS)): LIBS += -lstdc++
 $(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_lanes): $(B)/lanes/tests/gpu_host/lane_samples.o
+$(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_cuda_golden): $(B)/tests/golden/golden.o
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
 
