@@ -26,6 +26,8 @@ KERNEL(sample_turn, sample_args, 1024)
     const int t = (int)threadIdx.x, n = (int)blockDim.x;
     x[t] = gpu_at<const float>(a.in)[t];
     if (a.mode == TURN_WITH_BARRIER) __syncthreads();
+    if (a.mode == TURN_WITH_SYNCWARP) __syncwarp();
+    if (a.mode == TURN_WITH_SHUFFLE) __shfl_sync(FULL_MASK, t, 0);
     gpu_at<float>(a.out)[t] = x[n - 1 - t];
 }
 

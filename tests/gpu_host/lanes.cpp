@@ -53,6 +53,42 @@ asm(".text\n.p2align 2\n"
 #error "the lane runner knows x86-64 and 64-bit Arm"
 #endif
 
+/* ---- who sees whose writes --------------------------------------------------------
+ *
+ * Under TSan every lane is a thread of its own, which sees another's writes only behind a barrier of both:
+ * what lanes or warps exchange through memory without one is a race, however the runner orders them. The
+ * runner's own books are not looked at. Two tokens in turn, since a lane may be at the next barrier before
+ * another has left this one. */
+#if defined(__SANITIZE_THREAD__)
+#define UNSEEN __attribute__((no_sanitize_thread, noinline))
+#define GIVE(token) __tsan_release(token)
+#define TAKE(token) __tsan_acquire(token)
+#else
+#define UNSEEN
+#define GIVE(token) (void)(token)
+#define TAKE(token) (void)(token)
+#endif
+
+UNSEEN static void copy_unseen(uint8_t *to, const void *from, size_t n)
+{
+#if defined(__SANITIZE_THREAD__)
+    for (size_t i = 0; i < n; i++) static_cast<volatile uint8_t *>(to)[i] = static_cast<const uint8_t *>(from)[i];
+#else
+    memcpy(to, from, n);
+#endif
+}
+
+/* NaN, -1 */
+UNSEEN static uint8_t *garbage(uint8_t *p, size_t n)
+{
+#if defined(__SANITIZE_THREAD__)
+    for (size_t i = 0; i < n; i++) static_cast<volatile uint8_t *>(p)[i] = 0xff;
+#else
+    memset(p, 0xff, n);
+#endif
+    return p;
+}
+
 enum lane_state { LANE_READY, LANE_AT_WARP, LANE_AT_BARRIER, LANE_DONE };
 
 /* A copy that is under way; `group` counts the lane's commits before it. */
@@ -64,6 +100,7 @@ struct fibre {
     lane_state  state;
     const char *what;           /* the warp operation that it waits at */
     unsigned    turns;          /* warp operations so far              */
+    unsigned    barriers;       /* of the block, so far                */
     std::vector<lane_copy> copies;
     int         groups;         /* of copies, committed                */
     void       *fake_stack;     /* ASan's */
@@ -91,11 +128,12 @@ struct runner {
     size_t   shared_used;
     uint8_t *dynamic;
     unsigned dynamic_bytes;
+    char     begun, ended, at_barrier[2], at_warp[MAX_BLOCK / 32][2];       /* tokens */
 };
 
 static thread_local runner *R;
 
-static unsigned random_below(unsigned n)
+UNSEEN static unsigned random_below(unsigned n)
 {
     R->random = R->random * 6364136223846793005u + 1442695040888963407u;
     return static_cast<unsigned>(R->random >> 33) % n;
@@ -108,14 +146,14 @@ void lane_fail(const char *why)
     abort();
 }
 
-static void to_main(bool last)
+UNSEEN static void to_main(bool last)
 {
     fibre *f = &R->lane[R->now];
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(last ? nullptr : &f->fake_stack, R->main_stack, R->main_stack_bytes);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(R->main_tsan, 0);
+    __tsan_switch_to_fiber(R->main_tsan, __tsan_switch_to_fiber_no_sync);
 #endif
     (void)last;
     lane_switch(&f->sp, R->main_sp);
@@ -124,18 +162,20 @@ static void to_main(bool last)
 #endif
 }
 
-extern "C" void lane_entry(void)
+extern "C" UNSEEN void lane_entry(void)
 {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &R->main_stack, &R->main_stack_bytes);
 #endif
+    TAKE(&R->begun);
     R->kernel->run(R->args);
+    GIVE(&R->ended);
     R->lane[R->now].state = LANE_DONE;
     to_main(true);
     lane_fail("a finished lane was run again");
 }
 
-static void begin(fibre *f)
+UNSEEN static void begin(fibre *f)
 {
     if (!f->stack) {
         void *p = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -154,7 +194,7 @@ static void begin(fibre *f)
 #endif
     f->sp = sp;
     f->state = LANE_READY;
-    f->turns = 0;
+    f->turns = f->barriers = 0;
     f->copies.clear();
     f->groups = 0;
     f->what = "";
@@ -164,7 +204,7 @@ static void begin(fibre *f)
 #endif
 }
 
-static void resume(unsigned i)
+UNSEEN static void resume(unsigned i)
 {
     fibre *f = &R->lane[i];
     R->now = i;
@@ -173,7 +213,7 @@ static void resume(unsigned i)
     __sanitizer_start_switch_fiber(&R->main_fake, f->stack, STACK_BYTES);
 #endif
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(f->tsan, 0);
+    __tsan_switch_to_fiber(f->tsan, __tsan_switch_to_fiber_no_sync);
 #endif
     lane_switch(&R->main_sp, f->sp);
 #if defined(__SANITIZE_ADDRESS__)
@@ -190,13 +230,7 @@ void lane_block_limit(unsigned threads, const char *kernel)
     lane_fail("the block is too large");
 }
 
-static uint8_t *garbage(uint8_t *p, size_t n)
-{
-    memset(p, 0xff, n);         /* NaN, -1 */
-    return p;
-}
-
-void *lane_shared(const void *site, size_t bytes, size_t align)
+UNSEEN void *lane_shared(const void *site, size_t bytes, size_t align)
 {
     for (int i = 0; i < R->n_sites; i++)
         if (R->site[i].site == site) return R->site[i].at;
@@ -210,31 +244,38 @@ void *lane_shared(const void *site, size_t bytes, size_t align)
     return at;
 }
 
-void *lane_shared_dynamic(void)
+UNSEEN void *lane_shared_dynamic(void)
 {
     if (!R->dynamic) lane_fail("the launch has no dynamic shared memory");
     return R->dynamic;
 }
 
-int lane_of_warp(void) { return static_cast<int>(R->now % 32); }
+UNSEEN int lane_of_warp(void) { return static_cast<int>(R->now % 32); }
 
-void lane_barrier(void)
+UNSEEN void lane_barrier(void)
 {
-    R->lane[R->now].state = LANE_AT_BARRIER;
-    R->lane[R->now].what = "__syncthreads";
+    fibre *f = &R->lane[R->now];
+    char *token = &R->at_barrier[f->barriers++ & 1];
+    f->state = LANE_AT_BARRIER;
+    f->what = "__syncthreads";
+    GIVE(token);
     to_main(false);
+    TAKE(token);
 }
 
-const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes)
+UNSEEN const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes, bool orders)
 {
     fibre *f = &R->lane[R->now];
     if (bytes > SLOT_BYTES) lane_fail("a warp operation of more than 64 bytes");
     /* Two slots in turn: a lane may be a whole operation ahead of one that still reads. */
     const unsigned turn = f->turns++ & 1;
-    memcpy(R->slot[R->now / 32][turn][R->now % 32], value, bytes);
+    char *token = &R->at_warp[R->now / 32][turn];
+    copy_unseen(R->slot[R->now / 32][turn][R->now % 32], value, bytes);
     f->state = LANE_AT_WARP;
     f->what = what;
+    if (orders) GIVE(token);
     to_main(false);
+    if (orders) TAKE(token);
     return R->slot[R->now / 32][turn][0];
 }
 
@@ -274,13 +315,13 @@ void lane_misaligned(void) { lane_fail("load_once of an address that is not alig
 
 /* ---- the scheduler ------------------------------------------------------------------- */
 
-static unsigned turn_of(unsigned i, unsigned n, unsigned start)
+UNSEEN static unsigned turn_of(unsigned i, unsigned n, unsigned start)
 {
     return R->order == LANES_BACKWARD ? n - 1 - i : R->order == LANES_SHUFFLED ? (i + start) % n : i;
 }
 
 /* Runs a warp until all of its lanes are at the block's barrier, or done. */
-static void run_warp(unsigned first)
+UNSEEN static void run_warp(unsigned first)
 {
     const unsigned n = R->n - first < 32 ? R->n - first : 32;
     for (;;) {
@@ -300,13 +341,14 @@ static void run_warp(unsigned first)
     }
 }
 
-static void run_block(void)
+UNSEEN static void run_block(void)
 {
     const unsigned warps = (R->n + 31) / 32;
     R->n_sites = 0;
     R->shared_used = 0;
     if (R->dynamic) garbage(R->dynamic, R->dynamic_bytes);
     for (unsigned i = 0; i < R->n; i++) begin(&R->lane[i]);
+    GIVE(&R->begun);
 
     for (bool more = true; more;) {
         const unsigned start = R->order == LANES_SHUFFLED ? random_below(warps) : 0;
@@ -315,6 +357,7 @@ static void run_block(void)
         for (unsigned i = 0; i < R->n; i++)
             if (R->lane[i].state != R->lane[0].state) lane_fail("a thread ended while others wait at __syncthreads");
     }
+    TAKE(&R->ended);
 }
 
 void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
@@ -437,7 +480,9 @@ void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
 static const uint8_t *rows_of_matrices(const char *what, const void *row)
 {
     if (reinterpret_cast<uintptr_t>(row) % 16) lane_fail("a matrix row that is not aligned to 16 bytes");
-    return lane_exchange(what, row, 16);
+    uint8_t own[16];
+    memcpy(own, row, sizeof own);
+    return lane_exchange(what, own, sizeof own);
 }
 
 static uint32_t matrix_number(const uint8_t *s, int matrix, int row, int col)

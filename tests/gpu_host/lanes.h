@@ -74,8 +74,9 @@ void *lane_shared(const void *site, size_t bytes, size_t align);
 void *lane_shared_dynamic(void);
 void  lane_barrier(void);
 /* Gives `bytes` (at most 64) to the warp and waits for all lanes; slot l of the result, 64 bytes
- * apart, is lane l's, good until the lane's next exchange. what: the operation, for messages. */
-const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes);
+ * apart, is lane l's, good until the lane's next exchange. what: the operation, for messages. orders:
+ * what a lane wrote before it the others see behind it; of CUDA's operations __syncwarp alone promises that. */
+const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes, bool orders = false);
 int   lane_of_warp(void);
 
 /* What lies at a device address; 0 stays nothing. */
@@ -86,7 +87,7 @@ template <class T> static inline T *gpu_at(uint64_t p, uint64_t offset = 0)
 }
 
 static inline void __syncthreads(void) { lane_barrier(); }
-static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)mask; lane_exchange("syncwarp", "", 1); }
+static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)mask; lane_exchange("syncwarp", "", 1, true); }
 static inline void __threadfence(void) {}
 static inline void __threadfence_block(void) {}
 
@@ -132,12 +133,19 @@ static inline unsigned __ballot_sync(unsigned mask, int v)
 static inline int __any_sync(unsigned mask, int v) { return __ballot_sync(mask, v) != 0; }
 static inline int __all_sync(unsigned mask, int v) { return __ballot_sync(mask, v) == 0xffffffffu; }
 
-/* One lane runs at a time, so an atomic is the plain operation. */
-template <class T> static inline T atomicAdd(T *p, T v) { const T old = *p; *p = old + v; return old; }
-template <class T> static inline T atomicMax(T *p, T v) { const T old = *p; if (v > old) *p = v; return old; }
-template <class T> static inline T atomicMin(T *p, T v) { const T old = *p; if (v < old) *p = v; return old; }
-template <class T> static inline T atomicOr(T *p, T v) { const T old = *p; *p = old | v; return old; }
-template <class T> static inline T atomicExch(T *p, T v) { const T old = *p; *p = v; return old; }
+/* One lane runs at a time; atomic all the same for those who watch over races. */
+template <class T, class F> static inline T lane_atomic(T *p, F change)
+{
+    T old, next;
+    __atomic_load(p, &old, __ATOMIC_RELAXED);
+    do next = change(old); while (!__atomic_compare_exchange(p, &old, &next, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return old;
+}
+template <class T> static inline T atomicAdd(T *p, T v) { return lane_atomic(p, [=](T old) { return (T)(old + v); }); }
+template <class T> static inline T atomicMax(T *p, T v) { return lane_atomic(p, [=](T old) { return v > old ? v : old; }); }
+template <class T> static inline T atomicMin(T *p, T v) { return lane_atomic(p, [=](T old) { return v < old ? v : old; }); }
+template <class T> static inline T atomicOr(T *p, T v) { return lane_atomic(p, [=](T old) { return (T)(old | v); }); }
+template <class T> static inline T atomicExch(T *p, T v) { return lane_atomic(p, [=](T) { return v; }); }
 
 static inline int __dp4a(int a, int b, int c)
 {

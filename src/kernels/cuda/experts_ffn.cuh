@@ -17,7 +17,7 @@ template <class W> DEVICE planes expert_row(gpu_ptr at, const gpu_experts &e, in
     return planes_from<W::type>(at, (uint64_t)e.rows * each, (uint64_t)row * each);
 }
 
-/* 32 activations. */
+/* 32 activations. Not by __ldg: the kernel ahead may write them while this one has begun. */
 struct codes32 {
     uint32_t code[8];
     float    d;
@@ -28,10 +28,10 @@ template <class W> DEVICE codes32 codes_at(const gpu_codes &x, int row, int i)
 {
     const int64_t at = (int64_t)row * x.cols + 32 * i;
     codes32 c;
-    words_of(c.code, load_16(gpu_at<const uint8_t>(x.codes) + at));
-    words_of(c.code + 4, load_16(gpu_at<const uint8_t>(x.codes) + at + 16));
-    c.d = __ldg(gpu_at<const float>(x.scale) + at / 32);
-    const uint32_t sums = W::affine ? load_u32(gpu_at<const uint8_t>(x.sum) + at / 16 * 2) : 0u;
+    words_of(c.code, *gpu_at<const uint4>(x.codes, (uint64_t)at));
+    words_of(c.code + 4, *gpu_at<const uint4>(x.codes, (uint64_t)at + 16));
+    c.d = gpu_at<const float>(x.scale)[at / 32];
+    const uint32_t sums = W::affine ? *gpu_at<const uint32_t>(x.sum, (uint64_t)at / 16 * 2) : 0u;
     c.sum[0] = (int)(int16_t)sums;
     c.sum[1] = (int)(int16_t)(sums >> 16);
     return c;

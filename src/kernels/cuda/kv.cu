@@ -63,6 +63,7 @@ KERNEL(head_norm_rope, rope_kernel_args, 256)
         if (i + 1 < a.width) sum += x[i + 1] * x[i + 1];
     }
     const float scale = (float)(1.0 / sqrt((double)warp_sum(sum) / a.width + (double)a.eps));
+    __syncwarp();                                   /* all have read what others write now */
     const int first = a.width - a.rope.n_rot;       /* pairs begin here, at an odd channel too where the width is odd */
     for (int i = lane; i < first; i += WARP) x[i] *= scale;
     for (int k = lane; k < a.rope.n_rot / 2; k += WARP) {
