@@ -44,14 +44,14 @@ template <class W> DEVICE void experts_down(const experts_down_args &a, const ty
 }
 
 #define EXPERTS_KERNELS(X, type)                                              \
-    KERNEL(experts_up_##type, experts_up_args, EXPERTS_WARPS * WARP)          \
+    KERNEL_RESIDENT(experts_up_##type, experts_up_args, EXPERTS_WARPS * WARP, 1) \
     {                                                                         \
         typedef weight_##type W;                                              \
         SHARED(W::entry, room, book_room<W>::entries);                        \
         const W::entry *at = book<W, (W::entries > 0)>::load(room);           \
         launch_wait();                                                        \
         launch_next();                                                        \
-        experts_up<W, 3>(a, at);                                                 \
+        experts_up<W, 3>(a, at);                                              \
     }                                                                         \
     KERNEL(experts_down_##type, experts_down_args, EXPERTS_DOWN_ROWS * WARP)  \
     {                                                                         \

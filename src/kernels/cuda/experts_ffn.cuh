@@ -42,7 +42,7 @@ template <class W, int N>
 DEVICE void up_row(const experts_up_args &a, const planes &gate, const planes &up, int row, const int32_t *pair, int n,
                    const typename W::entry *book)
 {
-    const int lane = lane_id(), used = a.groups.used;
+    const int lane = lane_id(), used = a.groups.used, units = a.gate.cols / 32;
     float g[N], u[N];
     int   t[N];
 #pragma unroll
@@ -51,7 +51,7 @@ DEVICE void up_row(const experts_up_args &a, const planes &gate, const planes &u
         t[j] = pair[j < n ? j : 0] / used;
     }
 #pragma unroll (N == 1 ? 2 : 1)
-    for (int i = lane; i < a.gate.cols / 32; i += WARP) {
+    for (int i = lane; i < units; i += WARP) {
         const weights32 wg = W::load(gate, i / W::subs, i % W::subs, book), wu = W::load(up, i / W::subs, i % W::subs, book);
 #pragma unroll
         for (int j = 0; j < N; j++) {
