@@ -138,12 +138,21 @@ typedef struct {
     uint64_t busy_ns;            /* at least one read was under way                       */
 } ds4_expert_metrics;
 
+/* Routed experts of which some stay in host memory while a card computes, by what decode steps read; 0: all
+ * lie on the card. They begin anew with the device (ds4_engine_reopen). */
+typedef struct {
+    uint64_t hits, misses;       /* read on the card, and over the bus                    */
+    uint64_t bus_bytes;          /* read over the bus                                     */
+    uint64_t exchanges;          /* experts that changed places with others               */
+} ds4_card_expert_metrics;
+
 typedef struct {
     uint64_t prefill_tokens, decode_tokens, steps;
     uint64_t prefill_ns, decode_ns;
     uint64_t kv_bytes_used;
     int      sessions;
     ds4_expert_metrics experts;
+    ds4_card_expert_metrics card_experts;
 } ds4_metrics;
 void ds4_engine_metrics(const ds4_engine *e, ds4_metrics *out);        /* any thread */
 

@@ -155,11 +155,11 @@ static finish_reason decode(generation *g)
     }
 }
 
-static ds4_expert_metrics expert_metrics(const timeline *t)
+static ds4_metrics metrics_now(const timeline *t)
 {
     ds4_metrics m;
     ds4_engine_metrics(t->engine, &m);
-    return m.experts;
+    return m;
 }
 
 /* What was counted since `before`. */
@@ -175,6 +175,15 @@ static ds4_expert_metrics counted_since(ds4_expert_metrics now, const ds4_expert
     return now;
 }
 
+static ds4_card_expert_metrics card_counted_since(ds4_card_expert_metrics now, const ds4_card_expert_metrics *before)
+{
+    now.hits -= before->hits;
+    now.misses -= before->misses;
+    now.bus_bytes -= before->bus_bytes;
+    now.exchanges -= before->exchanges;
+    return now;
+}
+
 void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const generate_options *o,
                      printer *out, generate_result *r, ds4_error *err)
 {
@@ -182,7 +191,7 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
         .timeline = t, .vocab = v, .special = vocab_special(v), .sampler = sampler,
         .options = o, .out = out, .result = r, .section = o->start, .err = err,
     };
-    const ds4_expert_metrics before = expert_metrics(t);
+    const ds4_metrics before = metrics_now(t);
     residency_counts pages;
     residency_now(&pages);
     const uint64_t start = clock_ns();
@@ -198,7 +207,9 @@ void generate_answer(timeline *t, const vocab *v, ds4_sampler *sampler, const ge
 
     r->ended_in = g.section;
     r->ns = clock_ns() - start;
-    r->experts = counted_since(expert_metrics(t), &before);
+    const ds4_metrics after = metrics_now(t);
+    r->experts = counted_since(after.experts, &before.experts);
+    r->card_experts = card_counted_since(after.card_experts, &before.card_experts);
     r->pages = residency_since(&pages);
     stream_close(g.streams[PRINT_REASONING]);
     stream_close(g.streams[PRINT_TEXT]);

@@ -30,6 +30,7 @@ typedef struct {
     int            tokens, reasoning_tokens;    /* sampled, without the end of turn */
     uint64_t       ns;
     ds4_expert_metrics experts;                 /* of the tokens' steps; slots 0: all are mapped */
+    ds4_card_expert_metrics card_experts;       /* of the tokens' steps; misses 0: all lie on the card */
     residency_counts pages;                     /* of the same time */
 } generate_result;
 

@@ -43,6 +43,20 @@ static void experts_text(const turn_stats *s, char *out, size_t size)
              100 * share(e->ahead_used, e->ahead), (unsigned long long)e->ahead);
 }
 
+static uint64_t bus_bytes_per_token(const turn_stats *s)
+{
+    return s->answer.tokens > 0 ? s->answer.card_experts.bus_bytes / (uint64_t)s->answer.tokens : 0;
+}
+
+static void card_experts_text(const turn_stats *s, char *out, size_t size)
+{
+    const ds4_card_expert_metrics *e = &s->answer.card_experts;
+    char per_token[24];
+    console_bytes(per_token, bus_bytes_per_token(s));
+    snprintf(out, size, "; experts: %.1f %% were on the card, %s read over the bus per token, %llu changed places",
+             100 * share(e->hits, e->hits + e->misses), per_token, (unsigned long long)e->exchanges);
+}
+
 void turn_stats_text(const turn_stats *s, char *out, size_t size)
 {
     const int n = snprintf(out, size, "prefill %zu tokens in %.2f s (%.2f t/s), generation %d tokens in %.2f s (%.2f t/s), ctx %d/%d",
@@ -50,6 +64,7 @@ void turn_stats_text(const turn_stats *s, char *out, size_t size)
              s->answer.tokens, seconds(s->answer.ns), rate(s->answer.tokens, s->answer.ns),
              s->used, s->capacity);
     if (s->answer.experts.slots && n > 0 && (size_t)n < size) experts_text(s, out + n, size - (size_t)n);
+    if (s->answer.card_experts.misses && n > 0 && (size_t)n < size) card_experts_text(s, out + n, size - (size_t)n);
 }
 
 /* ---- pages from the disk ------------------------------------------------------ */
@@ -124,6 +139,19 @@ static void field_experts(json_writer *w, const turn_stats *s)
     json_object_end(w);
 }
 
+static void field_card_experts(json_writer *w, const turn_stats *s)
+{
+    const ds4_card_expert_metrics *e = &s->answer.card_experts;
+    json_key(w, "card_experts");
+    json_object(w);
+    field_int(w, "hits", (int64_t)e->hits);
+    field_int(w, "misses", (int64_t)e->misses);
+    field_int(w, "bus_bytes", (int64_t)e->bus_bytes);
+    field_int(w, "bus_bytes_per_token", (int64_t)bus_bytes_per_token(s));
+    field_int(w, "exchanges", (int64_t)e->exchanges);
+    json_object_end(w);
+}
+
 static void field_pages(json_writer *w, const turn_stats *s)
 {
     json_key(w, "pages");
@@ -161,6 +189,7 @@ bool turn_stats_json(const turn_stats *s, const printer *p, bytes *out)
     field_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns));
     json_object_end(&w);
     if (s->answer.experts.slots) field_experts(&w, s);
+    if (s->answer.card_experts.misses) field_card_experts(&w, s);
     if (paging_hurts(s)) field_pages(&w, s);
 
     json_object_end(&w);

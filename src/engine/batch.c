@@ -130,7 +130,10 @@ static void count_step(ds4_engine *e, const ds4_batch *b, uint64_t ns)
         if (b->segments[i].n == 1) decode++;
         else prefill += (uint64_t)b->segments[i].n;
     }
+    const backend_expert_counts n = e->backend->expert_counts ? e->backend->expert_counts(e->backend)
+                                                              : (backend_expert_counts){ 0 };
     pthread_mutex_lock(&e->metrics_lock);
+    e->metrics.card_experts = (ds4_card_expert_metrics){ n.hits, n.misses, n.bus_bytes, n.exchanges };
     e->metrics.steps++;
     e->metrics.decode_tokens += decode;
     e->metrics.prefill_tokens += prefill;

@@ -67,6 +67,12 @@ static void publish_status(scheduler *s)
     if (!s->o.metrics) return;
     counter_set(&s->o.metrics->kv_rows_used, used);
     counter_set(&s->o.metrics->running, running);
+    ds4_metrics m;
+    ds4_engine_metrics(s->engine, &m);
+    counter_set(&s->o.metrics->expert_hits, m.card_experts.hits);
+    counter_set(&s->o.metrics->expert_misses, m.card_experts.misses);
+    counter_set(&s->o.metrics->expert_bus_bytes, m.card_experts.bus_bytes);
+    counter_set(&s->o.metrics->expert_exchanges, m.card_experts.exchanges);
 }
 
 int sched_status(const scheduler *constant, sched_slot_status *out, int cap)

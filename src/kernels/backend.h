@@ -57,6 +57,13 @@ typedef struct {
     bool     unified;           /* it is the host's memory                                    */
 } backend_device;
 
+/* Reads of routed experts by decode steps since the backend was opened, where some lie in host memory. */
+typedef struct {
+    uint64_t hits, misses;      /* on the device, and over the bus     */
+    uint64_t bus_bytes;         /* what kernels read over the bus      */
+    uint64_t exchanges;         /* experts that changed places         */
+} backend_expert_counts;
+
 struct backend {
     char    name[64];           /* "cpu (avx512, 2 threads)" */
     ops     ops;
@@ -92,6 +99,8 @@ struct backend {
     /* gbs[n]: 10^9 bytes a second at which the device reads memory of its own, `bytes` of it or as much as little
      * room allows, many times over; between steps. DS4_EMEMORY: the room is so little that caches would be measured. */
     ds4_status (*read_speed)(backend *b, uint64_t bytes, double *gbs, int n, ds4_error *err);
+    /* All 0 where every expert lies on the device. */
+    backend_expert_counts (*expert_counts)(const backend *b);
 };
 
 typedef struct {

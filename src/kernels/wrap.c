@@ -65,6 +65,12 @@ static ds4_status read_speed_inner(backend *b, uint64_t bytes, double *gbs, int 
     return inner_of(b)->read_speed(inner_of(b), bytes, gbs, n, err);
 }
 
+static backend_expert_counts counts_inner(const backend *b)
+{
+    const backend *inner = ((const wrapper *)b)->inner;
+    return inner->expert_counts(inner);
+}
+
 void wrap_init(wrapper *w, backend *inner, const char *prefix)
 {
     w->inner = inner;
@@ -83,6 +89,7 @@ void wrap_init(wrapper *w, backend *inner, const char *prefix)
     if (inner->mirror) w->base.mirror = mirror_inner;
     if (inner->device_now) w->base.device_now = device_inner;
     if (inner->read_speed) w->base.read_speed = read_speed_inner;
+    if (inner->expert_counts) w->base.expert_counts = counts_inner;
 }
 
 ds4_status wrap_status(queue *dev, ds4_status st)

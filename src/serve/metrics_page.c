@@ -189,6 +189,15 @@ static void cache(page *p, const server_metrics *m, kvstore_size disk)
     counter_of(p, "ds4_kv_corrupt_total", "Checkpoints that failed their check.", counter_get(&m->kv_corrupt));
 }
 
+static void experts(page *p, const server_metrics *m)
+{
+    head(p, "ds4_expert_reads_total", "counter", "Routed experts that a card read, by where they lay; 0: all lie on it.");
+    count_line(p, "ds4_expert_reads_total", "place", "card", counter_get(&m->expert_hits));
+    count_line(p, "ds4_expert_reads_total", "place", "host", counter_get(&m->expert_misses));
+    counter_of(p, "ds4_expert_bus_bytes_total", "Bytes of them read over the bus.", counter_get(&m->expert_bus_bytes));
+    counter_of(p, "ds4_expert_exchanges_total", "Experts that changed places.", counter_get(&m->expert_exchanges));
+}
+
 static void answers(page *p, const server_metrics *m)
 {
     const char *repairs[REPAIR_KINDS];
@@ -278,6 +287,7 @@ void metrics_page(const metrics_view *v, bytes *out)
     page p = { .out = out, .model = v->model, .created = v->started };
     common(&p, v->engine);
     cache(&p, v->engine, v->disk);
+    experts(&p, v->engine);
     answers(&p, v->engine);
     fleet(&p, v);
     http(&p, v->http);

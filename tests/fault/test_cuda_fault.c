@@ -176,7 +176,7 @@ static ds4_status all_of_it(float got[2][D], ds4_error *err)
     if (st) return st;
     if (!(st = model_open(&m, d, err))) st = run(&m, got, err);
     if (!st) {
-        on.exchanges = cuda_residency_counts((cuda_backend *)m.b).exchanges;
+        on.exchanges = cuda_residency_counts(m.b).exchanges;
         on.recordings = cuda_step_recordings((cuda_backend *)m.b);
     }
     model_close(&m);

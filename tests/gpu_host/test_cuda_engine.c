@@ -275,6 +275,11 @@ TEST(a_card_with_room_for_some_experts_gives_the_same_text)
     s = session(e);
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     EXPECT(!memcmp(got, want, sizeof want));
+    ds4_metrics m;                      /* told from counters that are a few steps old */
+    for (int i = 0; i < 7; i++) EXPECT_OK(ds4_session_feed(s, want, 1, NULL, NULL, &err), err);
+    ds4_engine_metrics(e, &m);
+    EXPECT(m.card_experts.hits > 0 && m.card_experts.misses > 0);
+    EXPECT(m.card_experts.bus_bytes > m.card_experts.misses);
     close_both(e, s);
     card.total_bytes = 0;
 }

@@ -251,14 +251,14 @@ TEST(where_experts_lie_does_not_change_results_while_they_change_places)
             EXPECT(memcmp(got, want, sizeof got) == 0);
         }
         for (int i = 0; i < 4; i++) {
-            const cuda_expert_counts n = cuda_residency_counts((cuda_backend *)some[i].b);
+            const backend_expert_counts n = some[i].b->expert_counts(some[i].b);
             EXPECT((n.misses > 0) == (i < 3));
             EXPECT((n.hits > 0) == (i == 1 || i == 2));
             EXPECT((n.exchanges > 4) == (i == 1 || i == 2));
             EXPECT(n.bus_bytes == 0 || n.bus_bytes >= n.misses * each);
             engine_close(&some[i]);
         }
-        EXPECT_INT(cuda_residency_counts((cuda_backend *)all.b).misses, 0);
+        EXPECT_INT(all.b->expert_counts(all.b).misses, 0);
         engine_close(&all);
     }
 }

@@ -74,6 +74,20 @@ TEST(every_family_of_the_contract_is_there)
     }
 }
 
+TEST(reads_of_experts_are_told_by_place)
+{
+    const metrics_view v = view();
+    counter_set(&counted.expert_hits, 30);
+    counter_set(&counted.expert_misses, 4);
+    counter_set(&counted.expert_bus_bytes, 5000000000);
+    counter_set(&counted.expert_exchanges, 2);
+    EXPECT_PAGE(&v);
+    EXPECT_VALUE("ds4_expert_reads_total", "place=\"card\"", 30);
+    EXPECT_VALUE("ds4_expert_reads_total", "place=\"host\"", 4);
+    EXPECT_VALUE("ds4_expert_bus_bytes_total", "", 5e9);
+    EXPECT_VALUE("ds4_expert_exchanges_total", "", 2);
+}
+
 TEST(labels_are_escaped)
 {
     metrics_view v = view();

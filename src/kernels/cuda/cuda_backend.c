@@ -261,6 +261,7 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     b->base.step_end = cuda_step_end;
     b->base.device_now = cuda_device_now;
     b->base.read_speed = cuda_read_speed;
+    b->base.expert_counts = cuda_residency_counts;
     if (o->mirrored) b->base.mirror = mirror;
     ops_default_stages(&b->base.ops);
     for (int i = 0; i < CUDA_FAMILIES; i++)

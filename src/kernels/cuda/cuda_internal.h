@@ -156,13 +156,7 @@ void       cuda_residency_release(cuda_backend *b);
 /* Counters of reads of this stack's experts, uint32 [n_experts]; 0 where nobody asks. */
 gpu_ptr    cuda_residency_uses(cuda_backend *b, view gate);
 
-/* Routed experts since the backend was opened, by what decode steps read. */
-typedef struct {
-    uint64_t hits, misses;      /* experts read on the card, and over the bus */
-    uint64_t bus_bytes;         /* read over the bus by kernels               */
-    uint64_t exchanges;         /* experts that changed places                */
-} cuda_expert_counts;
-cuda_expert_counts cuda_residency_counts(const cuda_backend *b);
+backend_expert_counts cuda_residency_counts(const backend *b);
 /* Frees a buffer's record and all that it owns; all streams have been waited for. */
 void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 

@@ -152,7 +152,7 @@ gpu_ptr cuda_residency_uses(cuda_backend *b, view gate)
     return b->residency->uses + (uint64_t)layer * (uint64_t)b->o.limits.n_experts * sizeof(uint32_t);
 }
 
-cuda_expert_counts cuda_residency_counts(const cuda_backend *b) { return b->residency->counts; }
+backend_expert_counts cuda_residency_counts(const backend *b) { return ((const cuda_backend *)b)->residency->counts; }
 
 /* Layers that have counters and all three stacks. */
 static int layers_of(const cuda_residency *r) { return min_int(r->counted, r->n_stacks / 3); }

@@ -70,7 +70,7 @@ struct cuda_residency {
     int            counted;     /* layers with counters */
     bool           uses_come;   /* a copy of the counters is on its way */
     unsigned       steps;
-    cuda_expert_counts counts;
+    backend_expert_counts counts;
 };
 
 /* How many of a new stack's n experts go to the card, and their memory. */
