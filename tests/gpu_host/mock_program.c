@@ -11,7 +11,7 @@ const char *backend_cuda_archs(void) { return cuda_images.archs; }
 static void __attribute__((constructor)) set_up(void)
 {
     mock_reset();
-    mock_has.bytes = (size_t)512 << 20;
+    mock_has.bytes = (size_t)256 << 20;
 }
 
 ds4_status cuda_api_load(cuda_api *api, ds4_error *err)

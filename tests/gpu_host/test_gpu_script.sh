@@ -102,6 +102,11 @@ for s in (s for k in speed.values() for s in k):
     assert s['model']['backend'].startswith('cuda') and s['cell']['params']['fill'] == 'fast'
 CHECK
 
+# ---- what a program says of itself ------------------------------------------------------------
+
+ok "kernels are named" sh -c "'$mock/bin/ds4' --version | grep -q 'cpu, cuda (kernels for 90a)'"
+ok "and none where there are none" not sh -c "'$DS4_BIN/ds4' --version | grep -q cuda"
+
 # ---- a token taken apart ---------------------------------------------------------------------
 
 "$mock/bin/ds4-bench" speed -m "$model" --backend cuda --classes -p 0 -n 1 -d 0 -r 1 --warmup-max 0 >"$tmp/out" 2>"$tmp/err"
