@@ -103,7 +103,8 @@ KERNEL(attend_join, attend_kernel_args, 256)
     }
     const float *mixed = gpu_at<const float>(a.mixed) + part_at(a, t, 0, h) * a.width;
     float *out = gpu_at<float>(a.heads.at) + t * a.heads.stride + (int64_t)h * a.width;
-    for (int c = (int)threadIdx.x; c < a.width; c += (int)blockDim.x) {
+    const int step = (int)(gridDim.z * blockDim.x);
+    for (int c = (int)(blockIdx.z * blockDim.x + threadIdx.x); c < a.width; c += step) {
         float v = 0.0f;
 #pragma unroll
         for (int s = 0; s < ATTEND_SPLITS; s++)

@@ -61,7 +61,8 @@ static ds4_status attend(queue *dev, const attend_args *a)
     if (!st && units) st = CUDA_LAUNCH(dev, attend_units, grid, 256, ATTEND_UNIT_SHARED, k);
     else if (!st && K <= 128) st = CUDA_LAUNCH(dev, attend_narrow, grid, 256, plain_shared(K), k);
     else if (!st) st = CUDA_LAUNCH(dev, attend_wide, grid, 256, plain_shared(K), k);
-    if (!st && splits > 1) st = CUDA_LAUNCH(dev, attend_join, cuda_grid(H, n, 1), K > 128 ? 256 : 128, 0, k);
+    const int parts = K > 256 ? 2 : 1;          /* of a head: one row is joined by more than half of the card */
+    if (!st && splits > 1) st = CUDA_LAUNCH(dev, attend_join, cuda_grid(H, n, parts), K > 128 ? 256 : 128, 0, k);
     return cuda_done(dev, st);
 }
 
