@@ -57,6 +57,11 @@ def a_missing_model_or_text_is_1():
 
 
 @test
+def a_missing_backend_is_1():
+    expect_exit(speed("-p", "8", "--backend", "cuda"), 1, "built without CUDA kernels")
+
+
+@test
 def the_table_has_a_row_per_cell_and_thread_count():
     r = speed("-p", "16,32", "-n", "4", "-pg", "8,2", "-d", "0,20", *SMALL, *([] if "tsan" in BIN else ["-t", "1,2"]))
     expect_exit(r, 0)

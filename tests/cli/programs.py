@@ -300,6 +300,16 @@ def backends_by_name():
     expect_exit(run("-p", "x", "-n", "1", "--isa", "ref"), 0, "ref")
 
 
+@test
+def a_program_without_kernels_says_so_or_takes_the_cpu():
+    for name in ("cuda", "check:cuda"):
+        expect_exit(run("-p", "x", "-n", "1", "--backend", name), 3, "built without CUDA kernels", "`make cuda`")
+    r = run("-p", "x", "-n", "1")
+    check("on cpu" in r.err and "CUDA" not in r.err, "not a word of it", r.err)
+    r = run("-p", "x", "-n", "1", "--backend", "auto", "-v")
+    equal(r.err.count("the CPU computes: cuda: this program was built without CUDA kernels"), 1, "once")
+
+
 # ---- streams ------------------------------------------------------------------
 
 @test

@@ -116,6 +116,11 @@ def wrong_flags_are_told_in_a_line():
 
 
 @test
+def a_backend_that_is_not_there_ends_it():
+    expect(call("--backend", "cuda", "--port", "0", "-m", MODEL), 3, "built without CUDA kernels", "`make cuda`")
+
+
+@test
 def check_reads_the_header_and_leaves():
     expect(call("--check", "-m", MODEL), 0, "memory:", "in order")
     expect(call("--check", "-m", "missing.gguf"), 3, "missing.gguf")

@@ -2,8 +2,10 @@
 #include "runner.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/random.h"
 #include "base/status.h"
@@ -184,6 +186,62 @@ TEST(every_op_of_a_run_is_what_its_definition_says)
     ds4_batch_free(b);
     ds4_session_close(first);
     close_both(e, second);
+}
+
+/* A session is saved, goes on, comes back to a point; what was saved goes on elsewhere, on the CPU as well. */
+TEST(a_saved_session_goes_on_anywhere)
+{
+    enum { N = 22 };
+    ds4_error err;
+    ds4_token t[N];
+    ds4_shape shape;
+    card = (fake_options){ .seed = 8 };
+    ds4_engine *e = engine("cuda");
+    FILE *file = tmpfile();
+    if (!e || !file) return;
+    ds4_engine_shape(e, &shape);
+    const size_t bytes = (size_t)shape.n_vocab * sizeof(float);
+    float *want = malloc(2 * bytes), *next = want + shape.n_vocab;
+    ds4_session *s = session(e), *other = session(e);
+    for (int i = 0; i < N; i++) t[i] = 13 * i % 200;
+    EXPECT_OK(ds4_session_feed(s, t, N - 2, NULL, NULL, &err), err);
+    memcpy(want, ds4_session_logits(s), bytes);
+    EXPECT_OK(ds4_session_mark(s, &err), err);
+    EXPECT_OK(ds4_session_save(s, fileno(file), 0, &err), err);
+    EXPECT_OK(ds4_session_feed(s, t + N - 2, 1, NULL, NULL, &err), err);
+    memcpy(next, ds4_session_logits(s), bytes);
+    EXPECT_OK(ds4_session_feed(s, t + N - 1, 1, NULL, NULL, &err), err);
+
+    EXPECT_INT(ds4_session_rewind(s, N - 2), N - 2);
+    EXPECT(!memcmp(ds4_session_logits(s), want, bytes));
+    EXPECT_INT(lseek(fileno(file), 0, SEEK_SET), 0);
+    EXPECT_OK(ds4_session_load(other, fileno(file), &err), err);
+    EXPECT_INT(ds4_session_length(other), N - 2);
+    EXPECT(!memcmp(ds4_session_logits(other), want, bytes));
+    ds4_session *both[] = { s, other };
+    for (int i = 0; i < 2; i++) {
+        EXPECT_OK(ds4_session_feed(both[i], t + N - 2, 1, NULL, NULL, &err), err);
+        EXPECT(!memcmp(ds4_session_logits(both[i]), next, bytes));
+    }
+    ds4_session_close(other);
+    close_both(e, s);
+
+    if ((e = engine("cpu"))) {
+        s = session(e);
+        EXPECT_INT(lseek(fileno(file), 0, SEEK_SET), 0);
+        EXPECT_OK(ds4_session_load(s, fileno(file), &err), err);
+        EXPECT_OK(ds4_session_feed(s, t + N - 2, 1, NULL, NULL, &err), err);
+        double off = 0, all = 0;
+        for (int i = 0; i < shape.n_vocab; i++) {
+            const double d = (double)ds4_session_logits(s)[i] - next[i];
+            off += d * d;
+            all += (double)next[i] * next[i];
+        }
+        if (!(off < 0.05 * 0.05 * all)) test_fail(__FILE__, __LINE__, "the difference is %.3f of the logits", sqrt(off / all));
+        close_both(e, s);
+    }
+    fclose(file);
+    free(want);
 }
 
 TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
