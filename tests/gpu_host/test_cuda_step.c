@@ -2,6 +2,18 @@
  * wrong numbers. */
 #include "step_rig.h"
 
+TEST(a_step_of_more_rows_than_a_grid_has_is_refused_with_both_numbers)
+{
+    ds4_error err;
+    gpu_device *d;
+    backend *b = NULL;
+    backend_options o = { .name = "cuda", .limits = limits };
+    o.limits.max_rows = 65536;
+    EXPECT_OK(fake_device_open(&d, &(fake_options){ .n_sm = 4 }, &err), err);
+    EXPECT_INT(cuda_open_on(&b, d, &o, &err), DS4_EUNSUPPORTED);
+    EXPECT(strstr(err.message, "65536") && strstr(err.message, "65535"));
+}
+
 /* ---- order ----------------------------------------------------------------------------------------- */
 
 /* A random program over rows of v: copies and norms of ranges that may follow from each other or not. */

@@ -235,9 +235,17 @@ static void cuda_close(backend *base)
     free(b);
 }
 
+/* Rows of a step go into a grid's second or third dimension. */
+enum { GRID_ROWS = 65535 };
+
 ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, ds4_error *err)
 {
     *out = NULL;
+    if (o->limits.max_rows > GRID_ROWS) {
+        d->close(d);
+        return ds4_fail(err, DS4_EUNSUPPORTED, "cuda: a step of %d rows; the most that a card takes are %d",
+                        o->limits.max_rows, GRID_ROWS);
+    }
     cuda_backend *b = calloc(1, sizeof *b);
     if (!b) {
         d->close(d);

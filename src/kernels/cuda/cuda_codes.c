@@ -76,7 +76,7 @@ static bool is_super(quant_type weight) { return quant_get(weight)->dot_type == 
 static ds4_status make(queue *dev, int kernel, const codes_args *k, int len)
 {
     const int blocks = k->q.cols / len;
-    return cuda_launch(dev, kernel, cuda_grid((blocks + CODES_WARPS - 1) / CODES_WARPS, k->q.rows, 1),
+    return cuda_launch(dev, kernel, cuda_grid(k->q.rows, (blocks + CODES_WARPS - 1) / CODES_WARPS, 1),
                        CODES_WARPS * 32, 0, k, sizeof *k);
 }
 

@@ -47,8 +47,10 @@ enum { WARP = 32 };
     type *const name = reinterpret_cast<type *>(dynamic_shared_memory)
 
 /* Waits for the kernel before this one in its stream where it was launched early; lets the next
- * one begin its prologue. Nothing may be read or written before launch_wait, but for weights of
- * WEIGHT_MATRIX, which no kernel writes. */
+ * one begin its prologue. Nothing may be read or written before launch_wait, but for weights, which no
+ * kernel of a step writes; experts change places. All kernels call it: a kernel is over after the one before it, so
+ * whoever waits for the latest waits for all. What the kernel before may have written is not read by __ldg or
+ * load_once, which take memory for unchanged while a kernel runs. */
 DEVICE void launch_wait(void)
 {
 #if __CUDA_ARCH__ >= 900

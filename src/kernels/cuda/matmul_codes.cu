@@ -3,15 +3,16 @@
 
 #include "kernels/cuda/args_matmul.h"
 
-/* grid: (blocks of a row / warps of a block, rows); element e of row t is number(t, e) */
+/* grid: (rows, blocks of a row / warps of a block), since there may be more than 65535 pairs of experts; element
+ * e of row t is number(t, e) */
 template <class F> DEVICE void codes_32(const gpu_codes &q, F number)
 {
-    const int t = (int)blockIdx.y, column = ((int)(blockIdx.x * (blockDim.x / WARP)) + warp_id()) * 32;
+    const int t = (int)blockIdx.x, column = ((int)(blockIdx.y * (blockDim.x / WARP)) + warp_id()) * 32;
     if (column < q.cols) codes_of_32(number(t, column + lane_id()), codes_at(q, t, column));
 }
 template <class F> DEVICE void codes_256(const gpu_codes &q, F number)
 {
-    const int t = (int)blockIdx.y, column = ((int)(blockIdx.x * (blockDim.x / WARP)) + warp_id()) * 256;
+    const int t = (int)blockIdx.x, column = ((int)(blockIdx.y * (blockDim.x / WARP)) + warp_id()) * 256;
     if (column >= q.cols) return;
     float x[8];
 #pragma unroll
