@@ -1,8 +1,6 @@
 /* experts_exact: the routed experts with float activations, any type: the judge of the others,
  * and what runs where float activations were asked for or weights are floats. */
-#include "kernels/cuda/unpack.cuh"
-
-#include "kernels/cuda/args_experts.h"
+#include "kernels/cuda/experts_ffn.cuh"
 
 /* sum of w[i] x[i] over the columns of this lane */
 template <class W> DEVICE float blocks_product(gpu_ptr at, int64_t rows, int cols, int row, const float *x)
@@ -47,22 +45,15 @@ DEVICE float row_product(const gpu_experts &e, gpu_ptr at, int row, const float 
 KERNEL(experts_up_exact, experts_up_args, EXPERTS_WARPS * WARP)
 {
     launch_wait();
-    const int nth = (int)blockIdx.y, used = a.groups.used;
-    if (nth >= *gpu_at<const int32_t>(a.groups.n_active)) return;
-    const int expert = gpu_at<const int32_t>(a.groups.active)[nth];
-    const int begin = gpu_at<const int32_t>(a.groups.first)[expert], end = gpu_at<const int32_t>(a.groups.first)[expert + 1];
-    const gpu_ptr gate = gpu_at<const gpu_ptr>(a.gate.table)[expert], up = gpu_at<const gpu_ptr>(a.up.table)[expert];
-
-    const int row_end = min((int)(blockIdx.x + 1) * a.rows_each, a.gate.rows);
-    for (int row = (int)blockIdx.x * a.rows_each + warp_id(); row < row_end; row += EXPERTS_WARPS) {
-        for (int i = begin; i < end; i++) {
-            const int pair = gpu_at<const int32_t>(a.groups.pair)[i];
-            const float *x = gpu_at<const float>(a.x.at) + pair / used * a.x.stride;
-            const float g = row_product(a.gate, gate, row, x), u = row_product(a.up, up, row, x);
-            const float weight = gpu_at<const float>(a.weights.at)[pair / used * a.weights.stride + pair % used];
-            if (lane_id() == 0) gpu_at<float>(a.mid.at)[pair * a.mid.stride + row] = weight * formula_swiglu(g, u, a.limit);
+    expert_turn e;
+    if (!expert_turn_of(a, &e)) return;
+    for (int row = e.row + warp_id(); row < e.row_end; row += EXPERTS_WARPS)
+        for (int i = 0; i < e.n; i++) {
+            const int t = e.pair[i] / a.groups.used;
+            const float *x = gpu_at<const float>(a.x.at) + t * a.x.stride;
+            const float gate = row_product(a.gate, e.gate, row, x), up = row_product(a.up, e.up, row, x);
+            if (lane_id() == 0) store_mid(a, t, e.pair[i], row, gate, up);
         }
-    }
 }
 
 KERNEL(experts_down_exact, experts_down_args, EXPERTS_DOWN_ROWS * WARP)

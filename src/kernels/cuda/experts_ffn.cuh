@@ -17,6 +17,35 @@ template <class W> DEVICE planes expert_row(gpu_ptr at, const gpu_experts &e, in
     return planes_from<W::type>(at, (uint64_t)e.rows * each, (uint64_t)row * each);
 }
 
+/* Of gate and up: a block's expert, its pairs of a row and a slot, and the rows of the matrices that are the block's. */
+struct expert_turn {
+    gpu_ptr        gate, up;
+    const int32_t *pair;        /* [n] */
+    int            n, row, row_end;
+};
+
+/* False where fewer experts were chosen than there is room for. */
+DEVICE bool expert_turn_of(const experts_up_args &a, expert_turn *out)
+{
+    if ((int)blockIdx.y >= *gpu_at<const int32_t>(a.groups.n_active)) return false;
+    const int expert = gpu_at<const int32_t>(a.groups.active)[blockIdx.y];
+    const int32_t *first = gpu_at<const int32_t>(a.groups.first) + expert;
+    out->gate = gpu_at<const gpu_ptr>(a.gate.table)[expert];
+    out->up = gpu_at<const gpu_ptr>(a.up.table)[expert];
+    out->pair = gpu_at<const int32_t>(a.groups.pair) + first[0];
+    out->n = first[1] - first[0];
+    out->row = (int)blockIdx.x * a.rows_each;
+    out->row_end = min(out->row + a.rows_each, a.gate.rows);
+    return true;
+}
+
+/* A number of mid from its sums of gate and up, by one lane: of row t's pair. */
+DEVICE void store_mid(const experts_up_args &a, int t, int pair, int row, float gate, float up)
+{
+    const float weight = gpu_at<const float>(a.weights.at)[t * a.weights.stride + pair % a.groups.used];
+    gpu_at<float>(a.mid.at)[pair * a.mid.stride + row] = weight * formula_swiglu(gate, up, a.limit);
+}
+
 /* 32 activations. Not by __ldg: the kernel ahead may write them while this one has begun. */
 struct codes32 {
     uint32_t code[8];
@@ -52,7 +81,8 @@ DEVICE void up_row(const experts_up_args &a, const planes &gate, const planes &u
     }
 #pragma unroll (N == 1 ? 2 : 1)
     for (int i = lane; i < units; i += WARP) {
-        const weights32 wg = W::load(gate, i / W::subs, i % W::subs, book), wu = W::load(up, i / W::subs, i % W::subs, book);
+        const weights32 wg = W::load(gate, i / W::subs, i % W::subs, book);
+        const weights32 wu = W::load(up, i / W::subs, i % W::subs, book);
 #pragma unroll
         for (int j = 0; j < N; j++) {
             const codes32 x = codes_at<W>(a.codes, t[j], i);
@@ -63,29 +93,20 @@ DEVICE void up_row(const experts_up_args &a, const planes &gate, const planes &u
 #pragma unroll
     for (int j = 0; j < N; j++) {
         const float gate_sum = warp_sum(g[j]), up_sum = warp_sum(u[j]);
-        if (lane != 0 || j >= n) continue;
-        const int p = pair[j];
-        const float weight = gpu_at<const float>(a.weights.at)[t[j] * a.weights.stride + p % used];
-        gpu_at<float>(a.mid.at)[p * a.mid.stride + row] = weight * formula_swiglu(gate_sum, up_sum, a.limit);
+        if (lane == 0 && j < n) store_mid(a, t[j], pair[j], row, gate_sum, up_sum);
     }
 }
 
 /* N: most pairs that meet a weight while it is in registers. */
 template <class W, int N> DEVICE void experts_up(const experts_up_args &a, const typename W::entry *book)
 {
-    const int nth = (int)blockIdx.y;
-    if (nth >= *gpu_at<const int32_t>(a.groups.n_active)) return;
-    const int expert = gpu_at<const int32_t>(a.groups.active)[nth];
-    const int begin = gpu_at<const int32_t>(a.groups.first)[expert], end = gpu_at<const int32_t>(a.groups.first)[expert + 1];
-    const int32_t *pair = gpu_at<const int32_t>(a.groups.pair);
-    const gpu_ptr gate = gpu_at<const gpu_ptr>(a.gate.table)[expert], up = gpu_at<const gpu_ptr>(a.up.table)[expert];
-
-    const int row_end = min((int)(blockIdx.x + 1) * a.rows_each, a.gate.rows);
-    for (int row = (int)blockIdx.x * a.rows_each + warp_id(); row < row_end; row += (int)blockDim.x / WARP) {
-        const planes at_gate = expert_row<W>(gate, a.gate, row), at_up = expert_row<W>(up, a.up, row);
-        int i = begin;
-        for (; N > 1 && end - i > 1; i += N) up_row<W, N>(a, at_gate, at_up, row, pair + i, min(end - i, N), book);
-        for (; i < end; i++) up_row<W, 1>(a, at_gate, at_up, row, pair + i, 1, book);
+    expert_turn e;
+    if (!expert_turn_of(a, &e)) return;
+    for (int row = e.row + warp_id(); row < e.row_end; row += (int)blockDim.x / WARP) {
+        const planes gate = expert_row<W>(e.gate, a.gate, row), up = expert_row<W>(e.up, a.up, row);
+        int i = 0;
+        for (; N > 1 && e.n - i > 1; i += N) up_row<W, N>(a, gate, up, row, e.pair + i, min(e.n - i, N), book);
+        for (; i < e.n; i++) up_row<W, 1>(a, gate, up, row, e.pair + i, 1, book);
     }
 }
 

@@ -84,7 +84,8 @@ template <class W, int AHEAD> DEVICE void tuned_down(const experts_down_args &a,
     enum { ROWS = EXPERTS_TUNED_DOWN_ROWS / EXPERTS_WARPS };
     const int t = (int)blockIdx.x, row = (int)blockIdx.y * EXPERTS_TUNED_DOWN_ROWS + warp_id() * ROWS;
     const int32_t *ids = gpu_at<const int32_t>(a.ids.at) + t * a.ids.stride;
-    for (int i = (int)threadIdx.x; i < a.ids.cols; i += (int)blockDim.x) expert[i] = gpu_at<const gpu_ptr>(a.down.table)[ids[i]];
+    for (int i = (int)threadIdx.x; i < a.ids.cols; i += (int)blockDim.x)
+        expert[i] = gpu_at<const gpu_ptr>(a.down.table)[ids[i]];
     __syncthreads();
     if (row >= a.down.rows) return;
     down_turns<W, ROWS, AHEAD> down(a, expert, t, row);
@@ -112,10 +113,10 @@ template <class W, int N, int AHEAD> struct up_turns {
     unit_cursor ahead, here;            /* items are rows, EXPERTS_WARPS apart */
     float sum[2 * N];                   /* [pair][gate, up] */
 
-    __device__ __forceinline__ up_turns(const experts_up_args &args, gpu_ptr gate_at, gpu_ptr up_at, const int32_t *pairs,
-                                        int n_pairs, int row, int end)
-        : a(args), gate(gate_at), up(up_at), pair(pairs), n(n_pairs), row_end(end),
-          units(args.gate.cols / (16 * U::groups)), ahead{ lane_id(), row }, here{ lane_id(), row }
+    __device__ __forceinline__ up_turns(const experts_up_args &args, const expert_turn &e, int first_pair, int n_pairs)
+        : a(args), gate(e.gate), up(e.up), pair(e.pair + first_pair), n(n_pairs), row_end(e.row_end),
+          units(args.gate.cols / (16 * U::groups)), ahead{ lane_id(), e.row + warp_id() },
+          here{ lane_id(), e.row + warp_id() }
     {
 #pragma unroll
         for (int j = 0; j < N; j++) {
@@ -145,10 +146,7 @@ template <class W, int N, int AHEAD> struct up_turns {
         for (int j = 0; j < N; j++) {
             const float g = warp_sum(sum[2 * j]), u = warp_sum(sum[2 * j + 1]);
             sum[2 * j] = sum[2 * j + 1] = 0.0f;
-            if (lane_id() != 0 || j >= n) continue;
-            const int p = pair[j];
-            const float weight = gpu_at<const float>(a.weights.at)[t[j] * a.weights.stride + p % a.groups.used];
-            gpu_at<float>(a.mid.at)[p * a.mid.stride + row] = weight * formula_swiglu(g, u, a.limit);
+            if (lane_id() == 0 && j < n) store_mid(a, t[j], pair[j], row, g, u);
         }
     }
     __device__ __forceinline__ void run()
@@ -171,20 +169,15 @@ template <class W, int N, int AHEAD> struct up_turns {
 /* One pair alone, or N that meet a weight while it is in registers. */
 template <class W, int N, int AHEAD> DEVICE void tuned_up(const experts_up_args &a)
 {
-    const int nth = (int)blockIdx.y;
-    if (nth >= *gpu_at<const int32_t>(a.groups.n_active)) return;
-    const int expert = gpu_at<const int32_t>(a.groups.active)[nth];
-    const int begin = gpu_at<const int32_t>(a.groups.first)[expert], end = gpu_at<const int32_t>(a.groups.first)[expert + 1];
-    const int32_t *pair = gpu_at<const int32_t>(a.groups.pair);
-    const gpu_ptr gate = gpu_at<const gpu_ptr>(a.gate.table)[expert], up = gpu_at<const gpu_ptr>(a.up.table)[expert];
-    const int row = (int)blockIdx.x * a.rows_each + warp_id(), row_end = min((int)(blockIdx.x + 1) * a.rows_each, a.gate.rows);
-    int i = begin;
-    for (; end - i > 1; i += N) {
-        up_turns<W, N, AHEAD> turns(a, gate, up, pair + i, min(end - i, N), row, row_end);
+    expert_turn e;
+    if (!expert_turn_of(a, &e)) return;
+    int i = 0;
+    for (; e.n - i > 1; i += N) {
+        up_turns<W, N, AHEAD> turns(a, e, i, min(e.n - i, N));
         turns.run();
     }
-    if (i >= end) return;
-    up_turns<W, 1, AHEAD> turns(a, gate, up, pair + i, 1, row, row_end);
+    if (i >= e.n) return;
+    up_turns<W, 1, AHEAD> turns(a, e, i, 1);
     turns.run();
 }
 
