@@ -120,7 +120,7 @@ static ds4_status compress(queue *dev, const compress_args *a)
 static ds4_status q_path(queue *dev, const q_path_args *a)
 {
     cuda_backend *b = cuda_of(dev);
-    const int warps = 8;
+    const int warps = a->rows->n <= CUDA_FEW_ROWS ? 2 : 8;  /* a head each: one row on many multiprocessors */
     gpu_batch batch;
     ds4_status st = dev->ops->matmul(dev, &(matmul_args){ .w = a->q_a, .x = a->x, .y = a->latent, .layer = a->layer,
                                                           .name = "attn_q_a" });
