@@ -83,7 +83,8 @@ if [ -z "${BUILT-}" ]; then
     { make -j"$jobs" cuda && make -j"$jobs" cuda-tests; } >"$dir/build.log" 2>&1 ||
         die "the build failed, see $dir/build.log"
 fi
-ds4=$built/bin/ds4
+# A kernel that never ends costs one row and not the table.
+within() { limit=$1; shift; timeout -k 5 "$limit" "$@"; }
 
 # ---- compute-sanitizer ------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ if [ "${1-}" = sanitize ]; then
     tool=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
     [ -x "$tool" ] || die "compute-sanitizer is not installed; it comes with the CUDA toolkit"
     for kind in ${*:-memcheck racecheck}; do
-        kernel_tests "$kind-" timeout 500 "$tool" --tool "$kind" --error-exitcode 9 --print-limit 20
+        kernel_tests "$kind-" within 500 "$tool" --tool "$kind" --error-exitcode 9 --print-limit 20
     done
     ! grep -q '^FAIL' "$dir/checks"
     exit
@@ -106,9 +107,9 @@ make_model() { [ -f "$1" ] || "$built/bin/ds4-gguf" synth $shape $2 -q -o "$1"; 
 (make_model "$model" "" && make_model "$calm" "--branch-gain 0.02") >"$dir/synth.log" 2>&1 &
 synth=$!
 
-kernel_tests ''
+kernel_tests '' within 120
 for part in logits_agree greedy_continuations; do      # the others are of the CPU's paths
-    check "golden-$part" "$built/tests/golden/test_golden" -f $part
+    check "golden-$part" within 120 "$built/tests/golden/test_golden" -f $part
 done
 
 prompt="Explain in a few sentences what a mixture of experts is."
@@ -116,13 +117,13 @@ prompt="Explain in a few sentences what a mixture of experts is."
 greedy() { # file flags...
     file=$1
     shift
-    "$ds4" "$@" --nothink --temp 0 -n "$tokens" -p "$prompt" --dump-logprobs "$file" -q >/dev/null
+    within 120 "$built/bin/ds4" "$@" --nothink --temp 0 -n "$tokens" -p "$prompt" --dump-logprobs "$file" -q >/dev/null
 }
 same_tokens() { # model flags...
     greedy "$dir/cuda.json" --backend cuda -c 4096 -m "$@" && greedy "$dir/cpu.json" --backend cpu -c 4096 -m "$@" &&
         python3 bench/gpu_table.py same "$dir/cuda.json" "$dir/cpu.json"
 }
-checked() { "$ds4" --backend check:cuda --nothink --temp 0 "$@"; }
+checked() { within 200 "$built/bin/ds4" --backend check:cuda --nothink --temp 0 "$@"; }
 # Exact: in the narrow rows of the tiny model one activation whose code falls the other way is more than the tolerance.
 check check-tiny checked -m models/tiny/ds4-tiny.gguf --quality -n $((tokens / 4)) -p "$prompt"
 check greedy-tiny same_tokens models/tiny/ds4-tiny.gguf --quality
@@ -136,7 +137,9 @@ cat "$model" >/dev/null                              # into the page cache
 nvidia-smi -i "$device" --query-gpu=timestamp,power.draw,clocks.sm,clocks.mem,temperature.gpu,utilization.gpu \
     --format=csv,noheader -l 1 >"$dir/smi.csv" 2>/dev/null &
 smi=$!
-speed() { "$built/bin/ds4-bench" speed -m "$model" --backend cuda --prefill-chunk "$chunk" --fill fast $rules "$@"; }
+speed() {
+    within 200 "$built/bin/ds4-bench" speed -m "$model" --backend cuda --prefill-chunk "$chunk" --fill fast $rules "$@"
+}
 check decode speed -p 0 -n "$tokens" -d "0,$near,$far" --jsonl "$dir/decode.json"
 check prefill speed -p "$chunk" -n 0 -d 0 --jsonl "$dir/prefill.json"
 check sessions speed -p 0 -n $((tokens / 2)) -d $((near / 4)) --sessions "$sessions" --jsonl "$dir/sessions.json"
@@ -156,7 +159,8 @@ table || exit 1
 
 # ---- slow checks ------------------------------------------------------------------------
 
-check check-full-shape checked -m "$model" -c 1024 --prefill-chunk 64 -n 1 -p "$prompt"
+# Short: the definitions take a second or two a token. More than 16 rows, so that prefill has its kernels.
+check check-full-shape checked -m "$model" -c 1024 --prefill-chunk 64 -n 1 -p "Explain a mixture of experts."
 check greedy-calm same_tokens "$calm"
 rm -f "$calm"
 table || exit 1
