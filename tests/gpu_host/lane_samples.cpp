@@ -61,12 +61,7 @@ KERNEL(sample_integers, sample_args, 32)
     out[0] = (unsigned)__dp4a((int)0x80017fff, (int)0x02ff02ff, 10);   /* -128*2 + 1*-1 + 127*2 + -1*-1 + 10 */
     out[1] = __byte_perm(0x33221100u, 0x77665544u, 0x7250u);
     out[2] = __byte_perm(0x80000000u, 0, 0xbbbbu);
-    out[3] = __vsub4(0x00010203u, 0x01010101u);
-    out[4] = __vadd4(0xff010203u, 0x01010101u);
-    out[5] = __vcmpne4(0x00110022u, 0x00000022u);
-    out[6] = __vcmpeq4(0x00110022u, 0x00000022u);
-    out[7] = (unsigned)__popc(0xf0f0u) | (unsigned)__clz(1) << 8 | (unsigned)__ffs(8) << 16;
-    out[8] = __brev(1u);
+    out[3] = (unsigned)__popc(0xf0f0u) | (unsigned)__ffs(8) << 16;
 }
 
 KERNEL(sample_numbers, sample_args, 32)

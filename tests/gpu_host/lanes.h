@@ -36,8 +36,6 @@
         name##_lane(*static_cast<const args *>(p));                           \
     }                                                                         \
     static void name##_lane(const args &a)
-#define KERNEL_PACKED(name, args, threads, blocks) KERNEL(name, args, threads)
-
 #define KERNEL_RESIDENT(name, args, threads, blocks) KERNEL(name, args, threads)
 
 #define SHARED(type, name, n)                                                 \
@@ -53,7 +51,6 @@ struct __align__(16) int4 { int x, y, z, w; };
 struct float2 { float x, y; };
 struct __align__(16) float4 { float x, y, z, w; };
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return { x, y, z, w }; }
-static inline int4 make_int4(int x, int y, int z, int w) { return { x, y, z, w }; }
 static inline float4 make_float4(float x, float y, float z, float w) { return { x, y, z, w }; }
 static inline float2 make_float2(float x, float y) { return { x, y }; }
 static inline int2 make_int2(int x, int y) { return { x, y }; }
@@ -88,7 +85,6 @@ template <class T> static inline T *gpu_at(uint64_t p, uint64_t offset = 0)
 
 static inline void __syncthreads(void) { lane_barrier(); }
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { (void)mask; lane_exchange("syncwarp", "", 1, true); }
-static inline void __threadfence(void) {}
 static inline void __threadfence_block(void) {}
 
 template <class T> static inline T lane_slot(const uint8_t *slots, int lane)
@@ -153,14 +149,7 @@ static inline int __dp4a(int a, int b, int c)
     return c;
 }
 static inline int __popc(unsigned v) { return __builtin_popcount(v); }
-static inline int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
 static inline int __ffs(int v) { return __builtin_ffs(v); }
-static inline unsigned __brev(unsigned v)
-{
-    unsigned r = 0;
-    for (int i = 0; i < 32; i++) r |= (v >> i & 1u) << (31 - i);
-    return r;
-}
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s)
 {
     const uint64_t both = (uint64_t)y << 32 | x;
@@ -172,33 +161,10 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s)
     }
     return r;
 }
-/* Bytes of a that differ from / equal b's become 0xff; byte-wise difference. */
-static inline unsigned __vcmpne4(unsigned a, unsigned b)
-{
-    unsigned r = 0;
-    for (int i = 0; i < 32; i += 8) r |= ((a >> i & 0xff) != (b >> i & 0xff) ? 0xffu : 0u) << i;
-    return r;
-}
-static inline unsigned __vcmpeq4(unsigned a, unsigned b) { return ~__vcmpne4(a, b); }
-static inline unsigned __vsub4(unsigned a, unsigned b)
-{
-    unsigned r = 0;
-    for (int i = 0; i < 32; i += 8) r |= (((a >> i) - (b >> i)) & 0xff) << i;
-    return r;
-}
-static inline unsigned __vadd4(unsigned a, unsigned b)
-{
-    unsigned r = 0;
-    for (int i = 0; i < 32; i += 8) r |= (((a >> i) + (b >> i)) & 0xff) << i;
-    return r;
-}
 template <class T> static inline T __ldg(const T *p) { return *p; }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 static inline float __fdividef(float a, float b) { return a / b; }
-static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
-static inline int __float_as_int(float f) { int i; memcpy(&i, &f, 4); return i; }
 
 static inline void launch_wait(void) {}
 static inline void launch_next(void) {}

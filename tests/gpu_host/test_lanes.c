@@ -126,12 +126,7 @@ TEST(votes_and_integer_operations)
     EXPECT_INT((int)r[0], -128 * 2 + 1 * -1 + 127 * 2 + -1 * -1 + 10);
     EXPECT_INT(r[1], 0x77225500u);
     EXPECT_INT(r[2], 0xffffffffu);
-    EXPECT_INT(r[3], 0xff000102u);
-    EXPECT_INT(r[4], 0x00020304u);
-    EXPECT_INT(r[5], 0x00ff0000u);
-    EXPECT_INT(r[6], 0xff00ffffu);
-    EXPECT_INT(r[7], 8 | 31 << 8 | 4 << 16);
-    EXPECT_INT(r[8], 0x80000000u);
+    EXPECT_INT(r[3], 8 | 4 << 16);
 }
 
 TEST(half_numbers_and_short_mantissas_are_rounded_as_the_card_does)

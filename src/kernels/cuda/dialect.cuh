@@ -32,10 +32,6 @@ enum { WARP = 32 };
 /* extern "C" so that the driver finds the kernel by its name; at most `threads` threads a block. */
 #define KERNEL(name, args, threads)                                           \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args a)
-/* The same where `blocks` of them are to fit a multiprocessor: the compiler keeps to their registers. */
-#define KERNEL_PACKED(name, args, threads, blocks)                            \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args a)
-
 /* The same with registers for so many blocks side by side on a multiprocessor, and no fewer than fit. */
 #define KERNEL_RESIDENT(name, args, threads, blocks)                          \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args a)

@@ -44,7 +44,7 @@ struct wide_IQ2_XXS : weight_IQ2_XXS {
     }
 };
 
-KERNEL_PACKED(experts_up_wide_IQ2_XXS, experts_up_args, EXPERTS_WIDE_WARPS * WARP, 2)
+KERNEL_RESIDENT(experts_up_wide_IQ2_XXS, experts_up_args, EXPERTS_WIDE_WARPS * WARP, 2)
 {
     SHARED(uint32_t, room, wide_IQ2_XXS::entries);
     wide_IQ2_XXS::fill(room);

@@ -24,14 +24,14 @@ template <class W> DEVICE void products(const prefill_args &a, prefill_room<W> &
 }
 
 #define PRODUCTS(name, unused)                                                \
-    KERNEL_PACKED(prefill_##name, prefill_args, PREFILL_THREADS, PREFILL_BLOCKS)           \
+    KERNEL_RESIDENT(prefill_##name, prefill_args, PREFILL_THREADS, PREFILL_BLOCKS)           \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         products<fragments_##name>(a, *room);                                 \
     }
 PREFILL_TYPES(PRODUCTS, )
 
-KERNEL_PACKED(prefill_general, prefill_args, PREFILL_THREADS, 2)
+KERNEL_RESIDENT(prefill_general, prefill_args, PREFILL_THREADS, 2)
 {
     SHARED_DYNAMIC(prefill_room<fragments_general>, room);
     products<fragments_general>(a, *room);

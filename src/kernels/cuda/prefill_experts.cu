@@ -98,24 +98,24 @@ template <class W> DEVICE void experts_down(const prefill_down_args &a, prefill_
 }
 
 #define EXPERTS(name, unused)                                                 \
-    KERNEL_PACKED(prefill_up_##name, prefill_up_args, PREFILL_THREADS, PREFILL_BLOCKS)     \
+    KERNEL_RESIDENT(prefill_up_##name, prefill_up_args, PREFILL_THREADS, PREFILL_BLOCKS)     \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         experts_up<fragments_##name>(a, *room);                               \
     }                                                                         \
-    KERNEL_PACKED(prefill_down_##name, prefill_down_args, PREFILL_THREADS, PREFILL_BLOCKS) \
+    KERNEL_RESIDENT(prefill_down_##name, prefill_down_args, PREFILL_THREADS, PREFILL_BLOCKS) \
     {                                                                         \
         SHARED(prefill_room<fragments_##name>, room, 1);                      \
         experts_down<fragments_##name>(a, *room);                             \
     }
 PREFILL_TYPES(EXPERTS, )
 
-KERNEL_PACKED(prefill_up_general, prefill_up_args, PREFILL_THREADS, 2)
+KERNEL_RESIDENT(prefill_up_general, prefill_up_args, PREFILL_THREADS, 2)
 {
     SHARED_DYNAMIC(prefill_room<fragments_general>, room);
     experts_up<fragments_general>(a, *room);
 }
-KERNEL_PACKED(prefill_down_general, prefill_down_args, PREFILL_THREADS, 2)
+KERNEL_RESIDENT(prefill_down_general, prefill_down_args, PREFILL_THREADS, 2)
 {
     SHARED_DYNAMIC(prefill_room<fragments_general>, room);
     experts_down<fragments_general>(a, *room);
