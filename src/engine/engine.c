@@ -31,7 +31,8 @@ forward_options engine_forward_options(const ds4_engine_options *o)
 {
     return (forward_options){ .max_rows = o->max_batch_rows, .max_tokens = o->max_tokens,
                               .max_sessions = o->max_sessions + (o->side_tokens > 0),
-                              .rounding = !o->no_rounding, .stop = o->interrupted, .stop_ctx = o->interrupted_ctx };
+                              .rounding = !o->no_rounding, .on_device = o->backend && backend_has_device(o->backend),
+                              .stop = o->interrupted, .stop_ctx = o->interrupted_ctx };
 }
 
 backend_options engine_backend_options(const ds4_engine_options *o, const model_config *c)

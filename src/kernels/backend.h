@@ -20,6 +20,7 @@ typedef struct {
     int index_heads;            /* of the indexer                                 */
     int index_width;
     int index_top_k;            /* most rows that top_k chooses                   */
+    int score_rows;             /* rows of a step that it chooses for at once     */
     int n_layer, max_segments;  /* sessions of a step                             */
     int max_tokens;             /* of one session                                 */
     int n_streams;              /* S                                              */

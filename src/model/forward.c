@@ -6,8 +6,11 @@
 #include "base/checked.h"
 #include "base/status.h"
 
-#define SCORE_TILE 16           /* rows whose indexer scores are in memory at once */
-#define HEAD_TILE  FORWARD_KEPT /* rows that pass the vocabulary matrix at once    */
+#define HEAD_TILE FORWARD_KEPT  /* rows that pass the vocabulary matrix at once */
+
+/* Rows whose indexer scores are in memory at once: few, or on a device as many as its cache can hold until they
+ * are chosen from, since every tile of rows is two or three launches. */
+enum { SCORE_ROWS = 16, SCORE_ROWS_DEVICE = 512, SCORE_BYTES_DEVICE = 32 << 20 };
 
 /* Views of the workspace at full size; a step uses the first T rows of each. */
 typedef struct {
@@ -19,7 +22,7 @@ typedef struct {
     view value, score;          /* [T][widest compressor]                          */
     view index_value, index_score;      /* the indexer's, so that both may be under way */
     view index_q, index_w;      /* [T][IH*ID], [T][IH]                             */
-    view scores;                /* [SCORE_TILE][compressed rows of a full session] */
+    view scores;                /* [score_rows][compressed rows of a full session] */
     view selected;              /* [T][top k] I32                                  */
     view low;                   /* [T][groups*rank]                                */
     view router, ids, weights;  /* [T][E], [T][k] I32, [T][k]                      */
@@ -60,6 +63,13 @@ static int widest_compressor(const model_config *c, int width)
 /* Compressed rows that a layer of this ratio can hold. */
 static int most_rows(const forward_options *o, int ratio) { return o->max_tokens / ratio + 1; }
 
+static int score_rows(const forward_options *o)
+{
+    const int fit = SCORE_BYTES_DEVICE / (4 * most_rows(o, 4));
+    const int n = o->on_device ? max_int(SCORE_ROWS, min_int(SCORE_ROWS_DEVICE, fit)) : SCORE_ROWS;
+    return min_int(n, o->max_rows);
+}
+
 /* The one list of everything that a step needs; store NULL only adds it up. */
 static workspace lay_out(const model_config *c, const forward_options *o, buf *store, uint64_t *used)
 {
@@ -78,7 +88,7 @@ static workspace lay_out(const model_config *c, const forward_options *o, buf *s
         .value = F32_ROWS(T, comp), .score = F32_ROWS(T, comp),
         .index_value = F32_ROWS(T, index), .index_score = F32_ROWS(T, index),
         .index_q = F32_ROWS(T, c->index_heads * c->index_dim), .index_w = F32_ROWS(T, c->index_heads),
-        .scores = F32_ROWS(min_int(SCORE_TILE, T), most_rows(o, 4)),
+        .scores = F32_ROWS(score_rows(o), most_rows(o, 4)),
         .selected = I32_ROWS(T, c->index_top_k),
         .low = F32_ROWS(T, c->out_groups * c->out_rank),
         .router = F32_ROWS(T, c->n_expert), .ids = I32_ROWS(T, k), .weights = F32_ROWS(T, k),
@@ -115,6 +125,7 @@ backend_limits forward_limits(const model_config *c, const forward_options *o)
         .index_heads = c->index_heads,
         .index_width = c->index_dim,
         .index_top_k = c->index_top_k,
+        .score_rows = score_rows(o),
         .n_layer = c->n_layer,
         .max_segments = min_int(max_int(o->max_sessions, 1), o->max_rows),
         .max_tokens = o->max_tokens,

@@ -17,6 +17,7 @@ typedef struct {
     int  max_tokens;            /* of one session                     */
     int  max_sessions;          /* in one step; 0: one                */
     bool rounding;              /* the trained FP8/FP4 steps [4.12]   */
+    bool on_device;             /* launches cost more than memory: more rows' indexer scores at once */
     bool (*stop)(void *ctx);    /* asked between layers; true: DS4_ECANCELLED; may be NULL */
     void *stop_ctx;
     expert_store *experts;      /* routed experts that are not all in memory; NULL: they are mapped */

@@ -19,6 +19,7 @@ static const struct { const char *name; double rate; } rates[] = {
     { "prefill_up_iq2", 135e6 }, { "prefill_up_", 140e6 }, { "prefill_down_q2", 240e6 }, { "prefill_down_", 160e6 },
     { "prefill_q8", 148e6 }, { "prefill_f", 60e6 }, { "prefill_bf", 60e6 }, { "prefill_", 60e6 },
     { "attend_units", 69e6 }, { "attend_", 10e6 }, { "index_scores", 210e6 }, { "matmul_F", 25e6 },
+    { "top_k_", 53 },            /* blocks instead: 2.5 us each, 132 at a time */
     { "matmul_", 50e6 }, { "experts_", 40e6 }, { "hc_", 16e6 },
 };
 
@@ -151,6 +152,14 @@ static cost index_cost(const gpu_launch *l, const launch_rows *rows)
     return (cost){ seen * a->key.bytes, seen * a->q.cols };
 }
 
+/* A row's slice, or its merge, is a block that has a multiprocessor for itself; slices that see nothing end at once. */
+static cost top_k_cost(const char *name, const gpu_launch *l, const launch_rows *rows)
+{
+    const top_k_kernel_args *a = l->args;
+    const int slices = (rows->pos[rows->n - 1] + 1) / a->ratio / TOP_SLICE + 1;
+    return (cost){ rows_bytes(a->selected), (double)a->selected.rows * (begins(name, "top_k_slice") ? slices : 1) };
+}
+
 static cost cost_of(const gpu_launch *l, const launch_rows *rows)
 {
     const char *name = names[l->kernel];
@@ -160,6 +169,7 @@ static cost cost_of(const gpu_launch *l, const launch_rows *rows)
     if (begins(name, "hc_")) return hc_cost(name, l);
     if (begins(name, "attend_")) return attend_cost(name, l, rows);
     if (begins(name, "index_scores")) return index_cost(l, rows);
+    if (begins(name, "top_k_")) return top_k_cost(name, l, rows);
     if (begins(name, "codes_by_") || begins(name, "swiglu_codes_")) {
         const codes_args *a = l->args;
         return (cost){ rows_bytes(a->x) + rows_bytes(a->up) + codes_bytes(a->q), 0.0 };

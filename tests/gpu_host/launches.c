@@ -119,7 +119,7 @@ static void rig_open(rig *r, ds4_error *err)
     unlink(path);
     need(config_read(&r->config, r->file, err), err);
     const forward_options fo = { .max_rows = CHUNK, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = true,
-                                 .stop = next_layer, .stop_ctx = r };
+                                 .on_device = true, .stop = next_layer, .stop_ctx = r };
     const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = CHUNK, .packed = true };
     const counting_options co = { .info = { .name = "counting, as H200", .arch = 90, .driver = 13000, .n_sm = SMS,
                                             .shared_bytes = 227 * 1024, .total_bytes = UINT64_C(141) << 30,
@@ -311,6 +311,8 @@ int main(void)
     print_step(&r, "Sixteen rows, 1,500 tokens each", true);
     run_step(&r, 1, 0, CHUNK, &err);
     print_step(&r, "A chunk of 4,096 rows", false);
+    run_step(&r, 1, 65536, CHUNK, &err);
+    print_step(&r, "A chunk of 4,096 rows behind 64k tokens", false);
     rig_close(&r);
     return 0;
 }

@@ -132,3 +132,26 @@ TEST(an_uncommitted_long_step_leaves_no_trace)
     free(got);
     close_parts(&p);
 }
+
+/* On a device rows of scores are as many as 32 MiB hold, 16 to 512, never more than a step has; what the backend is
+ * told and what the plan counts are the same rows. */
+TEST(a_device_keeps_the_scores_of_more_rows)
+{
+    static const struct { int rows, tokens, want; } at[] = {
+        { 4096, 8192, 512 }, { 4096, 80 * 1024, 409 }, { 4096, 1 << 20, 31 }, { 4096, 1 << 24, 16 }, { 64, 8192, 64 },
+        { 4, 8192, 4 } };
+    parts p;
+    if (!open_parts(&p, true)) return close_parts(&p);
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        const forward_options near = { .max_rows = at[i].rows, .max_tokens = at[i].tokens, .rounding = true };
+        forward_options far = near;
+        far.on_device = true;
+        const int few = forward_limits(&p.config, &near).score_rows, more = forward_limits(&p.config, &far).score_rows;
+        EXPECT_INT(few, at[i].rows < 16 ? at[i].rows : 16);
+        EXPECT_INT(more, at[i].want);
+        const uint64_t each = 4u * (uint64_t)(at[i].tokens / 4 + 1);
+        const uint64_t grown = forward_bytes(&p.config, &far) - forward_bytes(&p.config, &near);
+        EXPECT(grown + 64 > (uint64_t)(more - few) * each && grown < (uint64_t)(more - few) * each + 64);
+    }
+    close_parts(&p);
+}

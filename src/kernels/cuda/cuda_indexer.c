@@ -6,9 +6,10 @@
 #include "base/checked.h"
 
 enum {
-    TOP_ROWS      = 16,         /* rows whose candidates fit at the largest k of the model */
+    TOP_ROWS      = 16,         /* rows whose candidates fit at the largest k of the model, at least */
     SCORE_THREADS = 128,
-    BLOCKS_EACH   = 3           /* blocks of index_scores that a multiprocessor holds      */
+    BLOCKS_EACH   = 3,          /* blocks of index_scores that a multiprocessor holds                */
+    SCORE_TURNS   = 4           /* times that more rows than that fill the card, so that all of it ends together */
 };
 
 static int div_up(int64_t n, int64_t by) { return (int)((n + by - 1) / by); }
@@ -30,7 +31,8 @@ static uint64_t candidates_bytes(int slices, int k) { return slices > 1 ? (uint6
 
 static uint64_t all_candidates_bytes(const backend_limits *l)
 {
-    return TOP_ROWS * candidates_bytes(div_up(l->max_tokens / 4 + 1, TOP_SLICE), l->index_top_k);
+    return (uint64_t)max_int(TOP_ROWS, l->score_rows) *
+           candidates_bytes(div_up(l->max_tokens / 4 + 1, TOP_SLICE), l->index_top_k);
 }
 
 uint64_t cuda_indexer_scratch(const backend_limits *l) { return queries_bytes(l) + all_candidates_bytes(l); }
@@ -101,7 +103,9 @@ static ds4_status scores(queue *dev, const index_scores_args *a, gpu_ptr made)
     }
     /* Blocks for the longest session there may be, no more than the card holds at once. */
     const int most = div_up(a->scores.cols, INDEX_KEYS_TILE * (SCORE_THREADS / 32));
-    const int blocks = min_int(most, max_int(1, BLOCKS_EACH * b->device->info.n_sm / max_int(n, 1)));
+    const int at_once = BLOCKS_EACH * b->device->info.n_sm;
+    const int each = n <= TOP_ROWS ? at_once / max_int(n, 1) : div_up(SCORE_TURNS * at_once, n);
+    const int blocks = min_int(most, max_int(1, each));
     const unsigned shared = (unsigned)(k.tiles * INDEX_HEADS_TILE * (8 * k.groups + 4));
     if (!st) st = cuda_launch(dev, scores_kernel(&k), cuda_grid(blocks, n, 1), SCORE_THREADS, k.query ? shared : 0,
                               &k, sizeof k);
