@@ -55,7 +55,7 @@ slice api_join(api_reader *rd, const slice *parts, int n, const char *between)
     return (slice){ text, total };
 }
 
-slice api_unsupported(api_reader *rd, slice type)
+static slice unsupported(api_reader *rd, slice type)
 {
     const int n = api_shown(type, 64);
     api_warn(rd, "a part of type %.*s is not supported", n, type.data);
@@ -82,7 +82,7 @@ bool api_part(api_reader *rd, const api_value *part, slice *text)
         const api_value v = api_field(rd, part, "type");
         return api_wrong(rd, &v, "this server reads text only");
     }
-    *text = api_unsupported(rd, type);
+    *text = unsupported(rd, type);
     return true;
 }
 

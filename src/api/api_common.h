@@ -15,7 +15,6 @@ enum { API_MAX_TOOLS = 512, API_MAX_MESSAGES = 20000, API_MAX_STOPS = 16, API_MA
 /* One part of a message: its text, or "[Unsupported TYPE]" with a warning (400 when the server
  * rejects media). Plain strings are parts too. */
 bool  api_part(api_reader *rd, const api_value *part, slice *text);
-slice api_unsupported(api_reader *rd, slice type);
 /* A string, or an array of parts joined by an empty line. */
 bool  api_content(api_reader *rd, const api_value *v, slice *text);
 slice api_join(api_reader *rd, const slice *parts, int n, const char *between);

@@ -11,7 +11,4 @@
 ds4_status ds4_fail(ds4_error *err, ds4_status st, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* "not enough memory", for logs where no sentence was made. */
-const char *ds4_status_name(ds4_status st);
-
 #endif

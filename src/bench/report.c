@@ -61,7 +61,8 @@ static int outliers(const speed_row *r)
     return n;
 }
 
-void report_verdict(const speed_row *r, char *out, size_t size)
+/* "drift load outliers:2", empty when nothing is to be said. */
+static void put_verdict(const speed_row *r, char *out, size_t size)
 {
     size_t len = 0;
     out[0] = 0;
@@ -103,7 +104,7 @@ void report_table_row(const speed_row *r, bytes *out)
     char name[CELL_NAME_BYTES], verdict[96];
     if (!r->n) return;
     cell_name(&r->cell, name);
-    report_verdict(r, verdict, sizeof verdict);
+    put_verdict(r, verdict, sizeof verdict);
     bytes_printf(out, "%-22s %3d %3d %9.2f", name, r->threads, r->n, r->tps.p50);
     if (r->n > 1) bytes_printf(out, " %7.2f %9.2f %9.2f", mad_percent(r), r->tps.p10, r->tps.p90);
     else          bytes_printf(out, " %7s %9s %9s", "-", "-", "-");
@@ -231,7 +232,6 @@ static void put_test(const speed_row *r, char *out, size_t size)
     snprintf(out, size, "%s", name);
 }
 
-static void put_verdict(const speed_row *r, char *out, size_t size) { report_verdict(r, out, size); }
 static void put_nothing(const speed_row *r, char *out, size_t size) { (void)r, (void)size; out[0] = 0; }
 
 /* docs/bench.md explains them. Power is read by nothing yet. */
@@ -462,7 +462,7 @@ static void results_part(json_writer *w, const speed_row *r)
 void report_record(json_writer *w, const speed_row *r, const report_context *c)
 {
     char verdict[96];
-    report_verdict(r, verdict, sizeof verdict);
+    put_verdict(r, verdict, sizeof verdict);
     json_object(w);
     whole(w, "schema", 1);
     json_key(w, "tool");

@@ -47,9 +47,6 @@ void report_markdown(const speed_row *rows, int n, const report_context *c, byte
 /* One record of docs/bench.md, without a newline behind it. */
 void report_record(json_writer *w, const speed_row *r, const report_context *c);
 
-/* "drift load outliers:2", empty when nothing is to be said. */
-void report_verdict(const speed_row *r, char *out, size_t size);
-
 /* Beyond this share of the machine used by others a row is marked. */
 #define REPORT_LOAD 0.05
 

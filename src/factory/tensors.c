@@ -144,7 +144,7 @@ bool tensor_is_stack(const tensor_def *d)
     return d->class == CLASS_GATE_UP || d->class == CLASS_DOWN;
 }
 
-void tensor_gguf_name(const tensor_def *d, int layer, char out[TENSOR_NAME_MAX])
+static void name_in_gguf(const tensor_def *d, int layer, char out[TENSOR_NAME_MAX])
 {
     if (layer < 0) snprintf(out, TENSOR_NAME_MAX, "%s", d->gguf);
     else snprintf(out, TENSOR_NAME_MAX, "blk.%d.%s", layer, d->gguf);
@@ -301,7 +301,7 @@ static ds4_status plan_tensor(planner *p, const tensor_def *d, int layer)
     uint64_t row_bytes, rows;
     const int twin = layer >= 0 && p->alias_layers ? twin_layer(p->shape, layer) : -1;
 
-    tensor_gguf_name(d, layer, t.name);
+    name_in_gguf(d, layer, t.name);
     t.ne[0]  = tensor_size_of(d->in, p->shape, layer);
     t.ne[1]  = tensor_size_of(d->out, p->shape, layer);
     t.ne[2]  = tensor_is_stack(d) ? (uint64_t)p->shape->n_expert : 1;

@@ -81,7 +81,6 @@ uint64_t tensor_size_of(tensor_size size, const model_shape *s, int layer);
 bool     tensor_is_stack(const tensor_def *d);
 
 #define TENSOR_NAME_MAX 96
-void tensor_gguf_name(const tensor_def *d, int layer, char out[TENSOR_NAME_MAX]);
 void tensor_checkpoint_name(const tensor_def *d, int layer, int expert, char out[TENSOR_NAME_MAX]);
 
 /* ---- recipes ----------------------------------------------------------- */

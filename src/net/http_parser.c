@@ -83,7 +83,7 @@ static bool same_in_any_case(slice a, slice b)
     return true;
 }
 
-bool http_name_is(slice name, const char *other)
+static bool name_is(slice name, const char *other)
 {
     return same_in_any_case(name, slice_of(other));
 }
@@ -91,7 +91,7 @@ bool http_name_is(slice name, const char *other)
 slice http_header_of(const http_request *r, const char *name)
 {
     for (int i = 0; i < r->n_headers; i++)
-        if (http_name_is(r->headers[i].name, name)) return r->headers[i].value;
+        if (name_is(r->headers[i].name, name)) return r->headers[i].value;
     return (slice){ NULL, 0 };
 }
 
@@ -142,7 +142,7 @@ static bool is_authority(slice s)
 static bool starts_with_scheme(slice s, const char *scheme)
 {
     const size_t n = strlen(scheme);
-    return s.len >= n && http_name_is((slice){ s.data, n }, scheme);
+    return s.len >= n && name_is((slice){ s.data, n }, scheme);
 }
 
 /* /path?query, * for OPTIONS, or http://host/path?query; *authority is that host, data NULL: none. */
@@ -221,13 +221,13 @@ static http_parse parse_length(http_head *h, slice v, http_fault *f)
 static bool lists(slice v, const char *word)
 {
     while (v.len)
-        if (http_name_is(trim(cut(&v, ',')), word)) return true;
+        if (name_is(trim(cut(&v, ',')), word)) return true;
     return false;
 }
 
 static http_parse parse_expect(http_head *h, slice v, http_fault *f)
 {
-    if (!http_name_is(v, "100-continue")) return wrong(f, 417, "Expect knows only 100-continue");
+    if (!name_is(v, "100-continue")) return wrong(f, 417, "Expect knows only 100-continue");
     h->expects_continue = true;
     return HTTP_DONE;
 }
@@ -249,19 +249,19 @@ static http_parse parse_framing(http_head *h, slice authority, http_fault *f)
     h->close = r->http10;
     for (int i = 0; i < r->n_headers && p == HTTP_DONE; i++) {
         const slice name = r->headers[i].name, v = r->headers[i].value;
-        if (http_name_is(name, "host")) {
+        if (name_is(name, "host")) {
             hosts++;
             p = parse_host(v, authority, f);
-        } else if (http_name_is(name, "content-length")) {
+        } else if (name_is(name, "content-length")) {
             lengths++;
             p = parse_length(h, v, f);
-        } else if (http_name_is(name, "transfer-encoding")) {
+        } else if (name_is(name, "transfer-encoding")) {
             codings++;
-            h->chunked = http_name_is(v, "chunked");
+            h->chunked = name_is(v, "chunked");
             if (!h->chunked) p = wrong(f, 501, "no transfer coding but chunked is implemented");
-        } else if (http_name_is(name, "connection")) {
+        } else if (name_is(name, "connection")) {
             h->close = h->close || lists(v, "close");
-        } else if (http_name_is(name, "expect") && !r->http10) {
+        } else if (name_is(name, "expect") && !r->http10) {
             p = parse_expect(h, v, f);
         }
     }

@@ -25,7 +25,6 @@ typedef struct {
 
 /* The first header of that name, any case; data NULL: none. */
 slice http_header_of(const http_request *r, const char *name);
-bool  http_name_is(slice name, const char *other);      /* any case */
 
 typedef enum { HTTP_MORE, HTTP_DONE, HTTP_WRONG } http_parse;
 

@@ -235,11 +235,13 @@ static void on_wake(uv_async_t *handle)
     request_wake(handle->data);
 }
 
+static void check_end(server *s);
+
 static void on_tick(uv_timer_t *handle)
 {
     server *s = handle->data;
     request_tick(s, clock_ns());
-    server_check_end(s);
+    check_end(s);
 }
 
 static void free_server(server *s)
@@ -376,7 +378,8 @@ void serve_close(server *s, void (*done)(void *ctx), void *ctx)
     uv_timer_again(&s->tick);
 }
 
-void server_check_end(server *s)
+/* Some request or work may have ended: is the server done? */
+static void check_end(server *s)
 {
     if (s->closing) {
         if (!s->first && !s->draining) close_handles(s);

@@ -85,7 +85,4 @@ void request_gone(request *r);          /* the client has left */
 void request_drained(request *r);       /* the stream has room */
 void request_end_all(server *s);        /* the server closes: cancels */
 
-/* Some request or work has ended: is the server done? (server.c) */
-void server_check_end(server *s);
-
 #endif

@@ -42,7 +42,8 @@ static size_t lower_bound(const added *a, size_t lo, size_t hi, size_t depth, in
     return lo;
 }
 
-int32_t added_prefix(const added *a, slice data, size_t *len)
+/* The longest token that data begins with, and its length; -1: none. */
+static int32_t longest_prefix(const added *a, slice data, size_t *len)
 {
     size_t lo = 0, hi = a->n;
     int32_t best = -1;
@@ -62,7 +63,7 @@ int32_t added_find(const added *a, slice data, size_t *pos, size_t *len)
 {
     for (size_t i = *pos; i < data.len; i++) {
         if (!a->first[(unsigned char)data.data[i]]) continue;
-        const int32_t id = added_prefix(a, (slice){ data.data + i, data.len - i }, len);
+        const int32_t id = longest_prefix(a, (slice){ data.data + i, data.len - i }, len);
         if (id < 0) continue;
         *pos = i;
         return id;
@@ -73,6 +74,6 @@ int32_t added_find(const added *a, slice data, size_t *pos, size_t *len)
 int32_t added_exact(const added *a, slice text)
 {
     size_t len = 0;
-    const int32_t id = added_prefix(a, text, &len);
+    const int32_t id = longest_prefix(a, text, &len);
     return id >= 0 && len == text.len ? id : -1;
 }

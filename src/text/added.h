@@ -26,9 +26,6 @@ typedef struct added {
 void    added_open(added *a, added_token *tokens, size_t n);
 void    added_close(added *a);                      /* closes a zeroed one too */
 
-/* The longest token that data begins with, and its length; -1: none. */
-int32_t added_prefix(const added *a, slice data, size_t *len);
-
 /* The first token in data at or after *pos: sets *pos to where it begins. -1: none. */
 int32_t added_find(const added *a, slice data, size_t *pos, size_t *len);
 

@@ -104,7 +104,7 @@ void answer_put_prose(answer *a, slice text)
     answer_end(a, FINISH_STOP_STRING);
 }
 
-void answer_put_blanks(answer *a)
+static void put_blanks(answer *a)
 {
     answer_put_prose(a, (slice){ a->blanks.data, a->blanks.len });
     answer_forget(a, &a->blanks);
@@ -112,7 +112,7 @@ void answer_put_blanks(answer *a)
 
 static void take_prose(answer *a, size_t n)
 {
-    answer_put_blanks(a);
+    put_blanks(a);
     if (a->state == STATE_DONE) return;
     answer_put_prose(a, (slice){ answer_rest(a).data, n });
     a->pos += n;
@@ -135,7 +135,7 @@ static void release_prose(answer *a)
 
 static void close_reasoning(answer *a)
 {
-    answer_put_blanks(a);
+    put_blanks(a);
     answer_flush(a, true);
     a->state = STATE_TEXT;
     a->reasoning_closed = true;

@@ -82,7 +82,6 @@ void answer_give(answer *a, answer_kind kind, slice data);      /* an event with
 void answer_flush(answer *a, bool all);                         /* all: a cut character, too   */
 bytes *answer_pending(answer *a, answer_kind kind);             /* to append to                */
 void answer_put_prose(answer *a, slice text);
-void answer_put_blanks(answer *a);
 void answer_end(answer *a, answer_finish finish);
 
 /* ---- answer_tools.c --------------------------------------------------------- */

@@ -69,7 +69,7 @@ chat_effort chat_effort_granted(const chat_request *r);
 /* Appends the whole prompt. A list that ends with an assistant message is continued
  * there. DS4_EARG: the request makes no sense (the sentence begins with the field);
  * DS4_EUNSUPPORTED: this vocabulary has no token for it; DS4_EFULL: longer than
- * max_bytes. On failure p's content is undefined until chat_prompt_clear. */
+ * max_bytes. On failure p is good for chat_prompt_free alone. */
 ds4_status chat_render(chat_prompt *p, const chat_request *r, ds4_error *err);
 
 /* Appends one more turn for a timeline that already holds the conversation up to and

@@ -21,13 +21,6 @@ void chat_prompt_free(chat_prompt *p)
     chat_prompt_init(p, p->v, p->text.max);
 }
 
-void chat_prompt_clear(chat_prompt *p)
-{
-    bytes_clear(&p->text);
-    p->n_segments = 0;
-    p->ambiguous = p->full = p->failed = false;
-}
-
 static chat_segment *add_segment(chat_prompt *p)
 {
     if (p->n_segments == p->cap) {

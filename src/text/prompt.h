@@ -38,7 +38,6 @@ typedef struct {
 
 void chat_prompt_init(chat_prompt *p, const vocab *v, size_t max_bytes);
 void chat_prompt_free(chat_prompt *p);
-void chat_prompt_clear(chat_prompt *p);     /* keeps the memory, forgets failure */
 
 void chat_prompt_text(chat_prompt *p, slice text);
 void chat_prompt_control(chat_prompt *p, int32_t token);

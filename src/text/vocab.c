@@ -321,11 +321,6 @@ const char *vocab_bytes(const vocab *v, int32_t id, size_t *n)
     return text.data;
 }
 
-size_t vocab_longest(const vocab *v)
-{
-    return v->longest;
-}
-
 token_type vocab_type(const vocab *v, int32_t id)
 {
     return in_range(v, id) ? (token_type)(v->kind[id] & ~WHOLE) : TOKEN_UNUSED;

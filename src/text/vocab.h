@@ -62,7 +62,6 @@ int32_t    vocab_find(const vocab *v, const char *data, size_t n);
 /* Raw bytes of a token, not terminated, good until vocab_close; a base token may hold
  * half a character. An id out of range gives NULL and *n = 0. */
 const char *vocab_bytes(const vocab *v, int32_t id, size_t *n);
-size_t      vocab_longest(const vocab *v);          /* bytes of the longest token       */
 token_type  vocab_type(const vocab *v, int32_t id); /* TOKEN_UNUSED when out of range   */
 
 /* Tokens a user does not get to see: those of type control and the protocol tokens

@@ -8,7 +8,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "base/arena.h"
 #include "base/bytes.h"
 #include "base/file.h"
 #include "base/json_writer.h"
@@ -84,21 +83,6 @@ static ds4_status write_json(void *ctx, ds4_error *err)
 TEST(json_without_memory)
 {
     fault_each(write_json, NULL);
-}
-
-static ds4_status open_arena(void *ctx, ds4_error *err)
-{
-    (void)ctx;
-    arena a;
-    const ds4_status st = arena_open(&a, 1000, err);
-    EXPECT(!st == !!a.base);
-    arena_close(&a);
-    return st;
-}
-
-TEST(an_arena_without_memory)
-{
-    fault_each(open_arena, NULL);
 }
 
 static ds4_status replace_file(void *ctx, ds4_error *err)

@@ -8,7 +8,6 @@
 
 #include "fault/alloc.h"
 #include "net/http_server.h"
-#include "net/sse.h"
 #include "runner.h"
 
 enum { CLIENTS = 4 };
@@ -120,28 +119,4 @@ TEST(a_server_without_memory_drops_connections_and_nothing_else)
 {
     signal(SIGPIPE, SIG_IGN);
     fault_each(serve, NULL);
-}
-
-static void ignore_event(void *ctx, slice event, slice data)
-{
-    (void)ctx;
-    (void)event;
-    (void)data;
-}
-
-static ds4_status read_events(void *ctx, ds4_error *err)
-{
-    sse_reader r;
-    (void)ctx;
-    sse_reader_init(&r, 1000);
-    const bool good = sse_reader_push(&r, slice_of("event: a\ndata: b\ndata: c\n\n"), ignore_event, NULL);
-    sse_reader_free(&r);
-    if (good) return DS4_OK;
-    *err = (ds4_error){ DS4_EMEMORY, "no memory for an event" };
-    return DS4_EMEMORY;
-}
-
-TEST(a_reader_of_events_without_memory_says_so)
-{
-    fault_each(read_events, NULL);
 }

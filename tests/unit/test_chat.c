@@ -430,7 +430,6 @@ TEST(effort_levels_and_profiles)
     ds4_error err;
     chat_prompt p;
     REQUIRE(v);
-    chat_prompt_init(&p, v, 1u << 20);
     for (size_t i = 0; i < countof(cases); i++) {
         chat_request r = request_of(m, 1);
         r.effort = cases[i].effort;
@@ -438,13 +437,13 @@ TEST(effort_levels_and_profiles)
         r.ctx = cases[i].ctx;
         r.think_max_min_ctx = cases[i].gate;
         r.no_thinking = cases[i].off;
-        chat_prompt_clear(&p);
+        chat_prompt_init(&p, v, 1u << 20);
         EXPECT_OK(chat_render(&p, &r, &err), err);
         const char *behind = p.text.data + strlen(BOS);
         const char *want = cases[i].prefix[0] ? cases[i].prefix : USER;
         if (strncmp(behind, want, strlen(want)) != 0) test_fail(__FILE__, __LINE__, "case %zu: \"%.30s\"", i, behind);
+        chat_prompt_free(&p);
     }
-    chat_prompt_free(&p);
     vocab_close(v);
 }
 

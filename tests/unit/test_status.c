@@ -53,16 +53,6 @@ TEST(long_sentences_are_cut_between_code_points)
     }
 }
 
-TEST(every_status_has_a_name_and_strange_ones_too)
-{
-    for (int st = DS4_OK; st <= DS4_ECANCELLED; st++) {
-        EXPECT(*ds4_status_name((ds4_status)st));
-        for (int other = DS4_OK; other < st; other++)
-            EXPECT(strcmp(ds4_status_name((ds4_status)st), ds4_status_name((ds4_status)other)) != 0);
-    }
-    EXPECT_TEXT(ds4_status_name((ds4_status)99), "unknown status");
-}
-
 /* ---- log --------------------------------------------------------------- */
 
 typedef struct {

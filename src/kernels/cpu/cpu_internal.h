@@ -60,11 +60,6 @@ static inline cpu_backend *cpu_of(queue *dev) { return (cpu_backend *)dev->backe
 typedef void row_task(void *ctx, int row, int thread);
 void cpu_for_rows(cpu_backend *b, row_task *task, void *ctx, int n_rows);
 
-/* How the activations that meet weights of this type are stored: F32 in exact
- * mode and for float weights. */
-quant_type cpu_activation_type(const cpu_backend *b, quant_type weight);
-
-
 /* y[t*y_stride + o] = w_o . x_t for all rows of w and x. */
 void cpu_products(cpu_backend *b, view w, view x, float *y, uint64_t y_stride);
 

@@ -14,7 +14,8 @@
 #define TASK_BYTES (512 * 1024) /* weights of one task: at its first rows nothing is fetched ahead, which
                                    costs some 3 %, and threads end within 50 us of each other */
 
-quant_type cpu_activation_type(const cpu_backend *b, quant_type weight)
+/* How the activations that meet weights of this type are stored: F32 in exact mode and for float weights. */
+static quant_type activation_type(const cpu_backend *b, quant_type weight)
 {
     return b->exact ? QUANT_F32 : quant_get(weight)->dot_type;
 }
@@ -45,7 +46,7 @@ static void quantise_row(void *ctx, int index, int thread)
 static activation_rows some_activations_of(cpu_backend *b, uint8_t *store, view x, quant_type weight,
                                            const int32_t *rows, int n)
 {
-    const quant_type type = cpu_activation_type(b, weight);
+    const quant_type type = activation_type(b, weight);
     if (type == QUANT_F32) return (activation_rows){ view_at(x, 0), x.stride };
     quantise_ctx c = { b, store, x, type, activation_bytes(type, x.cols), rows };
     cpu_for_rows(b, quantise_row, &c, n);
