@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every kernel file compiles for a Hopper card without a warning, and no kernel spills registers.
+# Every kernel file compiles for a Hopper card without a warning, and no kernel spills registers. What cuda_api.h
+# states of the driver is what the toolkit's cuda.h says of it.
 # Needs nvcc (PATH, CUDA_HOME, /usr/local/cuda); a file is compiled again when it or a header is newer.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -28,7 +29,7 @@ compile() {     # FILE: leaves what nvcc says in a log, and its status in the lo
 export -f compile
 printf '%s\n' src/kernels/cuda/*.cu | xargs -P "$(getconf _NPROCESSORS_ONLN)" -I{} bash -c 'compile {}'
 
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 for source in src/kernels/cuda/*.cu; do
     log=$logs/$(basename "$source" .cu).log
     spills=$(awk '/Function properties for/ { name = $NF } / spill stores/ && !/ 0 bytes spill stores, 0 bytes spill loads/ { printf " %s", name }' "$log")
@@ -43,5 +44,33 @@ for source in src/kernels/cuda/*.cu; do
         passed=$((passed + 1))
     fi
 done
-echo "$passed passed, $failed failed, 0 skipped"
+
+# ---- cuda_api.h ---------------------------------------------------------------------------
+
+count() { if [ "$2" = 0 ]; then passed=$((passed + 1)); else echo "FAIL $1"; failed=$((failed + 1)); fi; }
+check=tests/gpu_host/cuda_header_check.cpp header=
+for candidate in "$(dirname "$nvcc")"/../include "$(dirname "$nvcc")"/../targets/*/include /usr/include; do
+    [ -z "$header" ] && [ -f "$candidate/cuda.h" ] && header=$candidate
+done
+version=$(sed -n 's/^#define CUDA_VERSION \([0-9]*\)$/\1/p' "${header:-/nowhere}/cuda.h" 2>/dev/null)
+if [ "${version:-0}" -lt 12080 ]; then
+    echo "SKIP cuda_header_check: ${header:+cuda.h of version $version in $header; }no cuda.h of 12.8 or later beside $nvcc"
+    skipped=1
+else
+    compared() { ${CXX:-c++} -std=c++17 -fsyntax-only -DMISTAKE="$1" -isystem "$header" -Iinclude -Isrc $check >"$logs/header.log" 2>&1; }
+    compared 0
+    status=$?
+    count "cuda_api.h: $(grep -m 1 error "$logs/header.log")" $status
+    for mistake in 1 2 3 4 5; do
+        ! compared $mistake && grep -q 'static assertion\|static_assert' "$logs/header.log"
+        count "$check: mistake $mistake goes unnoticed" $?
+    done
+    missing=
+    for number in $(grep -oE '\bCU_[A-Z0-9_]+ =' src/kernels/cuda/cuda_api.h | sed 's/ =//'); do
+        grep -qE "\(${number#CU_}\)|\b$number\b" $check || missing="$missing $number"
+    done
+    [ -z "$missing" ]
+    count "$check: does not compare$missing" $?
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]
