@@ -17,11 +17,12 @@ uint64_t sched_now(const scheduler *s) { return s->o.now_ns ? s->o.now_ns() : cl
 
 int sched_capacity(const scheduler *s) { return s->capacity; }
 
-bool sched_lost(const scheduler *constant)
+bool sched_lost(const scheduler *constant, int *retry_s)
 {
     scheduler *s = (scheduler *)constant;           /* only the lock is written */
     pthread_mutex_lock(&s->lock);
     const bool lost = s->lost;
+    if (retry_s) *retry_s = lost ? s->retry_s : 0;
     pthread_mutex_unlock(&s->lock);
     return lost;
 }
@@ -106,7 +107,7 @@ ds4_status sched_submit(scheduler *s, const sched_request *r, sched_ticket **out
         st = ds4_fail(err, DS4_ECANCELLED, "the server is shutting down");
     } else if (s->lost) {
         *retry_s = s->retry_s;
-        st = ds4_fail(err, DS4_EDEVICE, "the device was lost and is being opened again: %s", s->lost_why.message);
+        st = device_lost_error(s, err);
     } else if (s->waiting >= s->o.max_queue) {
         *retry_s = retry_seconds(s);
         st = ds4_fail(err, DS4_EFULL, "%d requests are waiting; try again in %d s", s->waiting, *retry_s);
@@ -413,6 +414,7 @@ ds4_status sched_open(scheduler **out, ds4_engine *e, const sched_options *o, ds
     if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for the scheduler");
     s->engine = e;
     s->o = *o;
+    s->answered = true;                             /* a first loss is nobody's habit */
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->wake_lock, NULL);
     pthread_mutex_init(&s->status_lock, NULL);

@@ -115,7 +115,8 @@ void       sched_cancel(sched_ticket *t);
 /* Cancels if it still runs; t is gone. All tickets are released before sched_close. NULL is fine. */
 void       sched_release(sched_ticket *t);
 
-bool       sched_lost(const scheduler *s);              /* the device, and it is not open again */
+/* The device, and it is not open again. *retry_s, unless NULL: as sched_submit would say. */
+bool       sched_lost(const scheduler *s, int *retry_s);
 int        sched_capacity(const scheduler *s);          /* tokens of the largest slot; a prompt needs one fewer */
 
 /* For /slots and /health: a copy, without the engine's locks. */

@@ -122,6 +122,7 @@ static void leave(scheduler *s, slot *sl)
 static void end_request(scheduler *s, slot *sl)
 {
     sched_ticket *t = sl->job;
+    s->answered |= t->finish != FINISH_CANCELLED;
     account(s, sl, t, end_of(t->finish), finish_word(t->finish));
     ticket_stage(t, &(sched_event){ .kind = SCHED_DONE, .usage = t->usage, .times = times_of(t, sched_now(s)) });
     if (sl->phase == PHASE_ANSWER && has_tail(sl, t->finish)) sl->phase = PHASE_TAIL;
@@ -184,6 +185,7 @@ void answers_fail(scheduler *s, slot *sl, const ds4_error *why)
     sched_ticket *t = sl->job;
     const ds4_error err = *why;
     const bool done = sl->phase == PHASE_TAIL;      /* the answer is whole, only its session is not */
+    s->failed_why = err;
     sl->rows = 0;
     if (t->from_disk && !ds4_engine_lost(s->engine)) {
         kvstore_reject(s->o.store, &t->hit);
@@ -195,7 +197,8 @@ void answers_fail(scheduler *s, slot *sl, const ds4_error *why)
     sl->job = NULL;
     token_list_clear(&sl->feed);
     sl->fed = 0;
-    log_line(&s->o.log, LOG_ERROR, "id=%s failed: %s", t->id, err.message);
+    log_line(&s->o.log, done ? LOG_DEBUG : LOG_ERROR, "id=%s %s: %s", t->id, done ? "is not in its slot" : "failed",
+             err.message);
     if (done) {
         ticket_publish(t, true);
         return;

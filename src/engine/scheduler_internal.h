@@ -162,7 +162,9 @@ struct scheduler {
     uint64_t              deadline_ns;
     bool                  lost;         /* the device; written by the engine thread          */
     ds4_error             lost_why;
+    ds4_error             failed_why;   /* of the last request that failed in this step; engine thread */
     int                   retry_s, pause_ms;    /* for clients; before the next attempt      */
+    bool                  answered;     /* a request, since the device was opened; engine thread */
     double                mean_seconds; /* of finished requests                              */
     sched_slot_status    *status;       /* [n_slots]                                         */
 };
@@ -212,6 +214,8 @@ reuse_session slot_reuse_session(slot *sl, const scheduler *s);
 /* Ends what runs. From now on device_recover is called until it succeeds. */
 void       device_lost(scheduler *s, const ds4_error *why);
 void       device_recover(scheduler *s);
+/* What who comes meanwhile is told. Engine thread, or with the lock. */
+ds4_status device_lost_error(const scheduler *s, ds4_error *out);
 /* Ends everything that waits. */
 void       queue_refuse(scheduler *s, const ds4_error *why);
 

@@ -228,6 +228,7 @@ static void end_step(scheduler *s, ds4_status st)
 void step_run(scheduler *s)
 {
     int decode_rows, prompt_rows;
+    s->failed_why.status = DS4_OK;
     collect(s, &decode_rows, &prompt_rows);
     if (ds4_batch_rows(s->batch) > 0) {
         ds4_error err = { 0 };
@@ -253,7 +254,7 @@ void step_run(scheduler *s)
         if (sl->job) ticket_publish(sl->job, false);
     }
     if (!ds4_engine_lost(s->engine)) return;
-    ds4_error late;                                 /* behind the step, or when its slots went alone */
-    ds4_fail(&late, DS4_EDEVICE, "the device failed after a step");
+    ds4_error late = s->failed_why;                 /* behind the step, or when its slots went alone */
+    if (!late.status) ds4_fail(&late, DS4_EDEVICE, "the device failed after a step");
     device_lost(s, &late);
 }

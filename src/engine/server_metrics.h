@@ -39,6 +39,7 @@ typedef struct {
     counter tool_calls, tool_repairs[REPAIR_KINDS], tool_failures;
     counter kv_evictions, kv_corrupt;
     counter running, waiting;                           /* now */
+    counter device_losses, device_away;                 /* so often; now: 1 until it is open again */
     counter expert_hits, expert_misses, expert_bus_bytes, expert_exchanges;     /* as in ds4_card_expert_metrics */
     counter kv_rows_used, kv_rows;                      /* now: tokens held, tokens of all slots */
     timing    ttft, inter_token, per_output_token, e2e, queue, prefill, decode;     /* seconds */

@@ -266,6 +266,13 @@ static void http(page *p, const http_metrics *m)
     }
 }
 
+static void device(page *p, const server_metrics *m)
+{
+    gauge_of(p, "ds4_device_up", "0 while a lost device is not open again.", counter_get(&m->device_away) ? 0 : 1);
+    counter_of(p, "ds4_device_losses_total", "How often the device failed and had to be opened again.",
+               counter_get(&m->device_losses));
+}
+
 static void process(page *p, const metrics_view *v)
 {
     head(p, "ds4_build_info", "gauge", "What this server is.");
@@ -291,5 +298,6 @@ void metrics_page(const metrics_view *v, bytes *out)
     answers(&p, v->engine);
     fleet(&p, v);
     http(&p, v->http);
+    device(&p, v->engine);
     process(&p, v);
 }

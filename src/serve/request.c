@@ -167,7 +167,11 @@ static void fail(request *r, const api_error *e)
 static void fail_status(request *r, ds4_status st, const char *message)
 {
     api_error e = { 0 };
+    int retry_s;
+    const bool waited = r->submitted_ns && !r->admitted;        /* for a device that did not come back */
     if (st == DS4_ECANCELLED) api_refuse_unavailable(&e, false);
+    else if (st == DS4_EDEVICE && waited && sched_lost(r->s->model->sched, &retry_s))
+        api_refuse_lost(&e, retry_s, message);
     else api_refuse_failed(&e, message);
     fail(r, &e);
 }

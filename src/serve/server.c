@@ -123,7 +123,14 @@ static void write_props(const server *s, bytes *out)
 
 static serve_state health(const server *s)
 {
-    return s->state == SERVE_READY && sched_lost(s->model->sched) ? SERVE_LOST : s->state;
+    return s->state == SERVE_READY && sched_lost(s->model->sched, NULL) ? SERVE_LOST : s->state;
+}
+
+/* What was told before the device was lost is of an earlier upload. */
+static double loaded(const server *s)
+{
+    const bool now = atomic_load(&s->loaded_losses) == counter_get(&s->metrics.device_losses);
+    return now ? atomic_load(&s->loaded_permille) / 1000.0 : 0;
 }
 
 /* Answers without a worker. False: e says why not. */
@@ -134,7 +141,7 @@ static bool write_page(server *s, const http_request *h, route_match m, bytes *o
     bool ok = true;
     switch (m.route->kind) {
     case ROUTE_ROOT:    page_root(out); break;
-    case ROUTE_HEALTH:  page_health(health(s), atomic_load(&s->loaded_permille) / 1000.0, out); break;
+    case ROUTE_HEALTH:  page_health(health(s), loaded(s), out); break;
     case ROUTE_METRICS: write_metrics(s, out); break;
     case ROUTE_PROPS:   write_props(s, out); break;
     case ROUTE_SLOTS:
@@ -301,6 +308,7 @@ ds4_status serve_listen_unix(server *s, const char *path, ds4_error *err)
 void serve_loading(server *s, double progress)
 {
     atomic_store(&s->loaded_permille, (int)(progress * 1000));
+    atomic_store(&s->loaded_losses, counter_get(&s->metrics.device_losses));
 }
 
 ds4_status serve_set_keys(server *s, const char *const *keys, int n, ds4_error *err)

@@ -23,6 +23,7 @@ struct server {
     server_metrics metrics;
     serve_state    state;
     _Atomic int    loaded_permille;
+    counter        loaded_losses;       /* losses of the device when that was told */
     serve_model   *model;               /* NULL while loading */
     int64_t        started;             /* Unix seconds */
     uint64_t       started_ns;

@@ -2,6 +2,7 @@
 #include "asking.h"
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/random.h"
 #include "fake_engine.h"
 #include "text/tokenizer.h"
@@ -19,6 +20,7 @@ typedef struct {
     char            order[256];
     atomic_bool     abandon;
     bool log_is_private, trace_quotes;      /* who said PRIVATE */
+    int  hesitations;                       /* lost devices that were not opened again at once */
 } rig;
 
 /* Notes who was admitted: the last letter of each id. */
@@ -28,6 +30,7 @@ static void note_line(void *ctx, int level, const char *said)
     const char *at = strstr(said, " reuse=");
     (void)level;
     if (strstr(said, "PRIVATE")) r->log_is_private = true;      /* lines also come from the saving thread */
+    r->hesitations += strstr(said, "no request was answered") != NULL;
     if (at && at > said && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
 }
 
@@ -1096,8 +1099,21 @@ TEST(a_failing_step_fails_only_the_request_to_blame)
 /* Until it is open again; false: it is not. */
 static bool wait_until_back(rig *r)
 {
-    for (int i = 0; i < 20000 && sched_lost(r->s); i++) pause_ms(1);
-    return !sched_lost(r->s);
+    for (int i = 0; i < 20000 && sched_lost(r->s, NULL); i++) pause_ms(1);
+    return !sched_lost(r->s, NULL);
+}
+
+/* A finished request's last token is in its slot too. */
+static bool wait_until_idle(rig *r)
+{
+    sched_slot_status slots[4];
+    for (int i = 0; i < 20000; i++, pause_ms(1)) {
+        int busy = 0;
+        for (int k = sched_status(r->s, slots, 4); k > 0; k--)
+            busy += slots[k - 1].state == SLOT_PREFILL || slots[k - 1].state == SLOT_DECODE;
+        if (!busy) return true;
+    }
+    return false;
 }
 
 TEST(a_lost_device_ends_what_runs_and_is_opened_again)
@@ -1146,13 +1162,18 @@ TEST(while_the_device_stays_away_submissions_are_refused_and_the_next_attempts_g
     client_wait(&waiting);                          /* the first attempt failed */
     EXPECT_INT(running.end, SCHED_FAILED);
     EXPECT_INT(waiting.end, SCHED_FAILED);
-    EXPECT(strstr(waiting.error.message, "does not come back") != NULL);
+    EXPECT_INT(waiting.error.status, DS4_EDEVICE);
+    EXPECT(strstr(waiting.error.message, "opened again") && strstr(waiting.error.message, "does not come back"));
+    EXPECT_INT(counter_get(&r.metrics.device_losses), 1);
+    EXPECT_INT(counter_get(&r.metrics.device_away), 1);
 
     reuse_prompt p;
     sched_ticket *t = NULL;
     ds4_error err;
     int retry_s = 0;
-    EXPECT(sched_lost(r.s));
+    EXPECT(sched_lost(r.s, &retry_s));
+    EXPECT(retry_s >= 1);
+    retry_s = 0;
     chat_start start;
     EXPECT(render(&r.at, lines, 1, &plain, &p, &start));
     const sched_request q = request(&p, start);
@@ -1164,6 +1185,38 @@ TEST(while_the_device_stays_away_submissions_are_refused_and_the_next_attempts_g
     client_close(&running);
     client_close(&waiting);
     client_close(&after);
+    rig_close(&r);
+}
+
+TEST(a_device_that_is_lost_again_with_no_request_answered_between_is_opened_after_growing_pauses)
+{
+    rig r;
+    client c;
+    if (!rig_open(&r, &(rig_options){ 0 })) return;
+    const line lines[] = { USER("hi") };
+    EXPECT_INT(counter_get(&r.metrics.device_losses), 0);
+    for (int i = 0; i < 3; i++) {
+        fake_lose_device(r.e, 0);
+        ask(&r.at, &c, lines, 1, &plain);
+        const uint64_t failed = clock_ns();
+        EXPECT_INT(c.end, SCHED_FAILED);
+        EXPECT_INT(c.error.status, DS4_EDEVICE);
+        client_close(&c);
+        EXPECT(wait_until_back(&r));
+        if (i > 0) EXPECT(clock_ns() - failed > (i == 1 ? 200 : 400) * UINT64_C(1000000));
+        EXPECT_INT(r.hesitations, i);
+        EXPECT_INT(counter_get(&r.metrics.device_losses), i + 1);
+        EXPECT_INT(counter_get(&r.metrics.device_away), 0);
+    }
+    if (ask(&r.at, &c, lines, 1, &plain)) EXPECT_TEXT(c.text[0].data, "ok");
+    client_close(&c);
+    EXPECT(wait_until_idle(&r));
+    fake_lose_device(r.e, 0);
+    ask(&r.at, &c, lines, 1, &plain);
+    client_close(&c);
+    EXPECT(wait_until_back(&r));
+    EXPECT_INT(r.hesitations, 2);
+    EXPECT_INT(fake_reopenings(r.e), 4);
     rig_close(&r);
 }
 

@@ -563,11 +563,35 @@ TEST(a_lost_device_is_told_and_requests_come_again_later)
     up(&s);
     fake_lose_device(t.engine, 3);
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 500, "server_error", "fake device failed");
-    EXPECT_ANSWER(GET("/health"), 503, "device_lost", "Retry-After: ");
+    EXPECT_ANSWER(GET("/health"), 503, "device_lost", "\"progress\":0.00", "Retry-After: ");
+    EXPECT_ANSWER(GET("/metrics"), 200, "\nds4_device_up{model_name=\"deepseek-v4-flash\"} 0\n",
+                  "\nds4_device_losses_total{model_name=\"deepseek-v4-flash\"} 1\n");
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 503, "device_lost", "server_error", "Retry-After: ");
     EXPECT_ANSWER(post("/v1/messages", MESSAGE("hello")), 503, "opened again", "Retry-After: ");
     WAIT_UNTIL(is_healthy());
+    EXPECT_ANSWER(GET("/metrics"), 200, "\nds4_device_up{model_name=\"deepseek-v4-flash\"} 1\n");
     EXPECT_ANSWER(post("/v1/chat/completions", CHAT("hello")), 200, "Hello there.");
+    down();
+}
+
+TEST(who_waits_for_a_device_that_does_not_come_back_is_told_to_come_later)
+{
+    const setup s = defaults();
+    up(&s);
+    fake_allow_steps(t.engine, 0);
+    client running = post("/v1/chat/completions", CHAT("hello"));
+    WAIT_UNTIL(slot_is("prefill"));
+    client waiting = post("/v1/chat/completions", CHAT("hello"));
+    for (int i = 0; i < 100; i++) spin();
+    fake_lose_device(t.engine, 1);
+    fake_allow_steps(t.engine, -1);
+    WAIT_FOR(&running, "HTTP/1.1 500");
+    WAIT_FOR(&waiting, "HTTP/1.1 503");
+    WAIT_FOR(&waiting, "Retry-After: ");
+    WAIT_FOR(&waiting, "device_lost");
+    WAIT_UNTIL(is_healthy());
+    hang_up(&running);
+    hang_up(&waiting);
     down();
 }
 

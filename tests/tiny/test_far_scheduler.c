@@ -83,8 +83,8 @@ TEST(what_a_lost_device_held_is_computed_anew_or_found_on_disk)
     EXPECT_INT(c.end, SCHED_FAILED);
     EXPECT_INT(c.error.status, DS4_EDEVICE);
     client_close(&c);
-    for (int i = 0; i < 20000 && sched_lost(r.s); i++) nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-    EXPECT(!sched_lost(r.s));
+    for (int i = 0; i < 20000 && sched_lost(r.s, NULL); i++) nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    EXPECT(!sched_lost(r.s, NULL));
 
     const uint64_t before = counter_get(&r.metrics.cached_tokens[SOURCE_DISK]);
     if (ask(&r.at, &c, lines, 4, &(render_options){ 0 })) {
