@@ -157,10 +157,16 @@ $(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/test
 # These have a backend of their own, which stands before the library's.
 $(filter $(B)/tests/tiny/test_far_%,$(TESTS)): $(B)/tests/tiny/far_memory.o
 
-$(B)/bin/ds4-far: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ) $(B)/tests/tiny/far_program.o $(B)/tests/tiny/far_memory.o $(LIB)
+FAR_HOST := $(patsubst %,$(B)/tests/tiny/%.o,far_program far_memory fate)
+FAR      := $(B)/bin/ds4-far $(B)/bin/ds4-server-far
+$(B)/bin/ds4-far: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ)
+$(B)/bin/ds4-far: LIBS += -ledit
+$(B)/bin/ds4-server-far: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ)
+$(B)/bin/ds4-server-far: LIBS += $(NET_LIBS)
+$(FAR): $(FAR_HOST) $(LIB)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ -ledit $(LIBS) -o $@
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
 
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
@@ -220,10 +226,12 @@ cuda-launches: $(B)/bin/cuda-launches
 	@$<
 
 # Whole programs, and tests as they are on a card, whose driver is the mock: bench/gpu.sh runs over them.
-MOCK_HOST := $(filter-out $(B)/tests/gpu_host/checked.o,$(GPU_HOST)) $(B)/tests/gpu_host/mock_program.o
-MOCKED    := $(patsubst %,$(B)/mock/%,bin/ds4 bin/ds4-bench tests/gpu_host/test_cuda_rows)
+MOCK_HOST := $(filter-out $(B)/tests/gpu_host/checked.o,$(GPU_HOST)) $(B)/tests/gpu_host/mock_program.o $(B)/tests/tiny/fate.o
+MOCKED    := $(patsubst %,$(B)/mock/%,bin/ds4 bin/ds4-server bin/ds4-bench tests/gpu_host/test_cuda_rows)
 $(B)/mock/bin/ds4: $(B)/app/cli.o $(CLI_OBJ) $(APP_OBJ)
 $(B)/mock/bin/ds4: LIBS += -ledit
+$(B)/mock/bin/ds4-server: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ)
+$(B)/mock/bin/ds4-server: LIBS += $(NET_LIBS)
 $(B)/mock/bin/ds4-bench: $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ)
 $(B)/mock/tests/gpu_host/test_cuda_rows: $(B)/tests/gpu_host/test_cuda_rows.o $(B)/tests/gpu_host/checked.o $(B)/tests/runner.o
 $(MOCKED): $(MOCK_HOST) $(LIB)
@@ -288,7 +296,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(if $(filter release,$(VARIANT)),$(MOCKED)) $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(B)/bin/ds4-far $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
+tests: $(if $(filter release,$(VARIANT)),$(MOCKED)) $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(FAR) $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests

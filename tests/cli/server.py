@@ -8,14 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 
 import harness
-from harness import BIN, PATIENCE, ROOT, THREADS, Skip, check, environment, equal, path_of, scratch, test, wait_until
-
-SERVER = os.path.join(BIN, "ds4-server")
-MODEL = os.path.join(ROOT, "models", "tiny", "ds4-tiny.gguf")
+from harness import PATIENCE, Skip, check, environment, equal, path_of, scratch, test, wait_until
+from serving import MODEL, SERVER, Running
 
 
 def call(*args, env=None):
@@ -25,59 +21,6 @@ def call(*args, env=None):
     p = subprocess.run([SERVER, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                        env=env or environment(), cwd=scratch(), timeout=PATIENCE)
     return harness.Result(p.returncode, p.stdout.decode(), p.stderr.decode("utf-8", "replace"))
-
-
-class Running:
-    """A server on any free port; .url once it listens."""
-
-    def __init__(self, *args, env=None, port=True):
-        if not os.path.exists(SERVER):
-            raise Skip("%s is not built" % SERVER)
-        self.log = path_of("server-%d.log" % id(self))
-        with open(self.log, "wb") as err:
-            self.process = subprocess.Popen([SERVER, "-m", MODEL, "-c", "4096", *THREADS,
-                                             *(("--port", "0") if port else ()), *args],
-                                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
-                                            env=env or environment(), cwd=scratch())
-        self.url = None
-
-    def text(self):
-        with open(self.log, "rb") as f:
-            return f.read().decode("utf-8", "replace")
-
-    def wait_for(self, word):
-        check(wait_until(lambda: word in self.text() or self.process.poll() is not None) and word in self.text(),
-              "no %r on stderr" % word, self.text()[-400:])
-        return self
-
-    def serving(self):
-        self.wait_for("listening on http")
-        self.url = re.search(r"listening on (http://\S+)", self.text()).group(1)
-        self.wait_for("health and figures")
-        return self
-
-    def get(self, path, body=None, **headers):
-        """(status, text)"""
-        names = {k.replace("_", "-"): v for k, v in headers.items()}
-        request = urllib.request.Request(self.url + path, data=body.encode() if body else None, headers=names)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as r:
-                return r.status, r.read().decode()
-        except urllib.error.HTTPError as e:
-            return e.code, e.read().decode()
-
-    def end(self, number=signal.SIGTERM):
-        """Sends the signal; the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
 
 def expect(result, code, *words):

@@ -27,6 +27,7 @@ struct cu_graph_    { mock_job *first, **last; };
 struct cu_exec_     { mock_job *first; };
 
 mock_machine mock_has;
+void (*mock_watch)(void);
 
 static struct {
     pthread_mutex_t lock;
@@ -63,6 +64,8 @@ void mock_fail(const char *name, int n, cu_result r, bool stays)
     M.failing = false;
 }
 
+bool mock_fails(void) { return M.fail_in > 0 || M.failing; }
+
 int mock_calls(const char *name)
 {
     if (!name) return M.n_calls;
@@ -77,6 +80,7 @@ int mock_sizes_seen(void) { return M.shared; }
 static cu_result enter(const char *name, bool wants_context)
 {
     pthread_mutex_lock(&M.lock);
+    if (mock_watch) mock_watch();
     cu_result r = wants_context && current != &the_context ? CU_INVALID_CONTEXT : CU_OK;
     int i = 0;
     while (M.calls[i].name && strcmp(M.calls[i].name, name) != 0) i++;

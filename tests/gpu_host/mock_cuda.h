@@ -20,6 +20,7 @@ typedef struct {
 /* Forgets all calls. The machine: one H200 with a driver for 13.0. */
 void mock_reset(void);
 extern mock_machine mock_has;
+extern void (*mock_watch)(void);       /* called before every call is looked at, by one thread at a time; NULL: nobody */
 
 cuda_api mock_cuda(void);
 /* Two images: "rows" with the kernels whose names begin so or are rms_norm, "rest" with all others. */
@@ -27,6 +28,7 @@ extern const cuda_image_set mock_images;
 
 /* The n-th call of `name` from now on (of any call: NULL) gives `r`; every later one too where it stays. */
 void mock_fail(const char *name, int n, cu_result r, bool stays);
+bool mock_fails(void);                      /* a call is still to fail, or all do */
 int  mock_calls(const char *name);          /* so far; NULL: all */
 int  mock_alive(void);                      /* objects and memory that were not given back */
 int  mock_sizes_seen(void);                 /* dynamic shared memory that was last allowed a kernel */

@@ -6,6 +6,8 @@
 
 far_memory far;
 
+static void look(void) { if (far.watch) far.watch(); }
+
 void far_reset(void) { far = (far_memory){ .total = 1ull << 30, .available = 1ull << 30 }; }
 
 /* The CPU's backend with a few functions of ours. */
@@ -54,6 +56,7 @@ static ds4_status step_begin(backend *b, const step_shape *s, bool *done, ds4_er
 static ds4_status step_end(backend *b, bool complete, bool *again, ds4_error *err)
 {
     (void)b;
+    look();
     *again = false;
     if (complete && far.fail_step > 0 && --far.fail_step == 0) {
         far.lost = true;
@@ -65,6 +68,7 @@ static ds4_status step_end(backend *b, bool complete, bool *again, ds4_error *er
 ds4_status backend_cuda_open(backend **out, const backend_options *o, ds4_error *err)
 {
     *out = NULL;
+    look();
     if (far.no_device) return ds4_fail(err, far.no_device, "no far device");
     if (far.fail_opens > 0) {
         far.fail_opens--;

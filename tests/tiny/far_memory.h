@@ -15,6 +15,7 @@ typedef struct {
     int      fail_opens;        /* so many openings find no device any more               */
     int      fail_opens_later;  /* the same from the moment it is lost                    */
     int      n_vocab;           /* rows of this width that are brought to the host count  */
+    void   (*watch)(void);      /* called before a step ends or the device is opened; NULL: nobody */
     /* counted */
     int      opened, adopted, expert_adopted, freed, rows_brought, steps;
     uint64_t expert_bytes;      /* of the options                                         */
