@@ -35,10 +35,8 @@ static ds4_status write_json(dump *d, probe *p, ds4_error *err)
     bytes_init(&out, (size_t)1 << 30);
     json_init(&w, &out);
     json_object(&w);
-    json_key(&w, "prompt_tokens");
-    json_int(&w, (int64_t)p->line.tokens.n);
-    json_key(&w, "vocab");
-    json_int(&w, p->model.shape.n_vocab);
+    json_put_int(&w, "prompt_tokens", (int64_t)p->line.tokens.n);
+    json_put_int(&w, "vocab", p->model.shape.n_vocab);
     json_key(&w, "logits");
     json_array(&w);
     for (int i = 0; i < p->model.shape.n_vocab; i++) json_double(&w, logits[i], 9);

@@ -38,8 +38,7 @@ static void write_token(listing *l, int id)
     size_t n;
     const char *data = vocab_bytes(l->vocab, id, &n);
     json_object(&l->json);
-    json_key(&l->json, "id");
-    json_int(&l->json, id);
+    json_put_int(&l->json, "id", id);
     json_key(&l->json, "text");
     json_string(&l->json, data, n);
     json_key(&l->json, "bytes");
@@ -54,10 +53,8 @@ static void write_candidate(listing *l, int id, const float *logits, double norm
     json_object(&l->json);
     json_key(&l->json, "token");
     write_token(l, id);
-    json_key(&l->json, "logit");
-    json_double(&l->json, logits[id], 9);
-    json_key(&l->json, "logprob");
-    json_double(&l->json, logits[id] - norm, 9);
+    json_put_double(&l->json, "logit", logits[id], 9);
+    json_put_double(&l->json, "logprob", logits[id] - norm, 9);
     json_object_end(&l->json);
 }
 
@@ -68,8 +65,7 @@ static ds4_status write_step(void *ctx, int step, ds4_token id, const float *log
     const int n = top_of(logits, l->n_vocab, l->top_k, top);
     const double norm = log_sum_exp(logits, l->n_vocab);
     json_object(&l->json);
-    json_key(&l->json, "step");
-    json_int(&l->json, step);
+    json_put_int(&l->json, "step", step);
     json_key(&l->json, "selected");
     write_token(l, id);
     json_key(&l->json, "top_logprobs");
@@ -84,14 +80,10 @@ static void write_head(listing *l, const probe *p)
 {
     const size_t prompt_tokens = p->prompts.begin[1];
     json_object(&l->json);
-    json_key(&l->json, "source");
-    json_text(&l->json, "ds4");
-    json_key(&l->json, "prompt_tokens");
-    json_int(&l->json, (int64_t)prompt_tokens);
-    json_key(&l->json, "ctx");
-    json_int(&l->json, p->options->flags.ctx);
-    json_key(&l->json, "top_k");
-    json_int(&l->json, l->top_k);
+    json_put_text(&l->json, "source", "ds4");
+    json_put_int(&l->json, "prompt_tokens", (int64_t)prompt_tokens);
+    json_put_int(&l->json, "ctx", p->options->flags.ctx);
+    json_put_int(&l->json, "top_k", l->top_k);
     json_key(&l->json, "steps");
     json_array(&l->json);
 }

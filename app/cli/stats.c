@@ -103,18 +103,6 @@ bool turn_stats_paging(const turn_stats *s, char *out, size_t size)
 
 /* ---- JSON --------------------------------------------------------------------- */
 
-static void field_int(json_writer *w, const char *key, int64_t v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
-static void field_double(json_writer *w, const char *key, double v)
-{
-    json_key(w, key);
-    json_double(w, v, 6);
-}
-
 static void field_bytes(json_writer *w, const char *key, const bytes *b)
 {
     json_key(w, key);
@@ -126,16 +114,16 @@ static void field_experts(json_writer *w, const turn_stats *s)
     const ds4_expert_metrics *e = &s->answer.experts;
     json_key(w, "experts");
     json_object(w);
-    field_int(w, "cached", (int64_t)e->slots);
-    field_int(w, "total", (int64_t)e->experts);
-    field_int(w, "hits", (int64_t)e->hits);
-    field_int(w, "misses", (int64_t)e->misses);
-    field_int(w, "bytes_read", (int64_t)e->bytes_read);
-    field_int(w, "bytes_read_per_token", (int64_t)read_per_token(s));
-    field_double(w, "read_seconds", seconds(e->busy_ns));
-    field_double(w, "wait_seconds", seconds(e->wait_ns));
-    field_int(w, "guessed", (int64_t)e->ahead);
-    field_int(w, "guessed_and_wanted", (int64_t)e->ahead_used);
+    json_put_int(w, "cached", (int64_t)e->slots);
+    json_put_int(w, "total", (int64_t)e->experts);
+    json_put_int(w, "hits", (int64_t)e->hits);
+    json_put_int(w, "misses", (int64_t)e->misses);
+    json_put_int(w, "bytes_read", (int64_t)e->bytes_read);
+    json_put_int(w, "bytes_read_per_token", (int64_t)read_per_token(s));
+    json_put_double(w, "read_seconds", seconds(e->busy_ns), 6);
+    json_put_double(w, "wait_seconds", seconds(e->wait_ns), 6);
+    json_put_int(w, "guessed", (int64_t)e->ahead);
+    json_put_int(w, "guessed_and_wanted", (int64_t)e->ahead_used);
     json_object_end(w);
 }
 
@@ -144,11 +132,11 @@ static void field_card_experts(json_writer *w, const turn_stats *s)
     const ds4_card_expert_metrics *e = &s->answer.card_experts;
     json_key(w, "card_experts");
     json_object(w);
-    field_int(w, "hits", (int64_t)e->hits);
-    field_int(w, "misses", (int64_t)e->misses);
-    field_int(w, "bus_bytes", (int64_t)e->bus_bytes);
-    field_int(w, "bus_bytes_per_token", (int64_t)bus_bytes_per_token(s));
-    field_int(w, "exchanges", (int64_t)e->exchanges);
+    json_put_int(w, "hits", (int64_t)e->hits);
+    json_put_int(w, "misses", (int64_t)e->misses);
+    json_put_int(w, "bus_bytes", (int64_t)e->bus_bytes);
+    json_put_int(w, "bus_bytes_per_token", (int64_t)bus_bytes_per_token(s));
+    json_put_int(w, "exchanges", (int64_t)e->exchanges);
     json_object_end(w);
 }
 
@@ -156,10 +144,10 @@ static void field_pages(json_writer *w, const turn_stats *s)
 {
     json_key(w, "pages");
     json_object(w);
-    field_int(w, "prefill_page_ins", (int64_t)s->prefill_pages.page_ins);
-    field_int(w, "prefill_bytes_read", (int64_t)s->prefill_pages.read_bytes);
-    field_int(w, "generation_page_ins", (int64_t)s->answer.pages.page_ins);
-    field_int(w, "generation_bytes_read", (int64_t)s->answer.pages.read_bytes);
+    json_put_int(w, "prefill_page_ins", (int64_t)s->prefill_pages.page_ins);
+    json_put_int(w, "prefill_bytes_read", (int64_t)s->prefill_pages.read_bytes);
+    json_put_int(w, "generation_page_ins", (int64_t)s->answer.pages.page_ins);
+    json_put_int(w, "generation_bytes_read", (int64_t)s->answer.pages.read_bytes);
     json_object_end(w);
 }
 
@@ -170,23 +158,22 @@ bool turn_stats_json(const turn_stats *s, const printer *p, bytes *out)
     json_object(&w);
     field_bytes(&w, "content", &p->text);
     field_bytes(&w, "reasoning", &p->reasoning);
-    json_key(&w, "finish_reason");
-    json_text(&w, finish_name(s->answer.finish));
+    json_put_text(&w, "finish_reason", finish_name(s->answer.finish));
 
     json_key(&w, "usage");
     json_object(&w);
-    field_int(&w, "prompt_tokens", (int64_t)s->prompt_tokens);
-    field_int(&w, "completion_tokens", s->answer.tokens);
-    field_int(&w, "reasoning_tokens", s->answer.reasoning_tokens);
-    field_int(&w, "total_tokens", (int64_t)s->prompt_tokens + s->answer.tokens);
+    json_put_int(&w, "prompt_tokens", (int64_t)s->prompt_tokens);
+    json_put_int(&w, "completion_tokens", s->answer.tokens);
+    json_put_int(&w, "reasoning_tokens", s->answer.reasoning_tokens);
+    json_put_int(&w, "total_tokens", (int64_t)s->prompt_tokens + s->answer.tokens);
     json_object_end(&w);
 
     json_key(&w, "timings");
     json_object(&w);
-    field_double(&w, "prefill_seconds", seconds(s->prefill_ns));
-    field_double(&w, "prefill_tokens_per_second", rate((double)s->prefilled, s->prefill_ns));
-    field_double(&w, "generation_seconds", seconds(s->answer.ns));
-    field_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns));
+    json_put_double(&w, "prefill_seconds", seconds(s->prefill_ns), 6);
+    json_put_double(&w, "prefill_tokens_per_second", rate((double)s->prefilled, s->prefill_ns), 6);
+    json_put_double(&w, "generation_seconds", seconds(s->answer.ns), 6);
+    json_put_double(&w, "generation_tokens_per_second", rate(s->answer.tokens, s->answer.ns), 6);
     json_object_end(&w);
     if (s->answer.experts.slots) field_experts(&w, s);
     if (s->answer.card_experts.misses) field_card_experts(&w, s);

@@ -187,34 +187,28 @@ void json_slice(json_writer *w, slice text)
     json_string(w, text.data, text.len);
 }
 
-void json_slice_key(json_writer *w, const char *key, slice text)
+void json_put_slice(json_writer *w, const char *key, slice text)
 {
     json_key(w, key);
     json_slice(w, text);
 }
 
-static void int_key(json_writer *w, const char *key, int64_t v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
 void api_write_usage(json_writer *w, const answer_usage *u)
 {
     json_object(w);
-    int_key(w, "prompt_tokens", u->prompt_tokens);
-    int_key(w, "completion_tokens", u->completion_tokens);
-    int_key(w, "total_tokens", (int64_t)u->prompt_tokens + u->completion_tokens);
+    json_put_int(w, "prompt_tokens", u->prompt_tokens);
+    json_put_int(w, "completion_tokens", u->completion_tokens);
+    json_put_int(w, "total_tokens", (int64_t)u->prompt_tokens + u->completion_tokens);
     json_key(w, "prompt_tokens_details");
     json_object(w);
-    int_key(w, "cached_tokens", u->cached_tokens);
+    json_put_int(w, "cached_tokens", u->cached_tokens);
     json_object_end(w);
     json_key(w, "completion_tokens_details");
     json_object(w);
-    int_key(w, "reasoning_tokens", u->reasoning_tokens);
+    json_put_int(w, "reasoning_tokens", u->reasoning_tokens);
     json_object_end(w);
-    int_key(w, "prompt_cache_hit_tokens", u->cached_tokens);
-    int_key(w, "prompt_cache_miss_tokens", u->prompt_tokens - u->cached_tokens);
+    json_put_int(w, "prompt_cache_hit_tokens", u->cached_tokens);
+    json_put_int(w, "prompt_cache_miss_tokens", u->prompt_tokens - u->cached_tokens);
     json_object_end(w);
 }
 

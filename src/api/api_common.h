@@ -138,7 +138,7 @@ void api_data_event(bytes *out, const char *name, bytes *json);
 void api_openai_failure(const api_error *why, bytes *out);
 
 void json_slice(json_writer *w, slice text);
-void json_slice_key(json_writer *w, const char *key, slice text);
+void json_put_slice(json_writer *w, const char *key, slice text);
 
 /* The text of a token as JSON may carry it, and its bytes. */
 slice api_token_text(const api_config *c, int32_t token);

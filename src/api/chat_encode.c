@@ -40,24 +40,19 @@ static const char *finish_name(const api_request *r, answer_finish finish)
 static void write_head(const chat_encoder_state *s, json_writer *w, const char *object)
 {
     json_object(w);
-    json_key(w, "id");
-    json_text(w, s->id);
-    json_key(w, "object");
-    json_text(w, object);
-    json_key(w, "created");
-    json_int(w, s->base.created);
-    json_slice_key(w, "model", s->base.r->model);
-    json_key(w, "system_fingerprint");
-    json_text(w, API_FINGERPRINT);
+    json_put_text(w, "id", s->id);
+    json_put_text(w, "object", object);
+    json_put_int(w, "created", s->base.created);
+    json_put_slice(w, "model", s->base.r->model);
+    json_put_text(w, "system_fingerprint", API_FINGERPRINT);
 }
 
 static void write_logprob(json_writer *w, const api_config *c, const answer_logprob *l, const answer_token *with_top)
 {
     const slice text = api_token_text(c, l->token);
     json_object(w);
-    json_slice_key(w, "token", text);
-    json_key(w, "logprob");
-    json_double(w, api_logprob(l->logprob), 7);
+    json_put_slice(w, "token", text);
+    json_put_double(w, "logprob", api_logprob(l->logprob), 7);
     json_key(w, "bytes");
     json_array(w);
     for (size_t i = 0; i < text.len; i++) json_int(w, (unsigned char)text.data[i]);
@@ -108,8 +103,8 @@ static void write_logprobs(json_writer *w, const bytes *text, bool has_text, con
 static void write_reasoning(json_writer *w, const api_config *c, slice text)
 {
     const bool both = c->reasoning_field == REASONING_FIELD_BOTH;
-    if (both || c->reasoning_field == REASONING_FIELD_CONTENT) json_slice_key(w, "reasoning_content", text);
-    if (both || c->reasoning_field == REASONING_FIELD_REASONING) json_slice_key(w, "reasoning", text);
+    if (both || c->reasoning_field == REASONING_FIELD_CONTENT) json_put_slice(w, "reasoning_content", text);
+    if (both || c->reasoning_field == REASONING_FIELD_REASONING) json_put_slice(w, "reasoning", text);
 }
 
 /* ---- chunks --------------------------------------------------------------------------------- */
@@ -121,8 +116,7 @@ static void chunk_begin(chat_encoder_state *s, json_writer *w, int choice)
     json_key(w, "choices");
     json_array(w);
     json_object(w);
-    json_key(w, "index");
-    json_int(w, choice);
+    json_put_int(w, "index", choice);
     json_key(w, "delta");
     json_object(w);
 }
@@ -143,9 +137,7 @@ static void chunk_end(chat_encoder_state *s, json_writer *w, const answer_event 
         json_key(w, "logprobs");
         json_null(w);
     }
-    json_key(w, "finish_reason");
-    if (finish) json_text(w, finish);
-    else json_null(w);
+    json_put_text(w, "finish_reason", finish);
     json_object_end(w);
     json_array_end(w);
     if (s->base.r->continuous_usage) {
@@ -164,18 +156,16 @@ static void write_call_delta(json_writer *w, const api_request *r, const answer_
         json_key(w, "tool_calls");
         json_array(w);
         json_object(w);
-        json_key(w, "index");
-        json_int(w, event->call);
+        json_put_int(w, "index", event->call);
         if (begin) {
-            json_slice_key(w, "id", event->id);
-            json_key(w, "type");
-            json_text(w, "function");
+            json_put_slice(w, "id", event->id);
+            json_put_text(w, "type", "function");
         }
     }
     json_key(w, r->legacy_functions ? "function_call" : "function");
     json_object(w);
-    if (begin) json_slice_key(w, "name", event->name);
-    json_slice_key(w, "arguments", begin ? (slice){ "", 0 } : event->bytes);
+    if (begin) json_put_slice(w, "name", event->name);
+    json_put_slice(w, "arguments", begin ? (slice){ "", 0 } : event->bytes);
     json_object_end(w);
     if (r->legacy_functions) return;
     json_object_end(w);
@@ -188,10 +178,8 @@ static void start_stream(api_encoder *e, bytes *out)
     for (int i = 0; i < e->r->n && e->r->stream; i++) {
         json_writer w;
         chunk_begin(s, &w, i);
-        json_key(&w, "role");
-        json_text(&w, "assistant");
-        json_key(&w, "content");
-        json_text(&w, "");
+        json_put_text(&w, "role", "assistant");
+        json_put_text(&w, "content", "");
         chunk_end(s, &w, NULL, NULL, out);
     }
 }
@@ -209,7 +197,7 @@ static void stream_event(chat_encoder_state *s, const answer_event *event, bytes
     chunk_begin(s, &w, event->choice);
     switch (event->kind) {
     case ANSWER_REASONING:  write_reasoning(&w, s->base.c, event->bytes);      break;
-    case ANSWER_TEXT:       json_slice_key(&w, "content", event->bytes);      break;
+    case ANSWER_TEXT:       json_put_slice(&w, "content", event->bytes);      break;
     case ANSWER_CALL_BEGIN:
     case ANSWER_CALL_ARGS:  write_call_delta(&w, r, event);                   break;
     case ANSWER_FINISH:     finish = finish_name(r, event->finish);           break;
@@ -315,8 +303,8 @@ static void write_function(json_writer *w, const char *key, const kept_call *cal
 {
     json_key(w, key);
     json_object(w);
-    json_slice_key(w, "name", kept_text(&call->name));
-    json_slice_key(w, "arguments", kept_text(&call->arguments));
+    json_put_slice(w, "name", kept_text(&call->name));
+    json_put_slice(w, "arguments", kept_text(&call->arguments));
     json_object_end(w);
 }
 
@@ -332,9 +320,8 @@ static void write_calls(json_writer *w, const api_request *r, const kept_choice 
     for (int i = 0; i < k->n_calls; i++) {
         if (!k->calls[i].complete) continue;
         json_object(w);
-        json_slice_key(w, "id", kept_text(&k->calls[i].id));
-        json_key(w, "type");
-        json_text(w, "function");
+        json_put_slice(w, "id", kept_text(&k->calls[i].id));
+        json_put_text(w, "type", "function");
         write_function(w, "function", &k->calls[i]);
         json_object_end(w);
     }
@@ -345,8 +332,7 @@ static void write_message(json_writer *w, const chat_encoder_state *s, const kep
 {
     const bool calls = complete_calls(k) > 0;
     json_object(w);
-    json_key(w, "role");
-    json_text(w, "assistant");
+    json_put_text(w, "role", "assistant");
     json_key(w, "content");
     if (calls && !k->text.len) json_null(w);
     else json_slice(w, kept_text(&k->text));
@@ -361,8 +347,7 @@ static void write_choice(json_writer *w, const chat_encoder_state *s, int index)
 {
     const kept_choice *k = &s->choices[index];
     json_object(w);
-    json_key(w, "index");
-    json_int(w, index);
+    json_put_int(w, "index", index);
     json_key(w, "message");
     write_message(w, s, k);
     if (s->base.r->logprobs) {
@@ -372,8 +357,7 @@ static void write_choice(json_writer *w, const chat_encoder_state *s, int index)
         json_key(w, "logprobs");
         json_null(w);
     }
-    json_key(w, "finish_reason");
-    json_text(w, finish_name(s->base.r, k->finish));
+    json_put_text(w, "finish_reason", finish_name(s->base.r, k->finish));
     json_object_end(w);
 }
 

@@ -186,8 +186,7 @@ static void write_top(const api_config *c, const answer_token *t, bytes *name, b
     json_object(&w);
     for (int i = 0; i < t->n_top; i++) {
         token_name(c, t->top[i].token, name);
-        json_key(&w, name->data ? name->data : "");
-        json_double(&w, api_logprob(t->top[i].logprob), 7);
+        json_put_double(&w, name->data ? name->data : "", api_logprob(t->top[i].logprob), 7);
     }
     json_object_end(&w);
 }
@@ -245,13 +244,10 @@ static void write_arrays(json_writer *w, const api_request *r, const legacy_arra
 static void write_head(const completions_state *s, json_writer *w)
 {
     json_object(w);
-    json_key(w, "id");
-    json_text(w, s->id);
-    json_key(w, "object");
-    json_text(w, "text_completion");
-    json_key(w, "created");
-    json_int(w, s->base.created);
-    json_slice_key(w, "model", s->base.r->model);
+    json_put_text(w, "id", s->id);
+    json_put_text(w, "object", "text_completion");
+    json_put_int(w, "created", s->base.created);
+    json_put_slice(w, "model", s->base.r->model);
 }
 
 /* Echoed prompts and limits of 0 end by length. */
@@ -264,13 +260,10 @@ static void write_choice(const completions_state *s, json_writer *w, int index, 
                          const char *finish)
 {
     json_object(w);
-    json_key(w, "index");
-    json_int(w, index);
-    json_slice_key(w, "text", text);
+    json_put_int(w, "index", index);
+    json_put_slice(w, "text", text);
     write_arrays(w, s->base.r, arrays);
-    json_key(w, "finish_reason");
-    if (finish) json_text(w, finish);
-    else json_null(w);
+    json_put_text(w, "finish_reason", finish);
     json_object_end(w);
 }
 
@@ -352,8 +345,7 @@ static void write_whole(const completions_state *s, bytes *out)
     json_writer w;
     json_init(&w, out);
     write_head(s, &w);
-    json_key(&w, "system_fingerprint");
-    json_text(&w, API_FINGERPRINT);
+    json_put_text(&w, "system_fingerprint", API_FINGERPRINT);
     json_key(&w, "choices");
     json_array(&w);
     for (int i = 0; i < s->n_choices; i++) {

@@ -102,9 +102,7 @@ static const char *anthropic_type(int status)
 
 static void text_or_null(json_writer *w, const char *key, const char *text)
 {
-    json_key(w, key);
-    if (text && *text) json_text(w, text);
-    else json_null(w);
+    json_put_text(w, key, text && *text ? text : NULL);
 }
 
 void api_write_error(json_writer *w, const api_error *e)
@@ -112,17 +110,13 @@ void api_write_error(json_writer *w, const api_error *e)
     json_object(w);
     json_key(w, "error");
     json_object(w);
-    json_key(w, "message");
-    json_text(w, e->message);
-    json_key(w, "type");
-    json_text(w, e->type);
+    json_put_text(w, "message", e->message);
+    json_put_text(w, "type", e->type);
     text_or_null(w, "param", e->param);
     text_or_null(w, "code", e->code);
     if (e->n_prompt_tokens > 0) {
-        json_key(w, "n_prompt_tokens");
-        json_int(w, e->n_prompt_tokens);
-        json_key(w, "n_ctx");
-        json_int(w, e->n_ctx);
+        json_put_int(w, "n_prompt_tokens", e->n_prompt_tokens);
+        json_put_int(w, "n_ctx", e->n_ctx);
     }
     json_object_end(w);
     json_object_end(w);
@@ -131,14 +125,11 @@ void api_write_error(json_writer *w, const api_error *e)
 static void write_anthropic_error(json_writer *w, const api_error *e, const char *request_id)
 {
     json_object(w);
-    json_key(w, "type");
-    json_text(w, "error");
+    json_put_text(w, "type", "error");
     json_key(w, "error");
     json_object(w);
-    json_key(w, "type");
-    json_text(w, anthropic_type(e->status));
-    json_key(w, "message");
-    json_text(w, e->message);
+    json_put_text(w, "type", anthropic_type(e->status));
+    json_put_text(w, "message", e->message);
     json_object_end(w);
     text_or_null(w, "request_id", request_id);
     json_object_end(w);

@@ -37,8 +37,7 @@ static json_writer *begin_event(encoder *e, const char *name)
     e->event_name = name;
     json_init(&e->w, &e->event);
     json_object(&e->w);
-    json_key(&e->w, "type");
-    json_text(&e->w, name);
+    json_put_text(&e->w, "type", name);
     return &e->w;
 }
 
@@ -47,17 +46,6 @@ static void end_event(encoder *e, bytes *out)
     json_object_end(&e->w);
     if (e->event.failed) e->base.status = DS4_EMEMORY;
     else                 sse_event(out, e->event_name, held_in(&e->event));
-}
-
-static void put_text(json_writer *w, const char *key, const char *text)
-{
-    json_slice_key(w, key, slice_of(text));
-}
-
-static void put_int(json_writer *w, const char *key, int v)
-{
-    json_key(w, key);
-    json_int(w, v);
 }
 
 static void ping(encoder *e, bytes *out)
@@ -75,10 +63,10 @@ static void put_usage(json_writer *w, const answer_usage *u, int output_tokens)
     const int stored = u->stored_tokens < fresh ? u->stored_tokens : fresh;
     json_key(w, "usage");
     json_object(w);
-    put_int(w, "input_tokens", fresh - stored);
-    put_int(w, "cache_creation_input_tokens", stored);
-    put_int(w, "cache_read_input_tokens", u->cached_tokens);
-    put_int(w, "output_tokens", output_tokens);
+    json_put_int(w, "input_tokens", fresh - stored);
+    json_put_int(w, "cache_creation_input_tokens", stored);
+    json_put_int(w, "cache_read_input_tokens", u->cached_tokens);
+    json_put_int(w, "output_tokens", output_tokens);
     json_object_end(w);
 }
 
@@ -97,7 +85,7 @@ static const char *stop_reason(const encoder *e)
 
 static void put_stop(encoder *e, json_writer *w)
 {
-    put_text(w, "stop_reason", stop_reason(e));
+    json_put_text(w, "stop_reason", stop_reason(e));
     json_key(w, "stop_sequence");
     if (e->finish == FINISH_STOP_STRING) json_string(w, e->stop.data, e->stop.len);
     else                                 json_null(w);
@@ -106,10 +94,10 @@ static void put_stop(encoder *e, json_writer *w)
 /* The members of the message up to its content. */
 static void put_head(encoder *e, json_writer *w)
 {
-    put_text(w, "id", e->id);
-    put_text(w, "type", "message");
-    put_text(w, "role", "assistant");
-    json_slice_key(w, "model", e->base.r->model);
+    json_put_text(w, "id", e->id);
+    json_put_text(w, "type", "message");
+    json_put_text(w, "role", "assistant");
+    json_put_slice(w, "model", e->base.r->model);
 }
 
 /* ---- blocks ------------------------------------------------------------------------------- */
@@ -133,17 +121,17 @@ static void put_signature(encoder *e, json_writer *w)
         good = seal_sign(e->base.c->state_key, held_in(&e->held), &sig);
     }
     if (!good) e->base.status = DS4_EMEMORY;
-    json_slice_key(w, "signature", held_in(&sig));
+    json_put_slice(w, "signature", held_in(&sig));
     bytes_free(&sig);
 }
 
 static json_writer *begin_delta(encoder *e, const char *kind)
 {
     json_writer *w = begin_event(e, "content_block_delta");
-    put_int(w, "index", e->index);
+    json_put_int(w, "index", e->index);
     json_key(w, "delta");
     json_object(w);
-    put_text(w, "type", kind);
+    json_put_text(w, "type", kind);
     return w;
 }
 
@@ -155,27 +143,27 @@ static void end_delta(encoder *e, bytes *out)
 
 static void stream_delta(encoder *e, const char *kind, const char *key, slice text, bytes *out)
 {
-    json_slice_key(begin_delta(e, kind), key, text);
+    json_put_slice(begin_delta(e, kind), key, text);
     end_delta(e, out);
 }
 
 static void stream_open(encoder *e, bytes *out)
 {
     json_writer *w = begin_event(e, "content_block_start");
-    put_int(w, "index", e->index);
+    json_put_int(w, "index", e->index);
     json_key(w, "content_block");
     json_object(w);
     if (e->open == BLOCK_THINKING) {
-        put_text(w, "type", "thinking");
-        put_text(w, "thinking", "");
-        put_text(w, "signature", "");
+        json_put_text(w, "type", "thinking");
+        json_put_text(w, "thinking", "");
+        json_put_text(w, "signature", "");
     } else if (e->open == BLOCK_TEXT) {
-        put_text(w, "type", "text");
-        put_text(w, "text", "");
+        json_put_text(w, "type", "text");
+        json_put_text(w, "text", "");
     } else {
-        put_text(w, "type", "tool_use");
-        json_slice_key(w, "id", held_in(&e->call_id));
-        json_slice_key(w, "name", held_in(&e->call_name));
+        json_put_text(w, "type", "tool_use");
+        json_put_slice(w, "id", held_in(&e->call_id));
+        json_put_slice(w, "name", held_in(&e->call_name));
         json_key(w, "input");
         json_object(w);
         json_object_end(w);
@@ -190,7 +178,7 @@ static void stream_close(encoder *e, bytes *out)
         put_signature(e, begin_delta(e, "signature_delta"));
         end_delta(e, out);
     }
-    put_int(begin_event(e, "content_block_stop"), "index", e->index);
+    json_put_int(begin_event(e, "content_block_stop"), "index", e->index);
     end_event(e, out);
 }
 
@@ -202,16 +190,16 @@ static void collect(encoder *e)
     json_init(&w, &e->content);
     json_object(&w);
     if (e->open == BLOCK_THINKING) {
-        put_text(&w, "type", "thinking");
-        json_slice_key(&w, "thinking", redacts(e) ? slice_of("") : held_in(&e->held));
+        json_put_text(&w, "type", "thinking");
+        json_put_slice(&w, "thinking", redacts(e) ? slice_of("") : held_in(&e->held));
         put_signature(e, &w);
     } else if (e->open == BLOCK_TEXT) {
-        put_text(&w, "type", "text");
-        json_slice_key(&w, "text", held_in(&e->held));
+        json_put_text(&w, "type", "text");
+        json_put_slice(&w, "text", held_in(&e->held));
     } else {
-        put_text(&w, "type", "tool_use");
-        json_slice_key(&w, "id", held_in(&e->call_id));
-        json_slice_key(&w, "name", held_in(&e->call_name));
+        json_put_text(&w, "type", "tool_use");
+        json_put_slice(&w, "id", held_in(&e->call_id));
+        json_put_slice(&w, "name", held_in(&e->call_name));
         json_key(&w, "input");
         if (e->held.len) json_raw(&w, e->held.data, e->held.len);
         else            json_raw(&w, "{}", 2);

@@ -280,7 +280,6 @@ void api_count_tokens_body(int n, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    json_key(&w, "input_tokens");
-    json_int(&w, n);
+    json_put_int(&w, "input_tokens", n);
     json_object_end(&w);
 }

@@ -11,32 +11,20 @@ static void write_model(json_writer *w, const api_config *c, const char *id)
     if (gmtime_r(&started, &parts)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &parts);
 
     json_object(w);
-    json_key(w, "id");
-    json_text(w, id);
-    json_key(w, "object");
-    json_text(w, "model");
-    json_key(w, "type");
-    json_text(w, "model");
-    json_key(w, "created");
-    json_int(w, c->started);
-    json_key(w, "created_at");
-    json_text(w, when);
-    json_key(w, "owned_by");
-    json_text(w, "ds4");
-    json_key(w, "display_name");
-    json_text(w, c->display_name ? c->display_name : c->model);
-    json_key(w, "context_length");
-    json_int(w, c->ctx);
-    json_key(w, "max_model_len");
-    json_int(w, c->ctx);
-    json_key(w, "max_output_tokens");
-    json_int(w, c->ctx);
+    json_put_text(w, "id", id);
+    json_put_text(w, "object", "model");
+    json_put_text(w, "type", "model");
+    json_put_int(w, "created", c->started);
+    json_put_text(w, "created_at", when);
+    json_put_text(w, "owned_by", "ds4");
+    json_put_text(w, "display_name", c->display_name ? c->display_name : c->model);
+    json_put_int(w, "context_length", c->ctx);
+    json_put_int(w, "max_model_len", c->ctx);
+    json_put_int(w, "max_output_tokens", c->ctx);
     json_key(w, "meta");
     json_object(w);
-    json_key(w, "quant");
-    json_text(w, c->quant ? c->quant : "");
-    json_key(w, "vocab_size");
-    json_int(w, c->vocab_size);
+    json_put_text(w, "quant", c->quant ? c->quant : "");
+    json_put_int(w, "vocab_size", c->vocab_size);
     json_object_end(w);
     json_object_end(w);
 }
@@ -46,19 +34,15 @@ void api_models_body(const api_config *c, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    json_key(&w, "object");
-    json_text(&w, "list");
+    json_put_text(&w, "object", "list");
     json_key(&w, "data");
     json_array(&w);
     write_model(&w, c, c->model);
     for (int i = 0; i < c->n_aliases; i++) write_model(&w, c, c->aliases[i]);
     json_array_end(&w);
-    json_key(&w, "first_id");
-    json_text(&w, c->model);
-    json_key(&w, "last_id");
-    json_text(&w, c->n_aliases ? c->aliases[c->n_aliases - 1] : c->model);
-    json_key(&w, "has_more");
-    json_bool(&w, false);
+    json_put_text(&w, "first_id", c->model);
+    json_put_text(&w, "last_id", c->n_aliases ? c->aliases[c->n_aliases - 1] : c->model);
+    json_put_bool(&w, "has_more", false);
     json_object_end(&w);
 }
 

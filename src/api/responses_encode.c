@@ -42,17 +42,6 @@ static slice held_in(const bytes *b)
     return (slice){ b->data, b->len };
 }
 
-static void put_text(json_writer *w, const char *key, const char *text)
-{
-    json_slice_key(w, key, slice_of(text));
-}
-
-static void put_int(json_writer *w, const char *key, int v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
 static void put_raw(json_writer *w, const char *key, slice json)
 {
     json_key(w, key);
@@ -81,8 +70,8 @@ static json_writer *begin_event(encoder *e, const char *name)
     e->event_name = name;
     json_init(&e->w, &e->event);
     json_object(&e->w);
-    put_text(&e->w, "type", name);
-    put_int(&e->w, "sequence_number", e->sequence++);
+    json_put_text(&e->w, "type", name);
+    json_put_int(&e->w, "sequence_number", e->sequence++);
     return &e->w;
 }
 
@@ -97,8 +86,8 @@ static void end_event(encoder *e, bytes *out)
 static json_writer *begin_item_event(encoder *e, const char *name)
 {
     json_writer *w = begin_event(e, name);
-    put_text(w, "item_id", e->item_id);
-    put_int(w, "output_index", e->index);
+    json_put_text(w, "item_id", e->item_id);
+    json_put_int(w, "output_index", e->index);
     return w;
 }
 
@@ -117,8 +106,8 @@ static void put_error(json_writer *w, const api_error *why)
     if (why->code && strcmp(why->code, "context_length_exceeded") == 0) code = why->code;
     else if (why->status == 429)                                        code = "rate_limit_exceeded";
     json_object(w);
-    put_text(w, "code", code);
-    put_text(w, "message", why->message);
+    json_put_text(w, "code", code);
+    json_put_text(w, "message", why->message);
     json_object_end(w);
 }
 
@@ -126,17 +115,17 @@ static void put_usage(json_writer *w, const answer_usage *u)
 {
     json_key(w, "usage");
     json_object(w);
-    put_int(w, "input_tokens", u->prompt_tokens);
+    json_put_int(w, "input_tokens", u->prompt_tokens);
     json_key(w, "input_tokens_details");
     json_object(w);
-    put_int(w, "cached_tokens", u->cached_tokens);
+    json_put_int(w, "cached_tokens", u->cached_tokens);
     json_object_end(w);
-    put_int(w, "output_tokens", u->completion_tokens);
+    json_put_int(w, "output_tokens", u->completion_tokens);
     json_key(w, "output_tokens_details");
     json_object(w);
-    put_int(w, "reasoning_tokens", u->reasoning_tokens);
+    json_put_int(w, "reasoning_tokens", u->reasoning_tokens);
     json_object_end(w);
-    put_int(w, "total_tokens", u->prompt_tokens + u->completion_tokens);
+    json_put_int(w, "total_tokens", u->prompt_tokens + u->completion_tokens);
     json_object_end(w);
 }
 
@@ -157,31 +146,28 @@ static void write_response(encoder *e, json_writer *w, response_status status, c
     static const char *const names[] = { "in_progress", "completed", "incomplete", "failed" };
     const responses_request *q = e->q;
     json_object(w);
-    put_text(w, "id", e->id);
-    put_text(w, "object", "response");
-    json_key(w, "created_at");
-    json_int(w, e->base.created);
-    put_text(w, "status", names[status]);
-    json_key(w, "background");
-    json_bool(w, false);
+    json_put_text(w, "id", e->id);
+    json_put_text(w, "object", "response");
+    json_put_int(w, "created_at", e->base.created);
+    json_put_text(w, "status", names[status]);
+    json_put_bool(w, "background", false);
     put_error(w, why);
     json_key(w, "incomplete_details");
     if (status == INCOMPLETE) {
         json_object(w);
-        put_text(w, "reason", "max_output_tokens");
+        json_put_text(w, "reason", "max_output_tokens");
         json_object_end(w);
     } else {
         json_null(w);
     }
     put_raw(w, "instructions", q->instructions);
     put_raw(w, "max_output_tokens", q->max_output_tokens);
-    json_slice_key(w, "model", e->base.r->model);
+    json_put_slice(w, "model", e->base.r->model);
     put_output(e, w, status);
     put_raw(w, "parallel_tool_calls", q->parallel_tool_calls);
     put_raw(w, "previous_response_id", q->previous_response_id);
     put_raw(w, "reasoning", q->reasoning);
-    json_key(w, "store");
-    json_bool(w, q->store);
+    json_put_bool(w, "store", q->store);
     put_raw(w, "temperature", q->temperature);
     put_raw(w, "text", q->text);
     put_raw(w, "tool_choice", q->tool_choice);
@@ -226,8 +212,8 @@ static responses_tool tool_of_call(const encoder *e)
 static void put_tool_name(const encoder *e, json_writer *w)
 {
     const responses_tool tool = tool_of_call(e);
-    json_slice_key(w, "name", tool.name);
-    if (tool.space.len) json_slice_key(w, "namespace", tool.space);
+    json_put_slice(w, "name", tool.name);
+    if (tool.space.len) json_put_slice(w, "namespace", tool.space);
 }
 
 /* The command of local_shell: an array of strings; anything else becomes the one word of a command. */
@@ -253,7 +239,7 @@ static void put_action(const encoder *e, json_writer *w, bool whole)
 {
     json_key(w, "action");
     json_object(w);
-    put_text(w, "type", "exec");
+    json_put_text(w, "type", "exec");
     if (whole) put_command(e, w);
     else       put_array(w, "command", NULL);
     json_key(w, "env");
@@ -265,16 +251,16 @@ static void put_action(const encoder *e, json_writer *w, bool whole)
 static void put_reasoning_part(const encoder *e, json_writer *w)
 {
     json_object(w);
-    put_text(w, "type", summarises(e) ? "summary_text" : "reasoning_text");
-    json_slice_key(w, "text", held_in(&e->text));
+    json_put_text(w, "type", summarises(e) ? "summary_text" : "reasoning_text");
+    json_put_slice(w, "text", held_in(&e->text));
     json_object_end(w);
 }
 
 static void put_text_part(const encoder *e, json_writer *w)
 {
     json_object(w);
-    put_text(w, "type", "output_text");
-    json_slice_key(w, "text", held_in(&e->text));
+    json_put_text(w, "type", "output_text");
+    json_put_slice(w, "text", held_in(&e->text));
     put_array(w, "annotations", NULL);
     put_array(w, "logprobs", &e->logprobs);
     json_object_end(w);
@@ -287,13 +273,13 @@ static void put_encrypted(encoder *e, json_writer *w)
     bytes_init(&sealed, SIZE_MAX);
     e->base.c->random(e->base.c->random_ctx, nonce, sizeof nonce);
     if (!seal_text(e->base.c->state_key, nonce, held_in(&e->text), &sealed)) e->base.status = DS4_EMEMORY;
-    json_slice_key(w, "encrypted_content", held_in(&sealed));
+    json_put_slice(w, "encrypted_content", held_in(&sealed));
     bytes_free(&sealed);
 }
 
 static void write_reasoning(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
-    put_text(w, "type", "reasoning");
+    json_put_text(w, "type", "reasoning");
     json_key(w, "summary");
     json_array(w);
     if (stage != ANNOUNCED && summarises(e)) put_reasoning_part(e, w);
@@ -303,14 +289,14 @@ static void write_reasoning(encoder *e, json_writer *w, const char *status, item
     if (stage != ANNOUNCED && !summarises(e)) put_reasoning_part(e, w);
     json_array_end(w);
     if (stage == DONE && e->q->encrypt) put_encrypted(e, w);
-    put_text(w, "status", status);
+    json_put_text(w, "status", status);
 }
 
 static void write_message(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
-    put_text(w, "type", "message");
-    put_text(w, "status", status);
-    put_text(w, "role", "assistant");
+    json_put_text(w, "type", "message");
+    json_put_text(w, "status", status);
+    json_put_text(w, "role", "assistant");
     json_key(w, "content");
     json_array(w);
     if (stage != ANNOUNCED) put_text_part(e, w);
@@ -323,24 +309,24 @@ static void write_call(encoder *e, json_writer *w, const char *status, item_stag
         [ITEM_FUNCTION] = "function_call", [ITEM_CUSTOM] = "custom_tool_call", [ITEM_LOCAL_SHELL] = "local_shell_call",
     };
     const bool whole = stage == DONE && strcmp(status, "completed") == 0;
-    put_text(w, "type", types[e->open]);
-    put_text(w, "status", status);
-    json_slice_key(w, "call_id", held_in(&e->call_id));
+    json_put_text(w, "type", types[e->open]);
+    json_put_text(w, "status", status);
+    json_put_slice(w, "call_id", held_in(&e->call_id));
     if (e->open == ITEM_LOCAL_SHELL) {
         put_action(e, w, whole);
         return;
     }
     put_tool_name(e, w);
-    if (e->open == ITEM_FUNCTION)      json_slice_key(w, "arguments", held_in(&e->text));
-    else if (whole || stage == SO_FAR) json_slice_key(w, "input", held_in(&e->input.text));
-    else put_text(w, "input", "");      /* half a script would run: clients act on done items of any status */
+    if (e->open == ITEM_FUNCTION)      json_put_slice(w, "arguments", held_in(&e->text));
+    else if (whole || stage == SO_FAR) json_put_slice(w, "input", held_in(&e->input.text));
+    else json_put_text(w, "input", "");      /* half a script would run: clients act on done items of any status */
 }
 
 /* The open item. */
 static void write_item(encoder *e, json_writer *w, const char *status, item_stage stage)
 {
     json_object(w);
-    put_text(w, "id", e->item_id);
+    json_put_text(w, "id", e->item_id);
     switch (e->open) {
     case ITEM_REASONING: write_reasoning(e, w, status, stage); break;
     case ITEM_TEXT:      write_message(e, w, status, stage); break;
@@ -354,7 +340,7 @@ static void write_item(encoder *e, json_writer *w, const char *status, item_stag
 static void announce_item(encoder *e, bytes *out)
 {
     json_writer *w = begin_event(e, "response.output_item.added");
-    put_int(w, "output_index", e->index);
+    json_put_int(w, "output_index", e->index);
     json_key(w, "item");
     write_item(e, w, "in_progress", ANNOUNCED);
     end_event(e, out);
@@ -363,7 +349,7 @@ static void announce_item(encoder *e, bytes *out)
 static void send_item_done(encoder *e, slice item, bytes *out)
 {
     json_writer *w = begin_event(e, "response.output_item.done");
-    put_int(w, "output_index", e->index);
+    json_put_int(w, "output_index", e->index);
     put_raw(w, "item", item);
     end_event(e, out);
 }
@@ -372,7 +358,7 @@ static void send_item_done(encoder *e, slice item, bytes *out)
 static json_writer *begin_part_event(encoder *e, const char *name)
 {
     json_writer *w = begin_item_event(e, name);
-    put_int(w, e->open == ITEM_REASONING && summarises(e) ? "summary_index" : "content_index", 0);
+    json_put_int(w, e->open == ITEM_REASONING && summarises(e) ? "summary_index" : "content_index", 0);
     return w;
 }
 
@@ -397,7 +383,7 @@ static void send_delta(encoder *e, slice text, const bytes *logprobs, bytes *out
     else if (e->open == ITEM_CUSTOM)   w = begin_item_event(e, "response.custom_tool_call_input.delta");
     else if (summarises(e))            w = begin_part_event(e, "response.reasoning_summary_text.delta");
     else                               w = begin_part_event(e, "response.reasoning_text.delta");
-    json_slice_key(w, "delta", text);
+    json_put_slice(w, "delta", text);
     if (e->open == ITEM_TEXT) put_array(w, "logprobs", logprobs);
     end_event(e, out);
 }
@@ -405,7 +391,7 @@ static void send_delta(encoder *e, slice text, const bytes *logprobs, bytes *out
 static void send_text_done(encoder *e, bytes *out)
 {
     json_writer *w = begin_part_event(e, "response.output_text.done");
-    json_slice_key(w, "text", held_in(&e->text));
+    json_put_slice(w, "text", held_in(&e->text));
     put_array(w, "logprobs", &e->logprobs);
     end_event(e, out);
 }
@@ -414,7 +400,7 @@ static void send_reasoning_done(encoder *e, bytes *out)
 {
     json_writer *w = begin_part_event(e, summarises(e) ? "response.reasoning_summary_text.done"
                                                        : "response.reasoning_text.done");
-    json_slice_key(w, "text", held_in(&e->text));
+    json_put_slice(w, "text", held_in(&e->text));
     end_event(e, out);
 }
 
@@ -422,13 +408,13 @@ static void send_arguments_done(encoder *e, bytes *out)
 {
     json_writer *w = begin_item_event(e, "response.function_call_arguments.done");
     put_tool_name(e, w);
-    json_slice_key(w, "arguments", held_in(&e->text));
+    json_put_slice(w, "arguments", held_in(&e->text));
     end_event(e, out);
 }
 
 static void send_input_done(encoder *e, bytes *out)
 {
-    json_slice_key(begin_item_event(e, "response.custom_tool_call_input.done"), "input", held_in(&e->input.text));
+    json_put_slice(begin_item_event(e, "response.custom_tool_call_input.done"), "input", held_in(&e->input.text));
     end_event(e, out);
 }
 
@@ -505,13 +491,12 @@ static void write_logprob(const encoder *e, json_writer *w, const answer_logprob
     const slice text = api_token_text(e->base.c, p->token);
     size_t n;
     const char *data = vocab_bytes(e->base.c->vocab, p->token, &n);
-    json_slice_key(w, "token", text);
+    json_put_slice(w, "token", text);
     json_key(w, "bytes");
     json_array(w);
     for (size_t i = 0; i < n; i++) json_int(w, (unsigned char)data[i]);
     json_array_end(w);
-    json_key(w, "logprob");
-    json_double(w, api_logprob(p->logprob), 8);
+    json_put_double(w, "logprob", api_logprob(p->logprob), 8);
 }
 
 /* Entries of the tokens, joined with commas. */

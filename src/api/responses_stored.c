@@ -63,8 +63,7 @@ static void write_list(slice items, slice response, bytes *out)
     }
     json_init(&w, out);
     json_object(&w);
-    json_key(&w, "object");
-    json_text(&w, "list");
+    json_put_text(&w, "object", "list");
     json_key(&w, "data");
     json_array(&w);
     for (uint32_t c = t.nodes[1].first; c; c = t.nodes[c].next) {
@@ -78,8 +77,7 @@ static void write_list(slice items, slice response, bytes *out)
     json_key(&w, "last_id");
     if (n) write_id(&w, &t, last, response, n - 1);
     else   json_null(&w);
-    json_key(&w, "has_more");
-    json_bool(&w, false);
+    json_put_bool(&w, "has_more", false);
     json_object_end(&w);
     json_tree_free(&t);
 }
@@ -89,10 +87,9 @@ static void write_deleted(slice id, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    json_slice_key(&w, "id", id);
-    json_slice_key(&w, "object", slice_of("response"));
-    json_key(&w, "deleted");
-    json_bool(&w, true);
+    json_put_slice(&w, "id", id);
+    json_put_slice(&w, "object", slice_of("response"));
+    json_put_bool(&w, "deleted", true);
     json_object_end(&w);
 }
 

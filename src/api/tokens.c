@@ -64,7 +64,7 @@ static void write_member(const char *key, slice text, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    json_slice_key(&w, key, text);
+    json_put_slice(&w, key, text);
     json_object_end(&w);
 }
 

@@ -136,3 +136,30 @@ void json_raw(json_writer *w, const char *data, size_t n)
     separate(w);
     bytes_append(w->out, data, n);
 }
+
+/* ---- members ----------------------------------------------------------------- */
+
+void json_put_text(json_writer *w, const char *key, const char *text)
+{
+    json_key(w, key);
+    if (text) json_text(w, text);
+    else      json_null(w);
+}
+
+void json_put_int(json_writer *w, const char *key, int64_t v)
+{
+    json_key(w, key);
+    json_int(w, v);
+}
+
+void json_put_double(json_writer *w, const char *key, double v, int digits)
+{
+    json_key(w, key);
+    json_double(w, v, digits);
+}
+
+void json_put_bool(json_writer *w, const char *key, bool v)
+{
+    json_key(w, key);
+    json_bool(w, v);
+}

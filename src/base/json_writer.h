@@ -29,6 +29,11 @@ void json_int(json_writer *w, int64_t v);
 void json_double(json_writer *w, double v, int digits);  /* %.*g */
 void json_bool(json_writer *w, bool v);
 void json_null(json_writer *w);
+/* A member of an object: the key and its value. */
+void json_put_text(json_writer *w, const char *key, const char *text);  /* NULL: null */
+void json_put_int(json_writer *w, const char *key, int64_t v);
+void json_put_double(json_writer *w, const char *key, double v, int digits);
+void json_put_bool(json_writer *w, const char *key, bool v);
 /* A value, or several values of an array joined by commas, that is JSON text already. Empty: nothing. */
 void json_raw(json_writer *w, const char *data, size_t n);
 

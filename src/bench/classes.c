@@ -128,22 +128,14 @@ void classes_json(const class_times *t, json_writer *w)
     for (int i = 0; i < t->n; i++) {
         const op_time *o = &t->time[i];
         json_object(w);
-        json_key(w, "op");
-        json_text(w, o->op);
-        json_key(w, "name");
-        json_text(w, o->name);
-        json_key(w, "class");
-        json_text(w, class_of_op(o->op, o->name));
-        json_key(w, "calls");
-        json_int(w, (int64_t)o->calls);
-        json_key(w, "ms_per_token");
-        json_double(w, (double)o->ns * 1e-6 / t->tokens, 6);
-        json_key(w, "bytes_per_token");
-        json_double(w, (double)o->read_bytes / t->tokens, 10);
-        json_key(w, "macs_per_token");
-        json_double(w, (double)o->macs / t->tokens, 10);
-        json_key(w, "experts");
-        json_int(w, (int64_t)o->experts);
+        json_put_text(w, "op", o->op);
+        json_put_text(w, "name", o->name);
+        json_put_text(w, "class", class_of_op(o->op, o->name));
+        json_put_int(w, "calls", (int64_t)o->calls);
+        json_put_double(w, "ms_per_token", (double)o->ns * 1e-6 / t->tokens, 6);
+        json_put_double(w, "bytes_per_token", (double)o->read_bytes / t->tokens, 10);
+        json_put_double(w, "macs_per_token", (double)o->macs / t->tokens, 10);
+        json_put_int(w, "experts", (int64_t)o->experts);
         json_object_end(w);
     }
     json_array_end(w);

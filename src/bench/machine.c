@@ -173,22 +173,9 @@ void machine_ceilings(const machine_model *m, int n, double read_gbs, double int
 
 /* ---- JSON ----------------------------------------------------------------------- */
 
-static void real(json_writer *w, const char *key, double v)
+static void positive(json_writer *w, const char *key, double v)
 {
-    json_key(w, key);
-    json_double(w, v > 0 ? v : NAN, 7);
-}
-
-static void text(json_writer *w, const char *key, const char *v)
-{
-    json_key(w, key);
-    json_text(w, v);
-}
-
-static void whole(json_writer *w, const char *key, uint64_t v)
-{
-    json_key(w, key);
-    json_int(w, (int64_t)v);
+    json_put_double(w, key, v > 0 ? v : NAN, 7);
 }
 
 static void spread(json_writer *w, const char *key, const stats *s)
@@ -199,11 +186,11 @@ static void spread(json_writer *w, const char *key, const stats *s)
         return;
     }
     json_object(w);
-    whole(w, "n", (uint64_t)s->n);
-    real(w, "p10", s->p10);
-    real(w, "p50", s->p50);
-    real(w, "p90", s->p90);
-    real(w, "best", s->max);
+    json_put_int(w, "n", s->n);
+    positive(w, "p10", s->p10);
+    positive(w, "p50", s->p50);
+    positive(w, "p90", s->p90);
+    positive(w, "best", s->max);
     json_object_end(w);
 }
 
@@ -211,8 +198,8 @@ static void rate(json_writer *w, const char *key, const tile_rate *t)
 {
     json_key(w, key);
     json_object(w);
-    real(w, "gmacs", t->gmacs);
-    real(w, "GBps", t->gbs);
+    positive(w, "gmacs", t->gmacs);
+    positive(w, "GBps", t->gbs);
     json_object_end(w);
 }
 
@@ -239,9 +226,9 @@ static void readings_json(const host_readings *r, json_writer *w)
     json_array(w);
     for (int i = 0; i < r->n; i++) {
         json_object(w);
-        text(w, "group", r->reading[i].group);
-        text(w, "name", r->reading[i].name);
-        text(w, "value", r->reading[i].value);
+        json_put_text(w, "group", r->reading[i].group);
+        json_put_text(w, "name", r->reading[i].name);
+        json_put_text(w, "value", r->reading[i].value);
         json_object_end(w);
     }
     json_array_end(w);
@@ -249,9 +236,9 @@ static void readings_json(const host_readings *r, json_writer *w)
     json_array(w);
     for (int i = 0; i < r->n_missing; i++) {
         json_object(w);
-        text(w, "name", r->missing[i].name);
-        text(w, "why", r->missing[i].why);
-        text(w, "remedy", r->missing[i].remedy);
+        json_put_text(w, "name", r->missing[i].name);
+        json_put_text(w, "why", r->missing[i].why);
+        json_put_text(w, "remedy", r->missing[i].remedy);
         json_object_end(w);
     }
     json_array_end(w);
@@ -262,40 +249,40 @@ void machine_json(const machine_report *r, const char *build, const char *flags,
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    whole(&w, "schema", 1);
-    text(&w, "mode", "machine");
+    json_put_int(&w, "schema", 1);
+    json_put_text(&w, "mode", "machine");
     json_key(&w, "tool");
     json_object(&w);
-    text(&w, "build", build);
-    text(&w, "flags", flags);
+    json_put_text(&w, "build", build);
+    json_put_text(&w, "flags", flags);
     json_object_end(&w);
     json_key(&w, "when");
     json_object(&w);
-    whole(&w, "start", r->start_unix);
-    whole(&w, "end", r->end_unix);
+    json_put_int(&w, "start", r->start_unix);
+    json_put_int(&w, "end", r->end_unix);
     json_object_end(&w);
     json_key(&w, "machine");
     json_object(&w);
-    text(&w, "cpu", r->machine.cpu);
-    text(&w, "os", r->machine.os);
-    text(&w, "isa", cpu_isa_name(cpu_isa_present()));
-    whole(&w, "cpus", (uint64_t)r->machine.n_cpus);
-    whole(&w, "cpus_allowed", (uint64_t)r->machine.n_allowed);
-    whole(&w, "cores", (uint64_t)r->machine.n_cores);
-    whole(&w, "threads", (uint64_t)r->threads);
-    whole(&w, "mem", r->machine.memory_bytes);
-    whole(&w, "mem_available", r->machine.available_bytes);
-    whole(&w, "l1d", r->machine.l1d_bytes);
-    whole(&w, "l2", r->machine.l2_bytes);
-    whole(&w, "l3", r->machine.l3_bytes);
+    json_put_text(&w, "cpu", r->machine.cpu);
+    json_put_text(&w, "os", r->machine.os);
+    json_put_text(&w, "isa", cpu_isa_name(cpu_isa_present()));
+    json_put_int(&w, "cpus", r->machine.n_cpus);
+    json_put_int(&w, "cpus_allowed", r->machine.n_allowed);
+    json_put_int(&w, "cores", r->machine.n_cores);
+    json_put_int(&w, "threads", r->threads);
+    json_put_int(&w, "mem", r->machine.memory_bytes);
+    json_put_int(&w, "mem_available", r->machine.available_bytes);
+    json_put_int(&w, "l1d", r->machine.l1d_bytes);
+    json_put_int(&w, "l2", r->machine.l2_bytes);
+    json_put_int(&w, "l3", r->machine.l3_bytes);
     json_object_end(&w);
-    whole(&w, "read_bytes", r->read_bytes);
+    json_put_int(&w, "read_bytes", r->read_bytes);
     spread(&w, "read_one_GBps", &r->read_one);
     spread(&w, "read_all_GBps", &r->read_all);
     spread(&w, "mapped_GBps", &r->file.mapped);
-    real(&w, "cold_sequential_GBps", r->file.sequential);
-    real(&w, "cold_random_GBps", r->file.random);
-    text(&w, "cache_state", !r->file_measured ? "not measured" : r->file.verified ? "cold" : "unverified");
+    positive(&w, "cold_sequential_GBps", r->file.sequential);
+    positive(&w, "cold_random_GBps", r->file.random);
+    json_put_text(&w, "cache_state", !r->file_measured ? "not measured" : r->file.verified ? "cold" : "unverified");
     spread(&w, "int8_one_gmacs", &r->int8_one);
     spread(&w, "int8_all_gmacs", &r->int8_all);
     spread(&w, "f32_one_gmacs", &r->f32_one);

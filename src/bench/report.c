@@ -282,36 +282,17 @@ void report_markdown(const speed_row *rows, int n, const report_context *c, byte
 
 /* ---- JSON ----------------------------------------------------------------------- */
 
-static void text(json_writer *w, const char *key, const char *v)
-{
-    json_key(w, key);
-    if (v) json_text(w, v);
-    else   json_null(w);
-}
-
-static void whole(json_writer *w, const char *key, int64_t v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
-static void real(json_writer *w, const char *key, double v)
-{
-    json_key(w, key);
-    json_double(w, v, 7);
-}
-
 static void spread(json_writer *w, const char *key, const stats *s)
 {
     json_key(w, key);
     json_object(w);
-    whole(w, "n", s->n);
-    real(w, "p50", s->p50);
-    real(w, "p10", s->p10);
-    real(w, "p90", s->p90);
-    real(w, "mad", s->mad);
-    real(w, "min", s->min);
-    real(w, "max", s->max);
+    json_put_int(w, "n", s->n);
+    json_put_double(w, "p50", s->p50, 7);
+    json_put_double(w, "p10", s->p10, 7);
+    json_put_double(w, "p90", s->p90, 7);
+    json_put_double(w, "mad", s->mad, 7);
+    json_put_double(w, "min", s->min, 7);
+    json_put_double(w, "max", s->max, 7);
     json_key(w, "ci95");
     json_array(w);
     json_double(w, s->ci_low, 7);
@@ -325,22 +306,22 @@ static void machine_part(json_writer *w, const report_context *c)
     const host_machine *m = c->machine;
     json_key(w, "machine");
     json_object(w);
-    text(w, "cpu", m->cpu);
-    whole(w, "cpus", m->n_cpus);
-    whole(w, "cpus_allowed", m->n_allowed);
-    whole(w, "cores", m->n_cores);
-    whole(w, "mem", (int64_t)m->memory_bytes);
-    whole(w, "mem_available", (int64_t)m->available_bytes);
-    whole(w, "l3", (int64_t)m->l3_bytes);
-    text(w, "gpu", *c->device.name ? c->device.name : NULL);
-    text(w, "os", m->os);
+    json_put_text(w, "cpu", m->cpu);
+    json_put_int(w, "cpus", m->n_cpus);
+    json_put_int(w, "cpus_allowed", m->n_allowed);
+    json_put_int(w, "cores", m->n_cores);
+    json_put_int(w, "mem", (int64_t)m->memory_bytes);
+    json_put_int(w, "mem_available", (int64_t)m->available_bytes);
+    json_put_int(w, "l3", (int64_t)m->l3_bytes);
+    json_put_text(w, "gpu", *c->device.name ? c->device.name : NULL);
+    json_put_text(w, "os", m->os);
     for (int i = 0; i < c->readings->n; i++) {
         const host_reading *r = &c->readings->reading[i];
         if (i == 0 || strcmp(r->group, r[-1].group) != 0) {
             json_key(w, r->group);
             json_object(w);
         }
-        text(w, r->name, r->value);
+        json_put_text(w, r->name, r->value);
         if (i + 1 == c->readings->n || strcmp(r->group, r[1].group) != 0) json_object_end(w);
     }
     json_object_end(w);
@@ -353,9 +334,9 @@ static void missing_part(json_writer *w, const report_context *c)
     for (int i = 0; i < c->readings->n_missing; i++) {
         const host_missing *m = &c->readings->missing[i];
         json_object(w);
-        text(w, "name", m->name);
-        text(w, "why", m->why);
-        text(w, "remedy", m->remedy);
+        json_put_text(w, "name", m->name);
+        json_put_text(w, "why", m->why);
+        json_put_text(w, "remedy", m->remedy);
         json_object_end(w);
     }
     json_array_end(w);
@@ -365,14 +346,14 @@ static void model_part(json_writer *w, const report_context *c)
 {
     json_key(w, "model");
     json_object(w);
-    text(w, "name", c->shape.name);
-    text(w, "path", c->model_path);
-    whole(w, "size", (int64_t)c->model_bytes);
-    text(w, "types", c->model_types);
-    whole(w, "expert_bits", c->shape.expert_bits);
-    text(w, "hash", c->model_hash);
-    real(w, "load_s", c->load_s);
-    text(w, "backend", c->shape.backend);
+    json_put_text(w, "name", c->shape.name);
+    json_put_text(w, "path", c->model_path);
+    json_put_int(w, "size", (int64_t)c->model_bytes);
+    json_put_text(w, "types", c->model_types);
+    json_put_int(w, "expert_bits", c->shape.expert_bits);
+    json_put_text(w, "hash", c->model_hash);
+    json_put_double(w, "load_s", c->load_s, 7);
+    json_put_text(w, "backend", c->shape.backend);
     json_object_end(w);
 }
 
@@ -382,18 +363,18 @@ static void cell_part(json_writer *w, const speed_row *r, const report_context *
     put_test(r, test, sizeof test);
     json_key(w, "cell");
     json_object(w);
-    text(w, "mode", "speed");
-    text(w, "test", test);
-    whole(w, "depth", r->cell.depth);
+    json_put_text(w, "mode", "speed");
+    json_put_text(w, "test", test);
+    json_put_int(w, "depth", r->cell.depth);
     json_key(w, "params");
     json_object(w);
-    whole(w, "prompt", r->cell.prompt);
-    whole(w, "gen", r->cell.gen);
-    whole(w, "sessions", r->cell.sessions);
-    whole(w, "threads", r->threads);
-    whole(w, "chunk", c->shape.max_batch_rows);
-    text(w, "text", c->text);
-    text(w, "fill", c->fill);
+    json_put_int(w, "prompt", r->cell.prompt);
+    json_put_int(w, "gen", r->cell.gen);
+    json_put_int(w, "sessions", r->cell.sessions);
+    json_put_int(w, "threads", r->threads);
+    json_put_int(w, "chunk", c->shape.max_batch_rows);
+    json_put_text(w, "text", c->text);
+    json_put_text(w, "fill", c->fill);
     json_object_end(w);
     json_object_end(w);
 }
@@ -405,14 +386,13 @@ static void samples_part(json_writer *w, const speed_row *r)
     for (int i = 0; i < r->n; i++) {
         const arm_sample *s = &r->samples[i];
         json_object(w);
-        real(w, "tps", r->rate[i]);
-        real(w, "prompt_s", s->prompt_s);
-        real(w, "gen_s", s->gen_s);
-        real(w, "first_s", s->first_s);
-        whole(w, "majflt", (int64_t)s->major_faults);
-        real(w, "others", s->others < 0 ? NAN : s->others);
-        json_key(w, "outlier");
-        json_bool(w, r->outlier[i]);
+        json_put_double(w, "tps", r->rate[i], 7);
+        json_put_double(w, "prompt_s", s->prompt_s, 7);
+        json_put_double(w, "gen_s", s->gen_s, 7);
+        json_put_double(w, "first_s", s->first_s, 7);
+        json_put_int(w, "majflt", (int64_t)s->major_faults);
+        json_put_double(w, "others", s->others < 0 ? NAN : s->others, 7);
+        json_put_bool(w, "outlier", r->outlier[i]);
         json_object_end(w);
     }
     json_array_end(w);
@@ -420,42 +400,42 @@ static void samples_part(json_writer *w, const speed_row *r)
 
 static void results_part(json_writer *w, const speed_row *r)
 {
-    whole(w, "n", r->n);
-    whole(w, "warmups", r->warmups);
+    json_put_int(w, "n", r->n);
+    json_put_int(w, "warmups", r->warmups);
     samples_part(w, r);
     spread(w, "stat", &r->tps);
-    whole(w, "bytes_per_token", (int64_t)r->token_bytes);
-    whole(w, "macs_per_token", (int64_t)r->token_macs);
-    real(w, "eff_GBps", r->eff_gbs > 0 ? r->eff_gbs : NAN);
-    real(w, "roofline", r->roofline > 0 ? r->roofline : NAN);
+    json_put_int(w, "bytes_per_token", (int64_t)r->token_bytes);
+    json_put_int(w, "macs_per_token", (int64_t)r->token_macs);
+    json_put_double(w, "eff_GBps", r->eff_gbs > 0 ? r->eff_gbs : NAN, 7);
+    json_put_double(w, "roofline", r->roofline > 0 ? r->roofline : NAN, 7);
     spread(w, "read_GBps", &r->read);
     if (r->cell.gen) {
         json_key(w, "decode");
         json_object(w);
-        real(w, "first_ms", r->first_ms);
-        real(w, "steady_tps", r->steady_tps > 0 ? r->steady_tps : NAN);
-        real(w, "itl_p50_ms", r->gap_p50_ms);
-        real(w, "itl_p95_ms", r->gap_p95_ms);
-        real(w, "itl_p99_ms", r->gap_p99_ms);
-        real(w, "itl_max_ms", r->gap_max_ms);
+        json_put_double(w, "first_ms", r->first_ms, 7);
+        json_put_double(w, "steady_tps", r->steady_tps > 0 ? r->steady_tps : NAN, 7);
+        json_put_double(w, "itl_p50_ms", r->gap_p50_ms, 7);
+        json_put_double(w, "itl_p95_ms", r->gap_p95_ms, 7);
+        json_put_double(w, "itl_p99_ms", r->gap_p99_ms, 7);
+        json_put_double(w, "itl_max_ms", r->gap_max_ms, 7);
         json_object_end(w);
     }
     if (r->expert_slots) {
         json_key(w, "expert_cache");
         json_object(w);
-        whole(w, "slots", (int64_t)r->expert_slots);
-        real(w, "hit_rate", r->expert_hits);
-        real(w, "bytes_per_token", r->expert_bytes);
-        real(w, "wait_share", r->expert_wait);
+        json_put_int(w, "slots", (int64_t)r->expert_slots);
+        json_put_double(w, "hit_rate", r->expert_hits, 7);
+        json_put_double(w, "bytes_per_token", r->expert_bytes, 7);
+        json_put_double(w, "wait_share", r->expert_wait, 7);
         json_object_end(w);
     }
     json_key(w, "mem");
     json_object(w);
-    whole(w, "kv", (int64_t)r->kv_bytes);
-    whole(w, "rss", (int64_t)r->rss_peak);
-    real(w, "gpu_peak", r->device_peak ? (double)r->device_peak : NAN);
-    real(w, "majflt", r->faults_per_token);
-    real(w, "swapin_MBps", r->swapin_mbs);
+    json_put_int(w, "kv", (int64_t)r->kv_bytes);
+    json_put_int(w, "rss", (int64_t)r->rss_peak);
+    json_put_double(w, "gpu_peak", r->device_peak ? (double)r->device_peak : NAN, 7);
+    json_put_double(w, "majflt", r->faults_per_token, 7);
+    json_put_double(w, "swapin_MBps", r->swapin_mbs, 7);
     json_object_end(w);
 }
 
@@ -464,17 +444,17 @@ void report_record(json_writer *w, const speed_row *r, const report_context *c)
     char verdict[96];
     put_verdict(r, verdict, sizeof verdict);
     json_object(w);
-    whole(w, "schema", 1);
+    json_put_int(w, "schema", 1);
     json_key(w, "tool");
     json_object(w);
-    text(w, "build", c->build);
-    text(w, "flags", c->flags);
-    text(w, "command", c->command);
+    json_put_text(w, "build", c->build);
+    json_put_text(w, "flags", c->flags);
+    json_put_text(w, "command", c->command);
     json_object_end(w);
     json_key(w, "when");
     json_object(w);
-    whole(w, "start", (int64_t)r->start_unix);
-    whole(w, "end", (int64_t)r->end_unix);
+    json_put_int(w, "start", (int64_t)r->start_unix);
+    json_put_int(w, "end", (int64_t)r->end_unix);
     json_object_end(w);
     machine_part(w, c);
     model_part(w, c);
@@ -486,11 +466,11 @@ void report_record(json_writer *w, const speed_row *r, const report_context *c)
     json_array_end(w);
     if (r->n_times) {
         const class_times t = times_of(r, 0);
-        real(w, "experts_per_layer", classes_experts(&t));
+        json_put_double(w, "experts_per_layer", classes_experts(&t), 7);
         json_key(w, "ops");
         classes_json(&t, w);
     }
-    text(w, "verdict", verdict);
+    json_put_text(w, "verdict", verdict);
     missing_part(w, c);
     json_object_end(w);
 }

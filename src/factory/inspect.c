@@ -222,10 +222,8 @@ static void json_array_value(json_writer *w, const gguf_value *v)
 {
     uint64_t cursor = 0;
     json_object(w);
-    json_key(w, "element");
-    json_text(w, kind_names[v->element]);
-    json_key(w, "count");
-    json_int(w, (int64_t)v->count);
+    json_put_text(w, "element", kind_names[v->element]);
+    json_put_int(w, "count", (int64_t)v->count);
     json_key(w, "first");
     json_array(w);
     for (uint64_t i = 0; i < v->count && i < SHOWN_IN_JSON; i++) {
@@ -263,16 +261,11 @@ static void json_groups(json_writer *w, const summary *s)
             const group *p = &s->by_class[c][t];
             if (!p->tensors) continue;
             json_object(w);
-            json_key(w, "class");
-            json_text(w, tensor_class_name((tensor_class)c));
-            json_key(w, "type");
-            json_text(w, quant_get((uint32_t)t)->name);
-            json_key(w, "tensors");
-            json_int(w, (int64_t)p->tensors);
-            json_key(w, "weights");
-            json_int(w, (int64_t)p->weights);
-            json_key(w, "bytes");
-            json_int(w, (int64_t)p->bytes);
+            json_put_text(w, "class", tensor_class_name((tensor_class)c));
+            json_put_text(w, "type", quant_get((uint32_t)t)->name);
+            json_put_int(w, "tensors", (int64_t)p->tensors);
+            json_put_int(w, "weights", (int64_t)p->weights);
+            json_put_int(w, "bytes", (int64_t)p->bytes);
             json_object_end(w);
         }
     }
@@ -286,20 +279,15 @@ static void json_tensors(json_writer *w, const gguf *g)
     for (int i = 0; i < gguf_n_tensors(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
         json_object(w);
-        json_key(w, "name");
-        json_text(w, t->name);
-        json_key(w, "type");
-        json_text(w, quant_get(t->type)->name);
+        json_put_text(w, "name", t->name);
+        json_put_text(w, "type", quant_get(t->type)->name);
         json_key(w, "shape");
         json_array(w);
         for (int d = 0; d < t->n_dims; d++) json_int(w, (int64_t)t->ne[d]);
         json_array_end(w);
-        json_key(w, "bytes");
-        json_int(w, (int64_t)t->bytes);
-        json_key(w, "offset");
-        json_int(w, (int64_t)t->offset);
-        json_key(w, "shard");
-        json_int(w, t->shard);
+        json_put_int(w, "bytes", (int64_t)t->bytes);
+        json_put_int(w, "offset", (int64_t)t->offset);
+        json_put_int(w, "shard", t->shard);
         json_object_end(w);
     }
     json_array_end(w);
@@ -312,18 +300,12 @@ void inspect_json(const gguf *g, bytes *out)
     summarise(&s, g);
     json_init(&w, out);
     json_object(&w);
-    json_key(&w, "file");
-    json_text(&w, gguf_shard_path(g, 0));
-    json_key(&w, "bytes");
-    json_int(&w, (int64_t)gguf_file_bytes(g));
-    json_key(&w, "tensor_bytes");
-    json_int(&w, (int64_t)gguf_tensor_bytes(g));
-    json_key(&w, "weights");
-    json_int(&w, (int64_t)s.weights);
-    json_key(&w, "shards");
-    json_int(&w, gguf_n_shards(g));
-    json_key(&w, "aliased");
-    json_bool(&w, gguf_aliased(g));
+    json_put_text(&w, "file", gguf_shard_path(g, 0));
+    json_put_int(&w, "bytes", (int64_t)gguf_file_bytes(g));
+    json_put_int(&w, "tensor_bytes", (int64_t)gguf_tensor_bytes(g));
+    json_put_int(&w, "weights", (int64_t)s.weights);
+    json_put_int(&w, "shards", gguf_n_shards(g));
+    json_put_bool(&w, "aliased", gguf_aliased(g));
     json_keys(&w, g);
     json_groups(&w, &s);
     json_tensors(&w, g);

@@ -5,25 +5,6 @@
 
 #include "base/json_writer.h"
 
-static void words(json_writer *w, const char *key, const char *v)
-{
-    json_key(w, key);
-    if (v) json_text(w, v);
-    else json_null(w);
-}
-
-static void number(json_writer *w, const char *key, int64_t v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
-static void real(json_writer *w, const char *key, double v)
-{
-    json_key(w, key);
-    json_double(w, v, 6);
-}
-
 void page_root(bytes *out)
 {
     bytes_text(out, "{\"name\":\"ds4-server\",\"status\":\"ok\"}");
@@ -46,19 +27,18 @@ static void one_slot(json_writer *w, const sched_slot_status *s, uint64_t now_ns
     char session[24];
     snprintf(session, sizeof session, "%016" PRIx64, s->session);
     json_object(w);
-    number(w, "id", s->slot);
-    json_key(w, "side");
-    json_bool(w, s->side);
-    words(w, "state", states[s->state]);
-    words(w, "session", s->session ? session : NULL);
-    number(w, "n_past", s->n_past);
-    number(w, "n_ctx", s->n_ctx);
-    real(w, "tokens_per_second", s->tokens_per_second);
-    words(w, "phase", s->state == SLOT_PREFILL || s->state == SLOT_DECODE ? states[s->state] : NULL);
+    json_put_int(w, "id", s->slot);
+    json_put_bool(w, "side", s->side);
+    json_put_text(w, "state", states[s->state]);
+    json_put_text(w, "session", s->session ? session : NULL);
+    json_put_int(w, "n_past", s->n_past);
+    json_put_int(w, "n_ctx", s->n_ctx);
+    json_put_double(w, "tokens_per_second", s->tokens_per_second, 6);
+    json_put_text(w, "phase", s->state == SLOT_PREFILL || s->state == SLOT_DECODE ? states[s->state] : NULL);
     json_key(w, "progress");
     if (s->state == SLOT_PREFILL && s->total > 0) json_double(w, (double)s->done / s->total, 4);
     else json_null(w);
-    words(w, "request_id", s->request_id[0] ? s->request_id : NULL);
+    json_put_text(w, "request_id", s->request_id[0] ? s->request_id : NULL);
     json_key(w, "last_used");
     if (s->last_used_ns) json_int(w, now_unix - (int64_t)((now_ns - s->last_used_ns) / 1000000000u));
     else json_null(w);
@@ -79,20 +59,20 @@ void page_props(const props_view *v, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    words(&w, "model", v->model);
-    words(&w, "display_name", v->display_name);
-    words(&w, "quant", v->quant);
-    words(&w, "backend", v->backend);
-    words(&w, "build", v->version);
-    words(&w, "effort_profile", v->effort_profile);
-    number(&w, "ctx", v->ctx);
-    number(&w, "slots", v->slots);
-    number(&w, "vocab_size", v->vocab_size);
-    words(&w, "kv_dir", v->kv_dir);
-    number(&w, "kv_bytes", (int64_t)v->disk.bytes);
-    number(&w, "kv_files", (int64_t)v->disk.files);
-    number(&w, "kv_budget_bytes", (int64_t)v->disk.budget_bytes);
-    real(&w, "uptime_seconds", v->uptime_s);
-    real(&w, "load_seconds", v->load_s);
+    json_put_text(&w, "model", v->model);
+    json_put_text(&w, "display_name", v->display_name);
+    json_put_text(&w, "quant", v->quant);
+    json_put_text(&w, "backend", v->backend);
+    json_put_text(&w, "build", v->version);
+    json_put_text(&w, "effort_profile", v->effort_profile);
+    json_put_int(&w, "ctx", v->ctx);
+    json_put_int(&w, "slots", v->slots);
+    json_put_int(&w, "vocab_size", v->vocab_size);
+    json_put_text(&w, "kv_dir", v->kv_dir);
+    json_put_int(&w, "kv_bytes", (int64_t)v->disk.bytes);
+    json_put_int(&w, "kv_files", (int64_t)v->disk.files);
+    json_put_int(&w, "kv_budget_bytes", (int64_t)v->disk.budget_bytes);
+    json_put_double(&w, "uptime_seconds", v->uptime_s, 6);
+    json_put_double(&w, "load_seconds", v->load_s, 6);
     json_object_end(&w);
 }

@@ -49,25 +49,6 @@ void request_log_text(const request_record *r, int64_t when, bytes *out)
     if (r->error) quoted(out, " error=", r->error);
 }
 
-static void number(json_writer *w, const char *key, int64_t v)
-{
-    json_key(w, key);
-    json_int(w, v);
-}
-
-static void seconds(json_writer *w, const char *key, double v)
-{
-    json_key(w, key);
-    json_double(w, v, 6);
-}
-
-static void words(json_writer *w, const char *key, const char *v)
-{
-    json_key(w, key);
-    if (v) json_text(w, v);
-    else json_null(w);
-}
-
 void request_log_json(const request_record *r, int64_t when, bytes *out)
 {
     char time[32];
@@ -75,26 +56,26 @@ void request_log_json(const request_record *r, int64_t when, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    words(&w, "time", time);
-    words(&w, "request_id", r->id);
-    words(&w, "route", r->route);
-    number(&w, "status", r->status);
-    words(&w, "session", r->session[0] ? r->session : NULL);
+    json_put_text(&w, "time", time);
+    json_put_text(&w, "request_id", r->id);
+    json_put_text(&w, "route", r->route);
+    json_put_int(&w, "status", r->status);
+    json_put_text(&w, "session", r->session[0] ? r->session : NULL);
     if (r->finish) {
-        number(&w, "prompt_tokens", r->usage.prompt_tokens);
-        number(&w, "cached_tokens", r->usage.cached_tokens);
-        words(&w, "cached_from", r->source);
-        number(&w, "generated_tokens", r->usage.completion_tokens);
-        number(&w, "reasoning_tokens", r->usage.reasoning_tokens);
-        number(&w, "tool_calls", r->calls);
-        words(&w, "finish", r->finish);
-        seconds(&w, "queue_seconds", r->queue_s);
-        seconds(&w, "prefill_seconds", r->prefill_s);
-        seconds(&w, "decode_seconds", r->decode_s);
-        seconds(&w, "tokens_per_second", rate(r));
+        json_put_int(&w, "prompt_tokens", r->usage.prompt_tokens);
+        json_put_int(&w, "cached_tokens", r->usage.cached_tokens);
+        json_put_text(&w, "cached_from", r->source);
+        json_put_int(&w, "generated_tokens", r->usage.completion_tokens);
+        json_put_int(&w, "reasoning_tokens", r->usage.reasoning_tokens);
+        json_put_int(&w, "tool_calls", r->calls);
+        json_put_text(&w, "finish", r->finish);
+        json_put_double(&w, "queue_seconds", r->queue_s, 6);
+        json_put_double(&w, "prefill_seconds", r->prefill_s, 6);
+        json_put_double(&w, "decode_seconds", r->decode_s, 6);
+        json_put_double(&w, "tokens_per_second", rate(r), 6);
     }
-    seconds(&w, "total_seconds", r->total_s);
-    words(&w, "error", r->error);
+    json_put_double(&w, "total_seconds", r->total_s, 6);
+    json_put_text(&w, "error", r->error);
     json_object_end(&w);
 }
 
@@ -109,7 +90,7 @@ void request_log_note(const char *line, bool json, int64_t when, bytes *out)
     json_writer w;
     json_init(&w, out);
     json_object(&w);
-    words(&w, "time", time);
-    words(&w, "message", line);
+    json_put_text(&w, "time", time);
+    json_put_text(&w, "message", line);
     json_object_end(&w);
 }

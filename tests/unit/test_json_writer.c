@@ -162,6 +162,24 @@ TEST(random_bytes_give_one_sound_string)
     }
 }
 
+TEST(members_are_keys_and_values)
+{
+    bytes b;
+    json_writer w;
+    bytes_init(&b, 1000);
+    json_init(&w, &b);
+    json_object(&w);
+    json_put_text(&w, "a", "x\"y");
+    json_put_text(&w, "b", NULL);
+    json_put_int(&w, "c", INT64_MIN);
+    json_put_double(&w, "d", 1.0 / 3, 3);
+    json_put_double(&w, "e", NAN, 3);
+    json_put_bool(&w, "f", true);
+    json_object_end(&w);
+    EXPECT_TEXT(b.data, "{\"a\":\"x\\\"y\",\"b\":null,\"c\":-9223372036854775808,\"d\":0.333,\"e\":null,\"f\":true}");
+    bytes_free(&b);
+}
+
 TEST(json_text_goes_in_as_it_is)
 {
     bytes b;
