@@ -2,14 +2,23 @@
 # variants live side by side; the programs of the release variant are linked
 # at the root.
 #
-#   make            programs               make demo     install, build, answer a prompt
-#   make test       all tests              make asan     tests under ASan and UBSan
-#   make fuzz       fuzz every target      make tsan     tests under TSan
-#   make deps       system packages        make install  PREFIX=/usr/local
-#   make bench      speed of this machine, beside a peer where one installs
-#   make cuda       programs with the CUDA kernels inside (needs nvcc; CUDA_ARCHS="90a" for one card)
-#   make test-cuda  the kernels' tests on this machine's card
-#   make cuda-launches  a step of the released shape, launch by launch, without a card
+#   make               the programs
+#   make demo          installs what is missing, builds, answers a prompt
+#   make test          all tests
+#   make asan          all tests under ASan and UBSan
+#   make tsan          all tests under TSan
+#   make fuzz          fuzzes every parser, FUZZ_SECONDS each
+#   make cuda          the programs with the CUDA kernels inside (needs nvcc; CUDA_ARCHS="90a" for one card)
+#   make test-cuda     the kernels' tests on this machine's card
+#   make cuda-launches a step of the released shape, launch by launch, without a card
+#   make bench         speed of this machine, beside a peer where one installs
+#   make bench-kernels the CPU's inner loops alone; bench-tokenizer, bench-pool: what their names say
+#   make layers        which module includes which, against docs/architecture.md
+#   make deps          system packages for building and testing
+#   make install       PREFIX=/usr/local; PROGRAMS_OF=cuda/bin: what make cuda built
+#   make clean         away with build/ and the links to programs
+#
+# V=1 shows the commands; VARIANT=asan (tsan, fuzz) names another variant for any target.
 
 VARIANT ?= release
 CC      ?= cc
@@ -88,15 +97,21 @@ FUZZERS  := $(FUZZ_SRC:%.c=$(B)/%)
 REPLAYS  := $(FUZZ_SRC:%.c=$(B)/%_replay)
 FUZZ_SECONDS ?= 60
 
-.PHONY: all deps demo test asan tsan fuzz install clean layers programs tests
+.PHONY: all help deps demo test asan tsan fuzz install clean layers programs tests
 .SECONDARY:
 all: programs
 programs: $(PROGRAMS)
 	@echo "ds4 $(COMMIT): $(ARCH), CPU kernels: ref $(ISAS); built: $(PROGRAMS)"
 
-# make V=1 shows the commands.
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
+# $(call link,LIBRARIES): a program of the objects and archives it depends on.
+define link
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(1) -o $@
+endef
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -115,6 +130,8 @@ $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 $(B)/app/version.o: $(wildcard .git/logs/HEAD)
 $(B)/app/version.o: EXTRA_CFLAGS += -DDS4_COMMIT='"$(COMMIT)"' -DDS4_FLAGS='"$(VARIANT) $(ARCH) $(ISAS)"'
 
+# ---- the library and the programs ---------------------------------------------
+
 $(LIB): $(OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -130,29 +147,26 @@ $(foreach d,bin cuda/bin,$(B)/$(d)/ds4-server): LIBS += $(NET_LIBS)
 CUDA_PROGRAMS := $(PROGRAMS:%=$(B)/cuda/bin/%)
 $(CUDA_PROGRAMS): $(B)/cuda/cuda_image.o
 $(PROGRAMS:%=$(B)/bin/%) $(CUDA_PROGRAMS):
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
+	$(call link)
 # The link says which of the two is meant, so it is made every time.
 .PHONY: $(PROGRAMS)
 $(PROGRAMS): %: build/release/bin/%
 	@ln -sf $< $@
 
+# ---- tests --------------------------------------------------------------------
+
 $(B)/tests/runner.o: tests/runner.c
 $(TESTS): $(B)/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(LIB)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) $(NET_LIBS) -o $@
+	$(call link,$(NET_LIBS))
 
 $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
 
 # These run the server's code over an engine without a model, which stands before the library's.
-FAKED := $(filter $(B)/tests/server/test_scheduler $(B)/tests/server/test_serve $(B)/tests/server/test_replay20,$(TESTS))
+FAKED := $(filter $(patsubst %,$(B)/tests/server/test_%,scheduler serve replay20),$(TESTS))
 $(FAKED): $(B)/tests/server/fake_engine.o
 $(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/tests/server/fake_engine.o $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
+	$(call link,$(NET_LIBS))
 
 # These have a backend of their own, which stands before the library's.
 $(filter $(B)/tests/tiny/test_far_%,$(TESTS)): $(B)/tests/tiny/far_memory.o
@@ -164,15 +178,11 @@ $(B)/bin/ds4-far: LIBS += -ledit
 $(B)/bin/ds4-server-far: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ)
 $(B)/bin/ds4-server-far: LIBS += $(NET_LIBS)
 $(FAR): $(FAR_HOST) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
+	$(call link)
 
 # Names the first tensor of a run that leaves its golden values.
 $(B)/bin/golden-trace: $(B)/tools/golden_trace.o $(B)/tests/golden/golden.o $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call link)
 $(B)/tools/%.o: EXTRA_CFLAGS += -Itests
 
 # tests/fault/{alloc,reads}.c stand between these programs and the allocator and the
@@ -182,10 +192,12 @@ ifneq ($(SYSTEM),Darwin)
 $(FAULTS): EXTRA_LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc strdup pread,-Wl,--wrap=$(f))
 endif
 
+# ---- CUDA ---------------------------------------------------------------------
+
 # The CUDA kernels as host code, lane by lane, behind a device that is none (tests/gpu_host).
 CXX      ?= c++
-CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas -ffp-contract=off -fno-math-errno \
-            -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
+CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas -ffp-contract=off \
+            -fno-math-errno -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
 CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
 LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
 GPU_HOST := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda checked)
@@ -219,9 +231,8 @@ $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
 # A step of the released shape, launch by launch, over a device that only counts.
 .PHONY: cuda-launches
 $(B)/bin/cuda-launches: $(patsubst %,$(B)/tests/gpu_host/%.o,launches launch_cost counting_device) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=file_write_all $^ $(LIBS) -o $@
+	$(call link)
+$(B)/bin/cuda-launches: EXTRA_LDFLAGS += -Wl,--wrap=file_write_all
 cuda-launches: $(B)/bin/cuda-launches
 	@$<
 
@@ -233,17 +244,17 @@ $(B)/mock/bin/ds4: LIBS += -ledit
 $(B)/mock/bin/ds4-server: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ)
 $(B)/mock/bin/ds4-server: LIBS += $(NET_LIBS)
 $(B)/mock/bin/ds4-bench: $(B)/app/bench.o $(BENCH_OBJ) $(APP_OBJ)
-$(B)/mock/tests/gpu_host/test_cuda_rows: $(B)/tests/gpu_host/test_cuda_rows.o $(B)/tests/gpu_host/checked.o $(B)/tests/runner.o
+$(B)/mock/tests/gpu_host/test_cuda_rows: $(patsubst %,$(B)/tests/%.o,gpu_host/test_cuda_rows gpu_host/checked runner)
 $(MOCKED): $(MOCK_HOST) $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++ -o $@
+	$(call link,-lstdc++)
 
 # The kernels for devices: one image a file with code for every architecture, all of them in one object
 # that stands before the library. What nvcc does not know is left out; PTX is for cards between and to come.
-NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null) \
+              $(wildcard /usr/local/cuda/bin/nvcc))
 # Asked once, and only where it is wanted.
-NVCC_KNOWS = $(eval NVCC_KNOWS := $(if $(NVCC),$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null))))$(NVCC_KNOWS)
+NVCC_LISTS = $(if $(NVCC),$(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code 2>/dev/null)))
+NVCC_KNOWS = $(eval NVCC_KNOWS := $(NVCC_LISTS))$(NVCC_KNOWS)
 ifeq ($(origin CUDA_ARCHS),undefined)
 CUDA_ARCHS = $(foreach a,80 86 89 90a 100 120,$(if $(filter $(a:%a=%),$(NVCC_KNOWS)),$(a)))
 CUDA_PTX   = $(sort 90 $(lastword $(subst 90a,90,$(CUDA_ARCHS))))
@@ -266,12 +277,9 @@ $(B)/cuda/cuda_image.o: src/kernels/cuda/cuda_image.c $(CUDA_FATBINS)
 CUDA_TESTS := $(patsubst $(B)/tests/%,$(B)/cuda/tests/%,$(GPU_TESTS) $(B)/tests/golden/test_golden)
 $(B)/cuda/tests/golden/test_golden: $(B)/tests/golden/golden.o
 $(CUDA_TESTS): $(B)/cuda/tests/%: $(B)/tests/%.o $(B)/tests/runner.o $(GPU_HOST) $(B)/cuda/cuda_image.o $(LIB)
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++ -o $@
+	$(call link,-lstdc++)
 $(B)/cuda/bin/card: $(B)/tests/gpu_host/card.o $(B)/cuda/cuda_image.o $(LIB)
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -o $@
+	$(call link)
 define with_nvcc
 	@[ -n "$(NVCC)" ] || { echo "make $@: no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda; install NVIDIA's CUDA toolkit" \
 	  "(12.4 or later), or say NVCC=/where/it/is/nvcc"; exit 1; }
@@ -288,15 +296,16 @@ cuda-tests:
 test-cuda: cuda-tests
 	@tools/test_cuda.sh $(B)/cuda
 
+# ---- running tests ------------------------------------------------------------
+
 $(REPLAYS): $(B)/tests/fuzz/%_replay: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) $(NET_LIBS) -o $@
+	$(call link,$(NET_LIBS))
 $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) $(NET_LIBS) -o $@
+	$(call link,-fsanitize=fuzzer $(NET_LIBS))
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
-tests: $(if $(filter release,$(VARIANT)),$(MOCKED)) $(TESTS) $(REPLAYS) $(B)/bin/ds4 $(B)/bin/ds4-server $(B)/bin/ds4-server-scripted $(FAR) $(B)/bin/ds4-gguf $(B)/bin/ds4-bench $(B)/bin/bench-compare $(B)/bin/bench-ds4
+tests: $(TESTS) $(REPLAYS) $(PROGRAMS:%=$(B)/bin/%) $(FAR) $(patsubst %,$(B)/bin/%,ds4-server-scripted bench-compare bench-ds4) \
+       $(if $(filter release,$(VARIANT)),$(MOCKED))
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
@@ -314,11 +323,12 @@ fuzzers: $(FUZZERS)
 layers:
 	@tools/layers.sh
 
+# ---- measuring ----------------------------------------------------------------
+
 # Inner loops alone, GB/s per type and instruction set.
 .PHONY: bench-kernels bench-tokenizer bench-pool
 $(B)/tests/bench/bench_kernels $(B)/tests/bench/bench_tokenizer $(B)/tests/bench/bench_pool: %: %.o $(LIB)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call link)
 bench-kernels: $(B)/tests/bench/bench_kernels
 	@$<
 
@@ -335,9 +345,7 @@ $(B)/bin/bench-llama: $(B)/bench/peers/driver_llama.o $(B)/bench/peers/twin.o $(
 # such as gguf_find_tensor exist there too.
 $(B)/bin/bench-llama: LDFLAGS += -Wl,--export-dynamic-symbol=mmap -Wl,--export-dynamic-symbol=ggml_backend_tensor_alloc
 $(BENCH_PROGRAMS):
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call link)
 bench:
 	@$(MAKE) --no-print-directory programs $(BENCH_PROGRAMS)
 	@bench/run.sh
@@ -350,6 +358,8 @@ bench-tokenizer: $(B)/tests/bench/bench_tokenizer
 # The thread pool, also beside a process that keeps a core busy.
 bench-pool: $(B)/tests/bench/bench_pool
 	@$< 0 && $< 1
+
+# ---- a machine ----------------------------------------------------------------
 
 deps:
 	tools/deps.sh test
@@ -366,5 +376,7 @@ install: $(if $(filter bin,$(PROGRAMS_OF)),programs)
 	install -m 644 models/tiny/ds4-tiny.gguf models/text/persuasion.txt dist/ds4-server.service $(DESTDIR)$(PREFIX)/share/ds4
 clean:
 	rm -rf build $(PROGRAMS)
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

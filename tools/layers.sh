@@ -11,15 +11,13 @@ BEGIN {
     may["kernels"] = "base quant"
     may["model"]   = "base quant gguf kernels"
     may["text"]    = "base gguf"
-    may["schema"]  = "base text"
-    may["engine"]  = "base quant gguf model text schema kernels/backend.h"
+    may["engine"]  = "base gguf model text kernels/backend.h"
     may["host"]    = "base"
     may["net"]     = "base"
     may["api"]     = "base text net/sse.h"
     may["serve"]   = "base gguf text engine net api"
-    may["factory"] = "base quant gguf engine"
+    may["factory"] = "base quant gguf"
     may["bench"]   = "base quant gguf host model text engine factory kernels/backend.h kernels/cpu/cpu_kernels.h"
-    may["fleet"]   = "base host net"
 }
 {
     split($1, at, "/"); from = at[2]
