@@ -200,7 +200,8 @@ CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unk
             -fno-math-errno -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
 CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
 LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
-GPU_HOST := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda checked)
+PTX_OBJ  := $(patsubst %.cpp,$(B)/lanes/%.o,$(wildcard tests/gpu_host/ptx_*.cpp))
+GPU_HOST := $(LANE_OBJ) $(PTX_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda checked)
 GPU_TESTS := $(filter $(B)/tests/gpu_host/%,$(TESTS))
 $(B)/lanes/%.o: %.cu
 	@mkdir -p $(@D)

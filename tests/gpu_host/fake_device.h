@@ -15,6 +15,7 @@
 
 typedef struct {
     lane_order order;           /* of lanes within a kernel                                  */
+    lane_runner *run;           /* of kernels; NULL: lane_run                                */
     uint64_t   total_bytes;     /* of the card; 0: 1 GiB                                     */
     uint64_t   seed;            /* of the order of streams                                   */
     bool       eager;           /* every call does its work before it returns                */

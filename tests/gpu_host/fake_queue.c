@@ -56,8 +56,8 @@ static void run(fake_queue *q, fake_job *j)
     if (j->kind == JOB_COPY) memmove(j->to, j->own ? j->own : j->from, j->bytes);
     if (j->kind == JOB_LAUNCH) {
         if (++q->launches == q->o->fail_launch) q->lost = true;
-        else lane_run(&lane_kernels[j->launch.kernel], j->launch.grid, j->launch.block, j->launch.shared, j->own,
-                      q->o->order);
+        else q->o->run(&lane_kernels[j->launch.kernel], j->launch.grid, j->launch.block, j->launch.shared, j->own,
+                       q->o->order);
     }
 }
 

@@ -32,6 +32,8 @@ typedef enum {
  * memory. Ends the process with a sentence where the kernel does what CUDA leaves undefined. */
 void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
               const void *args, lane_order order);
+typedef void lane_runner(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
+                         const void *args, lane_order order);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,14 @@
+/* ptx_block: runs one launch of a decoded kernel. */
+#ifndef TESTS_GPU_HOST_PTX_BLOCK_H
+#define TESTS_GPU_HOST_PTX_BLOCK_H
+
+#include "lane_runner.h"
+#include "ptx_program.h"
+
+namespace ptx {
+
+void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsigned dynamic, const void *args, lane_order order);
+
+}
+
+#endif
