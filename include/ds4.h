@@ -89,6 +89,7 @@ typedef struct {
                                     expert cache), KV, scratch and tables                 */
     uint64_t available_bytes;    /* memory this process may use, as the system tells      */
     int      max_tokens_that_fit;/* longest session with everything else unchanged        */
+    ds4_error no_room;           /* what opening says of the plan where it does not fit; status DS4_OK: it does */
     /* A backend whose device has memory of its own; device[0] 0: none. weight_bytes are then
      * those of the file; kv_bytes and scratch_bytes are what lies there. */
     char     device[96];         /* "NVIDIA H200"                                         */

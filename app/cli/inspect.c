@@ -145,6 +145,7 @@ static ds4_status describe_memory(bytes *out, const cli_options *o, const char *
         console_bytes(total, p.device[0] ? p.device_bytes : p.total_bytes);
         bytes_printf(out, "%-12d%12s%12s%14s%12s\n", contexts[i], weights, kv, work, total);
         if (p.device[0]) describe_device(out, &p);
+        if (p.no_room.status) bytes_printf(out, "            no room: %s\n", p.no_room.message);
     }
     return DS4_OK;
 }

@@ -1,5 +1,6 @@
 #include "model.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -94,24 +95,28 @@ ds4_engine_options model_engine_options(const model_flags *f, const char *path, 
 
 /* ---- opening ---------------------------------------------------------------- */
 
-static void print_device_plan(const ds4_plan *p, int ctx, console *c)
+static void print_device_plan(const ds4_plan *p, int ctx, const char *most, console *c)
 {
-    char weights[24], kv[24], total[24], available[24], experts[24], host[24];
+    char weights[24], kv[24], scratch[24], total[24], available[24], experts[24], host[24];
     console_bytes(total, p->device_bytes);
     console_bytes(available, p->device_available_bytes);
     console_bytes(weights, p->weight_bytes - min_u64(p->weight_bytes, p->host_expert_bytes));
     console_bytes(kv, p->kv_bytes);
+    console_bytes(scratch, p->scratch_bytes);
     console_bytes(experts, p->host_expert_bytes);
     console_bytes(host, p->total_bytes);
-    console_note(c, "memory of %s: weights %s, KV %s for %d tokens; %s of %s available", p->device, weights, kv, ctx, total,
-                 available);
+    console_note(c, "memory of %s: weights %s, KV %s for %d tokens, work space %s; %s of %s available%s", p->device, weights,
+                 kv, ctx, scratch, total, available, most);
     if (p->host_expert_bytes) console_note(c, "memory of the host: routed experts %s; %s in all", experts, host);
 }
 
 void model_print_plan(const ds4_plan *p, int ctx, console *c)
 {
+    char most[64] = "";
+    if (p->max_tokens_that_fit >= ctx)
+        snprintf(most, sizeof most, "; contexts up to %d tokens fit", p->max_tokens_that_fit);
     if (p->device[0]) {
-        print_device_plan(p, ctx, c);
+        print_device_plan(p, ctx, most, c);
         return;
     }
     char weights[24], kv[24], scratch[24], total[24], available[24], cache[24];
@@ -121,9 +126,9 @@ void model_print_plan(const ds4_plan *p, int ctx, console *c)
     console_bytes(scratch, p->scratch_bytes + p->table_bytes);
     console_bytes(total, p->total_bytes);
     console_bytes(available, p->available_bytes);
-    console_note(c, "memory: weights %s%s%s, KV %s for %d tokens, work space %s; %s of %s available", weights,
+    console_note(c, "memory: weights %s%s%s, KV %s for %d tokens, work space %s; %s of %s available%s", weights,
                  p->expert_cache_bytes ? ", expert cache " : "", p->expert_cache_bytes ? cache : "", kv, ctx, scratch,
-                 total, available);
+                 total, available, most);
 }
 
 effort_profile model_profile(const model_flags *f, effort_profile of_file)
@@ -141,10 +146,12 @@ prompt_mode model_prompt_mode(const model *m, const model_flags *f)
     };
 }
 
-static ds4_status plan_and_open(model *m, console *c, ds4_error *err)
+/* *fit: tokens of the longest context that memory has room for. */
+static ds4_status plan_and_open(model *m, int *fit, console *c, ds4_error *err)
 {
     ds4_plan plan;
     ds4_status st = ds4_engine_plan(&m->engine_options, &plan, err);
+    *fit = plan.max_tokens_that_fit;
     if (st) return st;
     model_print_plan(&plan, m->engine_options.max_tokens, c);
     st = ds4_engine_open(&m->engine, &m->engine_options, err);
@@ -186,10 +193,11 @@ exit_code model_open(model *m, const model_flags *f, model_room room, console *c
     const uint64_t start = clock_ns();
     model_set_numa(f, c);
     m->engine_options = model_engine_options(f, m->path.path, room, c);
-    const ds4_status st = plan_and_open(m, c, &err);
+    int fit;
+    const ds4_status st = plan_and_open(m, &fit, c, &err);
     if (st) {
         if (st != DS4_ECANCELLED) console_error(c, "%s", err.message);
-        if (st == DS4_EMEMORY) console_note(c, "a smaller --ctx needs less memory");
+        if (st == DS4_EMEMORY && fit > 0) console_note(c, "a smaller --ctx needs less memory");
         model_close(m);
         return model_exit_code(st);
     }

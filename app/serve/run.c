@@ -59,6 +59,7 @@ typedef struct {
     ds4_status          load_status;
     ds4_error           load_error;
     double              load_seconds;
+    int                 fit;            /* tokens of the longest context that memory has room for */
 
     bool                ending;
     int                 code;
@@ -263,6 +264,7 @@ static ds4_status plan_and_open(process *p, ds4_error *err)
     const uint64_t start = clock_ns();
     ds4_status st = ds4_engine_plan(&p->engine_options, &plan, err);
     if (st) return st;
+    p->fit = plan.max_tokens_that_fit;
     model_print_plan(&plan, p->engine_options.max_tokens, p->console);
     st = ds4_engine_open(&p->engine, &p->engine_options, err);
     console_progress_end(p->console);
@@ -313,7 +315,7 @@ static void on_loaded(uv_work_t *work, int status)
     }
     if (p->load_status) {
         console_error(p->console, "%s", p->load_error.message);
-        if (p->load_status == DS4_EMEMORY)
+        if (p->load_status == DS4_EMEMORY && p->fit > 0)
             console_note(p->console, "a smaller --ctx or fewer --slots need less memory");
         end(p, (int)model_exit_code(p->load_status), 0);
         return;
@@ -542,8 +544,8 @@ int server_check(const server_flags *o, console *c)
     st = ds4_engine_plan(&p.engine_options, &plan, &err);
     if (st) return failed(&p, &err, (int)model_exit_code(st));
     model_print_plan(&plan, p.engine_options.max_tokens, c);
-    const bool too_much = plan.available_bytes && plan.total_bytes > plan.available_bytes;
-    if (too_much || plan.device_bytes > plan.device_available_bytes) {
+    if (plan.no_room.status) return failed(&p, &plan.no_room, CLI_NO_MEMORY);
+    if (!plan.device[0] && plan.available_bytes && plan.total_bytes > plan.available_bytes) {
         console_error(c, "this needs more memory than there is; the largest --ctx that fits is %d",
                       plan.max_tokens_that_fit);
         return CLI_NO_MEMORY;

@@ -124,6 +124,16 @@ void residency_seal(const uint8_t *data, uint64_t n)
     mprotect((void *)(uintptr_t)data, (size_t)n, PROT_READ);
 }
 
+/* Whole pages alone, and others' beside them never: those would be read again at once. */
+void residency_drop(const uint8_t *data, uint64_t n, int fd, uint64_t offset)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), lead = (page - offset % page) % page;
+    if (n < lead + page) return;
+    const uint64_t whole = (n - lead) / page * page;
+    madvise((void *)(uintptr_t)(data + lead), (size_t)whole, MADV_DONTNEED);
+    drop_cached(fd, offset + lead, whole);
+}
+
 /* ---- counting ------------------------------------------------------------------ */
 
 /* The number behind a name that begins a line. */

@@ -27,6 +27,10 @@ ds4_status residency_empty(const uint8_t *data, uint64_t n, const char *path, ds
 ds4_status residency_fill(const uint8_t *data, uint64_t n, int fd, const char *path, uint64_t offset, ds4_error *err);
 void       residency_seal(const uint8_t *data, uint64_t n);
 
+/* n bytes of the mapping of a file, from byte `offset` of it, need not stay in memory; touched again, they are read
+ * again. */
+void       residency_drop(const uint8_t *data, uint64_t n, int fd, uint64_t offset);
+
 /* Pages this process waited for. Differences of two readings mean something. */
 typedef struct {
     uint64_t page_ins;          /* page faults that waited for a disk                          */

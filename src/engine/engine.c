@@ -97,6 +97,7 @@ ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error
     if (!(st = open_file(&g, c, o, &silent, err))) {
         ds4_engine_options chosen = *o;
         st = plan_make(out, &chosen, c, g, &silent, err);
+        if (!st) plan_check(out, &chosen, &silent, &out->no_room);
     }
     gguf_close(g);
     free(c);

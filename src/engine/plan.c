@@ -193,7 +193,7 @@ ds4_status plan_make(ds4_plan *p, ds4_engine_options *o, const model_config *c, 
 
 ds4_status plan_check(const ds4_plan *p, const ds4_engine_options *o, const log_sink *log, ds4_error *err)
 {
-    if (!backend_has_device(o->backend)) return check_host(p, o, log, err);
+    if (!p->device[0]) return check_host(p, o, log, err);
     const ds4_status st = plan_device_check(p, o, err);
     if (!st) plan_device_warn(p, log);
     return st;

@@ -20,11 +20,26 @@ static uint64_t must_lie_there(const ds4_engine_options *o, const model_config *
     return kv_bytes(c, &k) + plan_scratch(o, c);
 }
 
+/* The same, and what the host keeps: on a device that shares its memory all of it must lie there. */
+static uint64_t must_lie_anywhere(const ds4_engine_options *o, const model_config *c, const gguf *g)
+{
+    return must_lie_there(o, c, g) + plan_session_records(o, c) + plan_tables(g);
+}
+
+static plan_need *need_of(const ds4_plan *p) { return p->device_unified ? must_lie_anywhere : must_lie_there; }
+
+static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+static uint64_t host_limit(const ds4_plan *p, const ds4_engine_options *o)
+{
+    return o->memory_limit ? o->memory_limit : p->available_bytes;
+}
+
 /* What the plan may fill: the driver, recordings, the upload and gaps between allocations need some. */
 static uint64_t room_of(const ds4_plan *p)
 {
     const uint64_t available = p->device_available_bytes, spare = min_u64(32 * MIB + available / 32, 512 * MIB);
-    return available > spare ? available - spare : 0;
+    return less(available, spare);
 }
 
 /* Large steps are worth less than experts on the device: they may take what these leave, or a sixteenth. */
@@ -33,10 +48,11 @@ static int choose_rows(const ds4_plan *p, const ds4_engine_options *o, const mod
 {
     ds4_engine_options t = *o;
     t.max_batch_rows = PLAN_FEWEST_ROWS;
-    const uint64_t room = room_of(p), least = must_lie_there(&t, c, g), all = w->dense + w->experts + least;
+    plan_need *need = need_of(p);
+    const uint64_t room = room_of(p), least = need(&t, c, g), all = w->dense + w->experts + least;
     const uint64_t extra = room > all ? room - all : room / 16;
     for (t.max_batch_rows = PLAN_MOST_ROWS; t.max_batch_rows > PLAN_FEWEST_ROWS; t.max_batch_rows /= 2)
-        if (must_lie_there(&t, c, g) - least <= extra) break;
+        if (need(&t, c, g) - least <= extra) break;
     return min_int(t.max_batch_rows, max_int(o->max_tokens, engine_sessions(o)));
 }
 
@@ -69,17 +85,22 @@ ds4_status plan_device(ds4_plan *p, ds4_engine_options *o, const model_config *c
     p->scratch_bytes = plan_scratch(o, c);
     p->kv_bytes = kv_bytes(c, &k);
 
-    const uint64_t room = room_of(p), fixed = w.dense + must_lie_there(o, c, g);
-    const uint64_t left = room > fixed ? room - fixed : 0;
-    p->device_expert_bytes = d.unified ? w.experts : min_u64(w.experts, left);
+    plan_need *need = need_of(p);
+    const uint64_t room = room_of(p), fixed = w.dense + need(o, c, g);
+    p->device_expert_bytes = d.unified ? w.experts : min_u64(w.experts, less(room, fixed));
     p->host_expert_bytes = w.experts - p->device_expert_bytes;
     p->device_bytes = fixed + p->device_expert_bytes;
     const double elsewhere = w.experts ? (double)p->host_expert_bytes / (double)w.experts : 0;
     p->bus_token_bytes = (uint64_t)((double)experts_measure(c, g).token_bytes * elsewhere);
     p->total_bytes = p->host_expert_bytes + p->table_bytes + plan_session_records(o, c);
 
-    const uint64_t weights = w.dense + (p->host_expert_bytes ? 0 : w.experts);
-    p->max_tokens_that_fit = plan_tokens_that_fit(o, c, g, must_lie_there, room > weights ? room - weights : 0);
+    /* Where experts are in both memories a longer context moves some more of them to the host's. */
+    const uint64_t all = w.dense + w.experts, limit = host_limit(p, o);
+    p->max_tokens_that_fit = plan_tokens_that_fit(o, c, g, need, less(room, p->host_expert_bytes ? w.dense : all));
+    if (p->host_expert_bytes && limit)
+        p->max_tokens_that_fit = min_int(p->max_tokens_that_fit,
+                                         plan_tokens_that_fit(o, c, g, must_lie_anywhere,
+                                                              less(room + limit, all)));
     return DS4_OK;
 }
 
@@ -95,7 +116,7 @@ static void tell_of_others(const ds4_plan *p, char *out, size_t n)
 ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4_error *err)
 {
     const uint64_t room = room_of(p), experts = p->device_expert_bytes, fixed = p->device_bytes - experts;
-    const uint64_t limit = o->memory_limit ? o->memory_limit : p->available_bytes;
+    const uint64_t limit = host_limit(p, o);
     char others[96];
     tell_of_others(p, others, sizeof others);
     if (p->device_bytes > room && p->max_tokens_that_fit > 0)
@@ -110,11 +131,13 @@ ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4
         return ds4_fail(err, DS4_EMEMORY, "%s has %.2f GiB that can be had, and %.2f GiB must lie there even with all "
                         "routed experts in host memory%s; a smaller model or --backend cpu works", p->device,
                         gib(room), gib(fixed), others);
-    if (p->host_expert_bytes && limit && p->total_bytes > limit)
-        return ds4_fail(err, DS4_EMEMORY, "%.2f GiB of routed experts do not fit on %s and would stay in host memory, "
-                        "where %.2f GiB can be had%s; a smaller --ctx leaves them more room, --backend cpu reads them "
-                        "from the file", gib(p->host_expert_bytes), p->device, gib(limit), others);
-    return DS4_OK;
+    if (!p->host_expert_bytes || !limit || p->total_bytes <= limit) return DS4_OK;
+    char remedy[64] = "";
+    if (p->max_tokens_that_fit > 0)
+        snprintf(remedy, sizeof remedy, "a context of %d tokens leaves them room, ", p->max_tokens_that_fit);
+    return ds4_fail(err, DS4_EMEMORY, "%.2f GiB of routed experts do not fit on %s and would stay in host memory, where "
+                    "%.2f GiB can be had%s; %s--backend cpu reads them from the file", gib(p->host_expert_bytes), p->device,
+                    gib(limit), others, remedy);
 }
 
 void plan_device_warn(const ds4_plan *p, const log_sink *log)

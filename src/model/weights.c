@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/residency.h"
 #include "base/status.h"
 #include "model/weights_copy.h"
 
@@ -30,6 +31,7 @@ typedef struct {
     uint64_t            expanded_bytes;     /* of the buffer: first pass counts, second fills */
     uint64_t            adopt_bytes, adopted_bytes;     /* in all; taken over so far */
     int                 n_adopt;
+    bool                drop;               /* the file and the device share a memory too small for both */
     bool                counting;
     ds4_error          *err;
     ds4_status          st;                 /* first failure; later finds do nothing */
@@ -127,6 +129,7 @@ static view adopted_view(loader *ld, const gguf_tensor *t, tensor_use use, int64
     const weights_options *o = ld->o;
     ld->st = b->adopt(b, &v, use_of(use), rows_each, ld->err);
     if (ld->st) return v;
+    if (ld->drop) residency_drop(t->data, t->bytes, gguf_descriptor(ld->g, t->shard), t->offset);
     w->adopted[w->n_adopted++] = v.buf;
     ld->adopted_bytes += t->bytes;
     if (o->progress && !o->progress(o->progress_ctx, "uploading", ld->adopted_bytes, ld->adopt_bytes))
@@ -348,6 +351,14 @@ static ds4_status room_for_adopted(loader *ld)
     return ld->w->adopted ? DS4_OK : ds4_fail(ld->err, DS4_EMEMORY, "no memory for %d weight records", ld->n_adopt);
 }
 
+/* A device that shares the host's memory has a copy beside the pages of the file. */
+static bool too_small_for_both(const loader *ld)
+{
+    backend *b = ld->w->backend;
+    backend_device d;
+    return b->device_now && b->device_now(b, &d, NULL) == DS4_OK && d.unified && d.available / 2 < ld->adopt_bytes;
+}
+
 /* The first look at all tensors finds out how much room they want, the second makes views of it. */
 static ds4_status find_twice(loader *ld)
 {
@@ -360,6 +371,7 @@ static ds4_status find_twice(loader *ld)
     if (!ld->st && ld->expanded_bytes > 0) ld->st = b->buf_alloc(b, ld->expanded_bytes, &ld->w->expanded, ld->err);
     if (ld->st || (!ld->w->dense && !ld->w->expanded && !ld->w->adopted)) return ld->st;
     ld->counting = false;
+    ld->drop = too_small_for_both(ld);
     find_all(ld);
     return ld->st;
 }

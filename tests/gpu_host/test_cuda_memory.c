@@ -6,20 +6,20 @@
 static const backend_limits limits = { .max_rows = 4, .max_cols = 256, .max_pairs = 8, .max_expert_width = 256,
                                        .n_experts = 4, .max_head_width = 64, .index_top_k = 8 };
 
-static backend *open_with(uint64_t total_bytes)
+static backend *open_with(uint64_t total_bytes, bool unified)
 {
     gpu_device *d;
     backend *b;
     ds4_error err;
     const backend_options o = { .name = "cuda", .n_threads = 1, .limits = limits };
-    EXPECT_OK(fake_device_open(&d, &(fake_options){ .total_bytes = total_bytes }, &err), err);
+    EXPECT_OK(fake_device_open(&d, &(fake_options){ .total_bytes = total_bytes, .unified = unified }, &err), err);
     EXPECT_OK(cuda_open_on(&b, d, &o, &err), err);
     return b;
 }
 
 TEST(the_device_tells_its_name_and_what_is_taken)
 {
-    backend *b = open_with((uint64_t)256 << 20);
+    backend *b = open_with((uint64_t)256 << 20, false);
     backend_device before, after;
     ds4_error err;
     buf *m;
@@ -33,9 +33,24 @@ TEST(the_device_tells_its_name_and_what_is_taken)
     b->close(b);
 }
 
+/* The driver calls pages of files taken, which the system gives back: 64 MiB of them are there on any machine. */
+TEST(a_device_in_the_memory_of_the_host_has_what_the_system_can_give)
+{
+    backend *b = open_with((uint64_t)64 << 20, true);
+    backend_device now;
+    ds4_error err;
+    buf *m;
+    EXPECT_OK(b->buf_alloc(b, 16 << 20, &m, &err), err);
+    EXPECT_OK(b->device_now(b, &now, &err), err);
+    EXPECT(now.unified);
+    EXPECT_INT(now.available, (uint64_t)64 << 20);
+    b->buf_free(b, m);
+    b->close(b);
+}
+
 TEST(memory_is_read_and_given_back)
 {
-    backend *b = open_with((uint64_t)256 << 20);
+    backend *b = open_with((uint64_t)256 << 20, false);
     backend_device before, after;
     ds4_error err;
     double gbs[3] = { 0 };
@@ -78,7 +93,7 @@ TEST(every_piece_is_read_and_no_other)
 
 TEST(too_little_room_is_said_instead_of_a_cache_being_measured)
 {
-    backend *b = open_with((uint64_t)24 << 20);
+    backend *b = open_with((uint64_t)24 << 20, false);
     ds4_error err;
     double gbs[1];
     EXPECT_INT(b->read_speed(b, (uint64_t)1 << 30, gbs, 1, &err), DS4_EMEMORY);
@@ -88,7 +103,7 @@ TEST(too_little_room_is_said_instead_of_a_cache_being_measured)
 
 TEST(wrappers_pass_it_on)
 {
-    backend *b = open_with((uint64_t)256 << 20), *timed;
+    backend *b = open_with((uint64_t)256 << 20, false), *timed;
     backend_device now;
     ds4_error err;
     double gbs[1];

@@ -105,6 +105,9 @@ CHECK
 # ---- what a program says of itself ------------------------------------------------------------
 
 ok "kernels are named" sh -c "'$mock/bin/ds4' --version | grep -q 'cpu, cuda (kernels for 90a)'"
+ok "the plan of a card" sh -c "'$mock/bin/ds4' --inspect -m '$model' | grep -q 'on Mock H200, 128.0 MiB available' &&
+    '$mock/bin/ds4' -m '$model' -c 64 -p a -n 1 2>&1 |
+        grep -q 'memory of Mock H200: weights .*, KV .* for 64 tokens, work space .* available; contexts up to [0-9]* tokens fit'"
 ok "and none where there are none" not sh -c "'$DS4_BIN/ds4' --version | grep -q cuda"
 
 # ---- a token taken apart ---------------------------------------------------------------------

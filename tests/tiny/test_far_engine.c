@@ -346,7 +346,48 @@ TEST(experts_that_do_not_fit_stay_in_host_memory_and_that_is_told)
     o.memory_limit = half.host_expert_bytes / 2;
     ds4_engine *e;
     EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EMEMORY);
-    EXPECT(strstr(err.message, "host memory") != NULL);
+    EXPECT(strstr(err.message, "host memory") && !strstr(err.message, "a context of"));
+    EXPECT_INT(plan(&o).max_tokens_that_fit, 0);
+
+    o.max_tokens = 3000;                            /* a shorter context would leave the experts room */
+    o.memory_limit = 0;
+    far.available = far.total = far_card_for(whole.device_bytes);
+    const ds4_plan longer = plan(&o);
+    EXPECT(longer.host_expert_bytes > 0);
+    o.memory_limit = longer.total_bytes - longer.host_expert_bytes / 2;
+    const ds4_plan refused = plan(&o);
+    EXPECT_INT(refused.no_room.status, DS4_EMEMORY);
+    EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EMEMORY);
+    EXPECT_TEXT(err.message, refused.no_room.message);
+    EXPECT(strstr(err.message, "leaves them room") && refused.max_tokens_that_fit > CONTEXT);
+    o.max_tokens = refused.max_tokens_that_fit;
+    EXPECT_INT(plan(&o).no_room.status, DS4_OK);
+    o.max_tokens++;
+    EXPECT_INT(plan(&o).no_room.status, DS4_EMEMORY);
+}
+
+/* One memory for both: what the host keeps counts, no expert is elsewhere, and the file's pages make room. */
+TEST(a_device_in_the_memory_of_the_host_has_room_for_all_or_none)
+{
+    far_reset();
+    ds4_engine_options o = options("cuda");
+    const ds4_plan apart = plan(&o);
+    far.unified = true;
+    const ds4_plan shared = plan(&o);
+    EXPECT(shared.device_unified && shared.host_expert_bytes == 0);
+    EXPECT_INT(shared.device_bytes, apart.device_bytes + apart.total_bytes);
+    far.available = far.total = far_card_for(shared.device_bytes);
+    EXPECT_INT(plan(&o).no_room.status, DS4_OK);
+    ds4_engine *e = engine(&o);
+    ds4_session *s = NULL;
+    ds4_error err;
+    const ds4_token one = 5;
+    EXPECT_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
+    EXPECT_OK(ds4_session_feed(s, &one, 1, NULL, NULL, &err), err);
+    ds4_session_close(s);
+    ds4_engine_close(e);
+    far.available = far.total = far.available - 4096;
+    EXPECT_INT(plan(&o).no_room.status, DS4_EMEMORY);
 }
 
 TEST(a_card_that_is_too_small_or_taken_by_others_is_a_sentence_with_figures)

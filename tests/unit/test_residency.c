@@ -133,3 +133,31 @@ TEST(one_node_can_be_spread_over)
     if (nodes == 0) test_skip("this system does not tell its memory nodes");
     else if (numa_interleave(nodes, &err)) test_skip("%s", err.message);
 }
+
+#ifdef __linux__
+#include <sys/vfs.h>
+
+/* The page that others' bytes share stays; what went comes back from the file. */
+TEST(what_is_dropped_leaves_memory_and_comes_back)
+{
+    file_map m;
+    ds4_error err;
+    struct statfs on;
+    const char *path = make_file("dropped");
+    REQUIRE_OK(file_map_open(&m, path, &err), err);
+    const int fd = open(path, O_RDONLY);
+    REQUIRE(fd >= 0 && fsync(fd) == 0 && fstatfs(fd, &on) == 0);
+    REQUIRE_OK(residency_bring_in(m.data, m.size, path, 0, &err), err);
+    residency_drop(m.data + 10, 4000, fd, 10);          /* no whole page */
+    residency_drop(m.data + 1000, m.size - 1000, fd, 1000);
+    unsigned char in[(BYTES + 4095) / 4096];
+    REQUIRE(mincore((void *)(uintptr_t)m.data, BYTES, in) == 0);
+    size_t gone = 0;
+    for (size_t i = 0; i < sizeof in; i++) gone += !(in[i] & 1);
+    EXPECT(in[0] & 1);
+    EXPECT(gone > 0 || on.f_type == 0x01021994);        /* a file system in memory has nowhere to drop it to */
+    EXPECT(is_whole(m.data));
+    close(fd);
+    file_map_close(&m);
+}
+#endif

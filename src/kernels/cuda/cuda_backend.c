@@ -302,6 +302,7 @@ ds4_status backend_cuda_probe(backend_device *out, const backend_options *o, ds4
     const ds4_status st = gpu_driver_probe(&info, o->device, &out->available, err);
     if (st) return st;
     snprintf(out->name, sizeof out->name, "%s", info.name);
+    out->available = cuda_available(&info, out->available);
     out->total = info.total_bytes;
     out->unified = info.unified;
     return DS4_OK;

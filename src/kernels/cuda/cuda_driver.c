@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/status.h"
 
 /* ---- cards -------------------------------------------------------------------------------- */
@@ -138,8 +139,11 @@ static ds4_status alloc_pinned(driver_device *d, uint64_t bytes, gpu_ptr *out, v
     driver_pinned *p = malloc(sizeof *p);
     void *at = NULL;
     if (!p) return ds4_fail(err, DS4_EMEMORY, "cuda: no memory to keep account of pinned memory");
-    ds4_status st = driver_result(d, d->api.cuMemHostAlloc(&at, bytes, CU_HOST_PORTABLE | CU_HOST_MAPPED), err,
-                                  "pinning %.1f MiB of the host's memory", mib(bytes));
+    const cu_result r = d->api.cuMemHostAlloc(&at, bytes, CU_HOST_PORTABLE | CU_HOST_MAPPED);
+    ds4_status st = driver_result(d, r, err, "pinning %.1f MiB of the host's memory", mib(bytes));
+    if (r == CU_OUT_OF_MEMORY)
+        ds4_fail(err, st, "cuda: %.1f MiB of the host's memory could not be pinned, %.1f MiB of it can be had; a shorter "
+                 "context or fewer sessions need less, --backend cpu none", mib(bytes), mib(memory_available()));
     if (!st)
         st = driver_result(d, d->api.cuMemHostGetDevicePointer_v2(out, at, 0), err,
                            "mapping %.1f MiB of the host's memory", mib(bytes));

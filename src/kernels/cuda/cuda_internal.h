@@ -146,6 +146,9 @@ ds4_status cuda_copy(backend *b, view to, view from, ds4_error *err);
 
 ds4_status cuda_adopt(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
 ds4_status cuda_device_now(backend *b, backend_device *out, ds4_error *err);
+/* What can be had where the driver calls `available` bytes free: where memory is the host's, pages of files count
+ * too, which the driver leaves out and the system gives back. */
+uint64_t   cuda_available(const gpu_info *info, uint64_t available);
 ds4_status cuda_read_speed(backend *b, uint64_t bytes, double *gbs, int n, ds4_error *err);
 ds4_status cuda_residency_open(cuda_backend *b, ds4_error *err);
 void       cuda_residency_close(cuda_backend *b);

@@ -3,19 +3,29 @@
 
 #include <stdio.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/status.h"
 
 /* What is read is many times what the card keeps in its cache, and little of what is free: other processes may
  * want some too. */
 enum { TIMES_CACHE = 4, SHARE_OF_FREE = 8, PASSES = 4 };
 
+uint64_t cuda_available(const gpu_info *info, uint64_t available)
+{
+    const uint64_t system = info->unified ? min_u64(memory_available(), info->total_bytes) : 0;
+    return system > available ? system : available;
+}
+
 ds4_status cuda_device_now(backend *base, backend_device *out, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
     *out = (backend_device){ .unified = b->device->info.unified };
     snprintf(out->name, sizeof out->name, "%s", b->device->info.name);
-    return b->device->memory(b->device, &out->available, &out->total, err);
+    const ds4_status st = b->device->memory(b->device, &out->available, &out->total, err);
+    out->available = cuda_available(&b->device->info, out->available);
+    return st;
 }
 
 /* Several passes between two waits, so that the waits do not count. */

@@ -135,15 +135,15 @@ static ds4_status send_part(cuda_backend *b, const parts *p, expert_place to, co
     return DS4_OK;
 }
 
-/* What the sentence of a card that is full says besides. */
-static ds4_status no_room(cuda_backend *b, uint64_t bytes, const ds4_error *why, ds4_error *err)
+static ds4_status no_room(cuda_backend *b, uint64_t bytes, ds4_error *err)
 {
     uint64_t available = 0, total = 0;
     b->device->memory(b->device, &available, &total, NULL);
     return ds4_fail(err, DS4_EMEMORY,
                     "%s: no room for the next weight: %.2f GiB of weights are on the card, %.2f GiB more are wanted, "
-                    "%.2f of %.2f GiB are free (%s); a shorter context, fewer sessions, or experts in host memory make room",
-                    b->base.name, gib(b->residency->staging.bytes), gib(bytes), gib(available), gib(total), why->message);
+                    "%.2f of %.2f GiB are free; a shorter context, fewer sessions or the end of other programs on the card "
+                    "(nvidia-smi lists them) make room",
+                    b->base.name, gib(b->residency->staging.bytes), gib(bytes), gib(available), gib(total));
 }
 
 /* All parts in one allocation of the weight's own. */
@@ -153,7 +153,7 @@ static ds4_status send_whole(cuda_backend *b, cuda_buf *m, const parts *p, const
     const uint64_t bytes = p->each * (uint64_t)p->n;
     ds4_error why;
     ds4_status st = b->device->alloc(b->device, GPU_LOCAL, bytes ? bytes : 1, &m->at, NULL, &why);
-    if (st) return st == DS4_EMEMORY ? no_room(b, bytes, &why, err) : ds4_fail(err, st, "%s", why.message);
+    if (st) return st == DS4_EMEMORY ? no_room(b, bytes, err) : ds4_fail(err, st, "%s", why.message);
     for (int64_t i = 0; i < p->n && !st; i++) {
         table[i] = m->at + (uint64_t)i * p->each;
         st = send_part(b, p, (expert_place){ table[i], NULL }, from + (uint64_t)i * p->file_each, err);
