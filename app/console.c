@@ -198,6 +198,15 @@ void console_progress_end(console *c)
     if (running) pthread_join(c->thread, NULL);
 }
 
+void console_progress_phase(console *c, const char *phase, uint64_t done, uint64_t total)
+{
+    if (strcmp(c->progress.phase, phase) != 0 || !c->progress.running) {
+        console_progress_end(c);
+        console_progress_begin(c, phase, PROGRESS_BYTES, total);
+    }
+    console_progress(c, done, total);
+}
+
 /* ---- messages ------------------------------------------------------------ */
 
 static void say(console *c, const char *name, terminal_style style, const char *fmt, va_list args)

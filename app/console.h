@@ -53,6 +53,8 @@ void console_print(console *c, const char *fmt, ...)   __attribute__((format(pri
 void console_progress_begin(console *c, const char *phase, progress_unit unit, uint64_t total);
 void console_progress(console *c, uint64_t done, uint64_t total);
 void console_progress_end(console *c);
+/* Bytes of phases that come one after the other, as the engine tells them: begins each by itself. */
+void console_progress_phase(console *c, const char *phase, uint64_t done, uint64_t total);
 
 /* Long steps move the line in parts: a step of `stride` has so many, and each call of
  * the second tells of one. console_progress begins the next step. */

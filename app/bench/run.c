@@ -87,12 +87,7 @@ static ds4_status read_text(bench_run *r, int needed, ds4_error *err)
 
 static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t total)
 {
-    console *c = ctx;
-    if (strcmp(c->progress.phase, phase) != 0 || !c->progress.running) {
-        console_progress_end(c);
-        console_progress_begin(c, phase, PROGRESS_BYTES, total);
-    }
-    console_progress(c, done, total);
+    console_progress_phase(ctx, phase, done, total);
     return !signals_interrupted();
 }
 

@@ -31,15 +31,9 @@ exit_code model_find(model_path *p, const model_flags *f, console *c)
 
 /* ---- callbacks of the engine ------------------------------------------------ */
 
-/* The engine tells phases one after the other; each is a progress line. */
 static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t total)
 {
-    console *c = ctx;
-    if (strcmp(c->progress.phase, phase) != 0 || !c->progress.running) {
-        console_progress_end(c);
-        console_progress_begin(c, phase, PROGRESS_BYTES, total);
-    }
-    console_progress(c, done, total);
+    console_progress_phase(ctx, phase, done, total);
     return !signals_interrupted();
 }
 

@@ -174,11 +174,7 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
 {
     process *p = ctx;
     console *c = p->console;
-    if (strcmp(c->progress.phase, phase) != 0 || !c->progress.running) {
-        console_progress_end(c);
-        console_progress_begin(c, phase, PROGRESS_BYTES, total);
-    }
-    console_progress(c, done, total);
+    console_progress_phase(c, phase, done, total);
     if (done == total) console_progress_end(c);
     if (total) serve_loading(p->server, (double)done / (double)total);
     return !atomic_load(&p->stop);

@@ -7,40 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/random.h"
-#include "base/status.h"
-#include "ds4.h"
-#include "fake_device.h"
+#include "fake_driver.h"
+#include "tiny/engines.h"
 #include "tiny/far_memory.h"
-#include "tiny/model.h"
 
 #define CONTEXT 64
-
-/* ---- the driver, which stands before the library's ------------------------------------------ */
-
-static fake_options card;       /* as it is opened next */
-static int opened;
-
-ds4_status gpu_driver_open(gpu_device **out, int index, ds4_error *err)
-{
-    *out = NULL;
-    if (index > 0) return ds4_fail(err, DS4_ENOTFOUND, "there is no card %d", index);
-    opened++;
-    return fake_device_open(out, &card, err);
-}
-
-ds4_status gpu_driver_probe(gpu_info *out, int index, uint64_t *available, ds4_error *err)
-{
-    gpu_device *d;
-    uint64_t total;
-    ds4_status st = gpu_driver_open(&d, index, err);
-    if (st) return st;
-    opened--;
-    *out = d->info;
-    if (available) st = d->memory(d, available, &total, err);
-    d->close(d);
-    return st;
-}
 
 /* ---- an engine ------------------------------------------------------------------------------- */
 
@@ -59,21 +30,10 @@ static ds4_engine_options options(const char *name)
 
 static ds4_engine *engine(const char *name)
 {
-    ds4_error err;
-    ds4_engine *e = NULL;
     ds4_engine_options o = options(name);
     /* Codes of activations that round the other way are no mistake, but more than check: allows for a few numbers. */
     o.exact = strcmp(name, "check:cuda") == 0;
-    EXPECT_OK(ds4_engine_open(&e, &o, &err), err);
-    return e;
-}
-
-static ds4_session *session(ds4_engine *e)
-{
-    ds4_session *s = NULL;
-    ds4_error err;
-    EXPECT_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
-    return s;
+    return open_engine(&o);
 }
 
 enum { N_PROMPT = 4, N_TEXT = 2 };
@@ -115,11 +75,11 @@ TEST(the_text_is_that_of_the_cpu)
     card = (fake_options){ .seed = 1 };
     ds4_engine *e = engine("cpu");
     if (!e) return;
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, want), N_TEXT);
     close_both(e, s);
     if (!(e = engine("cuda"))) return;
-    s = session(e);
+    s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     for (int i = 0; i < N_TEXT; i++) EXPECT_INT(got[i], want[i]);
     close_both(e, s);
@@ -133,7 +93,7 @@ static float *logits_behind(const char *name, int *V)
     ds4_shape shape;
     ds4_engine *e = engine(name);
     if (!e) return NULL;
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     for (int i = 0; i < 20; i++) t[i] = 11 * i % 200;
     EXPECT_OK(ds4_session_feed(s, t, 20, NULL, NULL, &err), err);
     ds4_engine_shape(e, &shape);
@@ -171,7 +131,7 @@ TEST(every_op_of_a_run_is_what_its_definition_says)
     card = (fake_options){ .seed = 6 };
     ds4_engine *e = engine("check:cuda");
     if (!e) return;
-    ds4_session *first = session(e), *second = session(e);
+    ds4_session *first = open_session(e, CONTEXT), *second = open_session(e, CONTEXT);
     for (int i = 0; i < 17; i++) t[i] = 7 * i % 200;
     EXPECT_OK(ds4_batch_new(&b, e, &err), err);
     EXPECT_OK(ds4_batch_add(b, first, t, 1, DS4_LOGITS_LAST, &err), err);
@@ -202,7 +162,7 @@ TEST(a_saved_session_goes_on_anywhere)
     ds4_engine_shape(e, &shape);
     const size_t bytes = (size_t)shape.n_vocab * sizeof(float);
     float *want = malloc(2 * bytes), *next = want + shape.n_vocab;
-    ds4_session *s = session(e), *other = session(e);
+    ds4_session *s = open_session(e, CONTEXT), *other = open_session(e, CONTEXT);
     for (int i = 0; i < N; i++) t[i] = 13 * i % 200;
     EXPECT_OK(ds4_session_feed(s, t, N - 2, NULL, NULL, &err), err);
     memcpy(want, ds4_session_logits(s), bytes);
@@ -227,7 +187,7 @@ TEST(a_saved_session_goes_on_anywhere)
     close_both(e, s);
 
     if ((e = engine("cpu"))) {
-        s = session(e);
+        s = open_session(e, CONTEXT);
         EXPECT_INT(lseek(fileno(file), 0, SEEK_SET), 0);
         EXPECT_OK(ds4_session_load(s, fileno(file), &err), err);
         EXPECT_OK(ds4_session_feed(s, t + N - 2, 1, NULL, NULL, &err), err);
@@ -251,7 +211,7 @@ TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
     card = (fake_options){ .seed = 2 };
     ds4_engine *e = engine("cpu");
     if (!e) return;
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, want), N_TEXT);
     close_both(e, s);
 
@@ -259,12 +219,12 @@ TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
     ds4_engine_options o = options("cuda");
     e = NULL;
     for (card.fail_launch = 100; !e && card.fail_launch < 5000; card.fail_launch += 400) {
-        opened = 0;
+        cards_opened = 0;
         const ds4_status st = ds4_engine_open(&e, &o, &err);
         if (st) EXPECT_INT(st, DS4_EDEVICE);
     }
     if (!e) return;
-    s = session(e);
+    s = open_session(e, CONTEXT);
     EXPECT(text_of(e, s, got) < N_TEXT);
     EXPECT(ds4_engine_lost(e));
     EXPECT(ds4_session_logits(s) == NULL || ds4_session_length(s) > 0);
@@ -273,8 +233,8 @@ TEST(a_device_that_fails_in_a_step_ends_with_a_sentence_and_comes_back)
     EXPECT_INT(ds4_engine_reopen(e, &err), DS4_EDEVICE);
     card.fail_launch = 0;
     EXPECT_INT(ds4_engine_reopen(e, &err), DS4_OK);
-    EXPECT_INT(opened, 3);
-    s = session(e);
+    EXPECT_INT(cards_opened, 3);
+    s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     EXPECT(!memcmp(got, want, sizeof want));
     close_both(e, s);
@@ -320,7 +280,7 @@ TEST(a_card_with_room_for_some_experts_gives_the_same_text)
     card = (fake_options){ .seed = 4 };
     ds4_engine *e = engine("cpu");
     if (!e) return;
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, want), N_TEXT);
     close_both(e, s);
 
@@ -330,7 +290,7 @@ TEST(a_card_with_room_for_some_experts_gives_the_same_text)
     EXPECT_OK(ds4_engine_plan(&o, &p, &err), err);
     EXPECT(p.host_expert_bytes > 0 && p.device_expert_bytes > 0);
     if (!(e = engine("cuda"))) return;
-    s = session(e);
+    s = open_session(e, CONTEXT);
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     EXPECT(!memcmp(got, want, sizeof want));
     ds4_metrics m;                      /* told from counters that are a few steps old */

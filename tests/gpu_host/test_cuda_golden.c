@@ -6,35 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/status.h"
 #include "ds4.h"
 #include "factory/convert.h"
-#include "fake_device.h"
+#include "fake_driver.h"
 #include "golden/golden.h"
 
 enum { MAX_IDS = 256, ROWS = 144 };
-
-/* ---- the driver, which stands before the library's ------------------------------------------ */
-
-static fake_options card = { .seed = 9 };
-
-ds4_status gpu_driver_open(gpu_device **out, int index, ds4_error *err)
-{
-    (void)index;
-    return fake_device_open(out, &card, err);
-}
-
-ds4_status gpu_driver_probe(gpu_info *out, int index, uint64_t *available, ds4_error *err)
-{
-    gpu_device *d;
-    uint64_t total;
-    ds4_status st = gpu_driver_open(&d, index, err);
-    if (st) return st;
-    *out = d->info;
-    if (available) st = d->memory(d, available, &total, err);
-    d->close(d);
-    return st;
-}
 
 /* ---- a model and its numbers ----------------------------------------------------------------- */
 
@@ -50,6 +27,7 @@ static bool rig_open(rig *r, const char *name, bool exact)
     ds4_error err;
     ds4_shape shape;
     *r = (rig){ 0 };
+    card = (fake_options){ .seed = 9 };
     snprintf(dir, sizeof dir, "golden/%s", name);
     snprintf(path, sizeof path, "%s", test_scratch("golden.gguf"));
     convert_options c = convert_defaults();

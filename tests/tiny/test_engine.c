@@ -10,8 +10,7 @@
 #include <unistd.h>
 
 #include "base/random.h"
-#include "ds4.h"
-#include "tiny/model.h"
+#include "tiny/engines.h"
 
 #define N_PROMPT 300
 #define CONTEXT  640
@@ -27,43 +26,10 @@ static ds4_engine_options options_for(const char *mix)
     return o;
 }
 
-static ds4_engine *engine_with(const ds4_engine_options *o)
-{
-    ds4_engine *e = NULL;
-    ds4_error err;
-    const ds4_status st = ds4_engine_open(&e, o, &err);
-    if (st) test_fail(__FILE__, __LINE__, "open: %s", err.message);
-    return e;
-}
-
 static ds4_engine *engine(const char *mix)
 {
     const ds4_engine_options o = options_for(mix);
-    return engine_with(&o);
-}
-
-static int vocabulary(const ds4_engine *e)
-{
-    ds4_shape s;
-    ds4_engine_shape(e, &s);
-    return s.n_vocab;
-}
-
-/* Tokens that any vocabulary has, different for each stream. */
-static void prompt(ds4_token *t, int n, int V, uint64_t stream)
-{
-    random_stream r;
-    random_seed(&r, 1000 + stream);
-    for (int i = 0; i < n; i++) t[i] = (ds4_token)random_below(&r, (uint64_t)V);
-}
-
-static ds4_session *session(ds4_engine *e)
-{
-    ds4_session *s = NULL;
-    ds4_error err;
-    const ds4_status st = ds4_session_open(&s, e, CONTEXT, &err);
-    if (st) test_fail(__FILE__, __LINE__, "session: %s", err.message);
-    return s;
+    return open_engine(&o);
 }
 
 static bool feed(ds4_session *s, const ds4_token *t, int n)
@@ -92,7 +58,7 @@ static void expect_same_logits(const ds4_session *s, const float *want, int V, c
 static float *logits_after(ds4_engine *e, const ds4_token *t, int n)
 {
     const int V = vocabulary(e);
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     float *out = malloc((size_t)V * sizeof *out);
     if (feed(s, t, n)) memcpy(out, ds4_session_logits(s), (size_t)V * sizeof *out);
     ds4_session_close(s);
@@ -107,7 +73,7 @@ TEST(logits_are_finite_in_every_mix)
         if (!e) continue;
         const int V = vocabulary(e);
         ds4_token t[N_PROMPT];
-        prompt(t, N_PROMPT, V, 0);
+        random_prompt(t, N_PROMPT, V, 0);
         float *logits = logits_after(e, t, N_PROMPT);
         int bad = 0;
         for (int i = 0; i < V; i++) bad += !isfinite(logits[i]);
@@ -129,8 +95,8 @@ TEST(a_batch_of_8_equals_8_alone)
     ds4_error err;
     REQUIRE_OK(ds4_batch_new(&b, e, &err), err);
     for (int i = 0; i < 8; i++) {
-        prompt(t[i], N_PROMPT, V, (uint64_t)i);
-        s[i] = session(e);
+        random_prompt(t[i], N_PROMPT, V, (uint64_t)i);
+        s[i] = open_session(e, CONTEXT);
         if (!feed(s[i], t[i], lengths[i])) return;
     }
     for (int round = 0; round < 12; round++) {      /* decode together, one of them with a draft's three rows */
@@ -163,15 +129,15 @@ TEST(save_anywhere_load_elsewhere_and_continue_alike)
     for (int f32 = 0; f32 < 2; f32++) {
         ds4_engine_options o = options_for("q8_0");
         o.kv_type = f32 ? DS4_KV_F32 : DS4_KV_PACKED;
-        ds4_engine *a = engine_with(&o), *b = engine_with(&o);
+        ds4_engine *a = open_engine(&o), *b = open_engine(&o);
         if (!a || !b) return;
         const int V = vocabulary(a);
         ds4_token t[N_PROMPT];
-        prompt(t, N_PROMPT, V, 7);
+        random_prompt(t, N_PROMPT, V, 7);
         float *want = logits_after(a, t, N_PROMPT);
         for (size_t i = f32 ? 8 : 0; i < sizeof at / sizeof at[0]; i++) {
             ds4_error err;
-            ds4_session *from = session(a), *to = session(b);
+            ds4_session *from = open_session(a, CONTEXT), *to = open_session(b, CONTEXT);
             if (at[i] > 0) feed(from, t, at[i]);
             const int fd = open(test_scratch("s.kvc"), O_RDWR | O_CREAT | O_TRUNC, 0600);
             EXPECT_OK(ds4_session_save(from, fd, 6, &err), err);
@@ -198,8 +164,8 @@ TEST(a_damaged_checkpoint_is_refused_and_leaves_an_empty_session)
     const int V = vocabulary(e);
     ds4_token t[N_PROMPT];
     ds4_error err;
-    prompt(t, N_PROMPT, V, 3);
-    ds4_session *s = session(e);
+    random_prompt(t, N_PROMPT, V, 3);
+    ds4_session *s = open_session(e, CONTEXT);
     feed(s, t, 150);
     const char *path = test_scratch("damaged.kvc");
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -243,10 +209,10 @@ TEST(rewind_stops_at_a_kept_point_and_continues_alike)
     static const int marks[] = { 4, 30, 127, 128, 200 };
     ds4_token t[N_PROMPT], other[64];
     ds4_error err;
-    prompt(t, N_PROMPT, V, 11);
-    prompt(other, 64, V, 12);
+    random_prompt(t, N_PROMPT, V, 11);
+    random_prompt(other, 64, V, 12);
     float *want = logits_after(e, t, N_PROMPT);
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
         feed(s, t + ds4_session_length(s), marks[i] - ds4_session_length(s));
         EXPECT_OK(ds4_session_mark(s, &err), err);
@@ -258,7 +224,7 @@ TEST(rewind_stops_at_a_kept_point_and_continues_alike)
         if (i == 0) EXPECT_INT(ds4_session_rewind(s, 264), 264);    /* nothing to do */
         EXPECT_INT(ds4_session_rewind(s, wants[i]), gets[i]);
         const int from = ds4_session_length(s);
-        ds4_session *copy = session(e);             /* continue here without losing the points */
+        ds4_session *copy = open_session(e, CONTEXT); /* continue here without losing the points */
         const int fd = open(test_scratch("r.kvc"), O_RDWR | O_CREAT | O_TRUNC, 0600);
         EXPECT_OK(ds4_session_save(s, fd, 6, &err), err);
         lseek(fd, 0, SEEK_SET);
@@ -279,12 +245,12 @@ TEST(old_points_are_given_up_one_by_one)
 {
     ds4_engine_options o = options_for("q8_0");
     o.rewind_points = 4;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_token t[N_PROMPT];
     ds4_error err;
-    prompt(t, N_PROMPT, vocabulary(e), 2);
-    ds4_session *s = session(e);
+    random_prompt(t, N_PROMPT, vocabulary(e), 2);
+    ds4_session *s = open_session(e, CONTEXT);
     for (int i = 0; i < 20; i++) {
         feed(s, t + 10 * i, 10);
         EXPECT_OK(ds4_session_mark(s, &err), err);
@@ -299,12 +265,12 @@ TEST(a_pinned_point_stays_and_points_tell_whether_they_hold_logits)
 {
     ds4_engine_options o = options_for("f32");
     o.rewind_points = 5;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_error err;
     ds4_token t[N_PROMPT];
-    prompt(t, N_PROMPT, vocabulary(e), 3);
-    ds4_session *s = session(e);
+    random_prompt(t, N_PROMPT, vocabulary(e), 3);
+    ds4_session *s = open_session(e, CONTEXT);
     for (int i = 0; i < 20; i++) {
         feed(s, t + 10 * i, 10);
         EXPECT_OK(ds4_session_mark(s, &err), err);
@@ -330,11 +296,11 @@ TEST(shorter_sessions_are_planned_and_all_can_be_full)
     o.other_tokens = 1024;
     REQUIRE_OK(ds4_engine_plan(&o, &shorter, &err), err);
     EXPECT(shorter.kv_bytes < equal.kv_bytes);
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_token t[1024];
     ds4_session *s[3];
-    prompt(t, 1024, vocabulary(e), 5);
+    random_prompt(t, 1024, vocabulary(e), 5);
     for (int i = 0; i < 3; i++) {
         REQUIRE_OK(ds4_session_open(&s[i], e, i ? 1024 : 2048, &err), err);
         for (int n = 0; n < (i ? 1 : 2); n++) feed(s[i], t, 1024);
@@ -348,12 +314,12 @@ TEST(a_side_session_has_room_beside_full_ones)
     ds4_engine_options o = options_for("f32");
     o.max_sessions = 1;
     o.side_tokens = 200;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_error err;
     ds4_token t[CONTEXT];
-    prompt(t, CONTEXT, vocabulary(e), 4);
-    ds4_session *s = session(e), *side = NULL, *third = NULL;
+    random_prompt(t, CONTEXT, vocabulary(e), 4);
+    ds4_session *s = open_session(e, CONTEXT), *side = NULL, *third = NULL;
     EXPECT_OK(ds4_session_open(&side, e, 200, &err), err);
     EXPECT_INT(ds4_session_open(&third, e, 10, &err), DS4_EFULL);
     feed(s, t, CONTEXT);
@@ -373,8 +339,8 @@ TEST(a_failed_step_changes_nothing)
     const int V = vocabulary(e);
     ds4_token t[CONTEXT + 1];
     ds4_error err;
-    prompt(t, CONTEXT + 1, V, 5);
-    ds4_session *s = session(e), *full = session(e);
+    random_prompt(t, CONTEXT + 1, V, 5);
+    ds4_session *s = open_session(e, CONTEXT), *full = open_session(e, CONTEXT);
     ds4_batch *b;
     REQUIRE_OK(ds4_batch_new(&b, e, &err), err);
     feed(s, t, 50);
@@ -389,10 +355,10 @@ TEST(a_failed_step_changes_nothing)
     EXPECT_INT(ds4_batch_add(b, full, t, 1, DS4_LOGITS_LAST, &err), DS4_EFULL);
     EXPECT(strstr(err.message, "context is full") != NULL);
     EXPECT_INT(ds4_engine_step(e, b, &err), DS4_EARG);              /* empty */
-    prompt(t, CONTEXT + 1, V, 5);
+    random_prompt(t, CONTEXT + 1, V, 5);
     EXPECT_OK(ds4_batch_add(b, s, t + 50, 10, DS4_LOGITS_LAST, &err), err);
     EXPECT_INT(ds4_batch_add(b, s, t + 60, 1, DS4_LOGITS_LAST, &err), DS4_EARG);        /* twice */
-    ds4_session *more = session(e);
+    ds4_session *more = open_session(e, CONTEXT);
     EXPECT_INT(ds4_batch_add(b, more, t, 120, DS4_LOGITS_NONE, &err), DS4_EFULL);       /* rows */
     EXPECT_INT(ds4_session_length(s), 50);
     REQUIRE_OK(ds4_engine_step(e, b, &err), err);
@@ -418,13 +384,13 @@ TEST(a_step_stops_between_layers_and_leaves_the_session_alone)
     ds4_engine_options o = options_for("q8_0");
     o.interrupted = after_some_layers;
     o.interrupted_ctx = &left;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_token t[N_PROMPT];
     ds4_error err;
-    prompt(t, N_PROMPT, vocabulary(e), 8);
+    random_prompt(t, N_PROMPT, vocabulary(e), 8);
     float *want = logits_after(e, t, 200);
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     feed(s, t, 70);
     static const int sizes[] = { 1, 5, 100 };
     for (int i = 0; i < 3; i++) {
@@ -443,17 +409,17 @@ TEST(sessions_are_limited_and_given_back)
 {
     ds4_engine_options o = options_for("q8_0");
     o.max_sessions = 2;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_error err;
-    ds4_session *a = session(e), *b = session(e), *c = NULL;
+    ds4_session *a = open_session(e, CONTEXT), *b = open_session(e, CONTEXT), *c = NULL;
     EXPECT_INT(ds4_session_open(&c, e, CONTEXT, &err), DS4_EFULL);
     EXPECT(c == NULL);
     ds4_session_close(a);
     EXPECT_INT(ds4_session_open(&c, e, CONTEXT + 1, &err), DS4_EARG);
     EXPECT_OK(ds4_session_open(&c, e, CONTEXT, &err), err);
     ds4_token t[CONTEXT];
-    prompt(t, CONTEXT, vocabulary(e), 1);
+    random_prompt(t, CONTEXT, vocabulary(e), 1);
     for (int i = 0; i < 3; i++) {                   /* blocks return to the pool */
         feed(b, t, CONTEXT);
         feed(c, t, CONTEXT);
@@ -471,11 +437,11 @@ TEST(check_finds_no_difference_over_a_prompt)
     for (size_t m = 0; m < sizeof mixes / sizeof mixes[0]; m++) {
         ds4_engine_options o = options_for(mixes[m]);
         o.backend = "check:cpu";
-        ds4_engine *e = engine_with(&o);
+        ds4_engine *e = open_engine(&o);
         if (!e) continue;
         ds4_token t[N_PROMPT];
-        prompt(t, N_PROMPT, vocabulary(e), 9);
-        ds4_session *s = session(e);
+        random_prompt(t, N_PROMPT, vocabulary(e), 9);
+        ds4_session *s = open_session(e, CONTEXT);
         feed(s, t, 40);                             /* the definitions are slow; selection begins here */
         for (int i = 40; i < 43; i++) feed(s, t + i, 1);
         ds4_session_close(s);
@@ -507,11 +473,11 @@ static tape record(int threads)
     o.n_threads = threads;
     o.trace = add_line;
     o.trace_ctx = &out;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return out;
     ds4_token t[64];
-    prompt(t, 64, vocabulary(e), 4);
-    ds4_session *s = session(e);
+    random_prompt(t, 64, vocabulary(e), 4);
+    ds4_session *s = open_session(e, CONTEXT);
     feed(s, t, 40);
     feed(s, t + 40, 1);
     ds4_session_close(s);
@@ -556,7 +522,7 @@ TEST(the_plan_is_what_opening_takes)
     ds4_plan plan;
     REQUIRE_OK(ds4_engine_plan(&o, &plan, &err), err);
     const double before = address_space();
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     REQUIRE(e != NULL);
     ds4_session *s = NULL;
     EXPECT_OK(ds4_session_open(&s, e, o.max_tokens, &err), err);
@@ -605,12 +571,12 @@ TEST(bad_options_are_refused_with_a_sentence)
 TEST(exact_mode_stays_close_to_rounded_activations)
 {
     ds4_engine_options o = options_for("q8_0");
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     o.exact = true;
-    ds4_engine *x = engine_with(&o);
+    ds4_engine *x = open_engine(&o);
     if (!e || !x) return;
     ds4_token t[N_PROMPT];
-    prompt(t, N_PROMPT, vocabulary(e), 6);
+    random_prompt(t, N_PROMPT, vocabulary(e), 6);
     float *a = logits_after(e, t, 5), *b = logits_after(x, t, 5);
     double dot = 0, aa = 0, bb = 0;
     for (int i = 0; i < vocabulary(e); i++) {

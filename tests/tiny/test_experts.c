@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/random.h"
-#include "ds4.h"
-#include "tiny/model.h"
+#include "tiny/engines.h"
 
 enum { CONTEXT = 320, N_PROMPT = 200, N_DECODE = 24, N_SESSIONS = 4 };
 
@@ -23,34 +21,11 @@ static ds4_engine_options options_for(const char *mix, uint64_t cache)
     return o;
 }
 
-static ds4_engine *engine_with(const ds4_engine_options *o)
-{
-    ds4_engine *e = NULL;
-    ds4_error err;
-    const ds4_status st = ds4_engine_open(&e, o, &err);
-    if (st) test_fail(__FILE__, __LINE__, "open: %s", err.message);
-    return e;
-}
-
-static int vocabulary(const ds4_engine *e)
-{
-    ds4_shape s;
-    ds4_engine_shape(e, &s);
-    return s.n_vocab;
-}
-
 static ds4_expert_metrics metrics_of(const ds4_engine *e)
 {
     ds4_metrics m;
     ds4_engine_metrics(e, &m);
     return m.experts;
-}
-
-static void tokens_of(ds4_token *t, int n, int V, uint64_t stream)
-{
-    random_stream r;
-    random_seed(&r, 500 + stream);
-    for (int i = 0; i < n; i++) t[i] = (ds4_token)random_below(&r, (uint64_t)V);
 }
 
 /* Bytes of the smallest cache that opens, as the refusal of a smaller one tells. */
@@ -80,7 +55,7 @@ static bool run(ds4_engine *e, float *out)
     ds4_token t[N_SESSIONS][CONTEXT];
     ds4_status st = ds4_batch_new(&b, e, &err);
     for (int i = 0; i < N_SESSIONS && !st; i++) {
-        tokens_of(t[i], CONTEXT, V, (uint64_t)i);
+        random_prompt(t[i], CONTEXT, V, (uint64_t)i);
         st = ds4_session_open(&s[i], e, CONTEXT, &err);
         if (!st) st = ds4_session_feed(s[i], t[i], i == 1 ? 3 : N_PROMPT, NULL, NULL, &err);
         if (!st) memcpy(out + (size_t)i * (size_t)V, ds4_session_logits(s[i]), (size_t)V * sizeof *out);
@@ -101,7 +76,7 @@ static bool run(ds4_engine *e, float *out)
 
 static float *logits_of(const ds4_engine_options *o, ds4_expert_metrics *m)
 {
-    ds4_engine *e = engine_with(o);
+    ds4_engine *e = open_engine(o);
     if (!e) return NULL;
     float *out = calloc((size_t)N_STEPS * (size_t)vocabulary(e), sizeof *out);
     run(e, out);
@@ -112,7 +87,7 @@ static float *logits_of(const ds4_engine_options *o, ds4_expert_metrics *m)
 
 static int vocabulary_of(const ds4_engine_options *o)
 {
-    ds4_engine *e = engine_with(o);
+    ds4_engine *e = open_engine(o);
     const int V = e ? vocabulary(e) : 0;
     ds4_engine_close(e);
     return V;
@@ -156,7 +131,7 @@ TEST(a_cache_of_everything_reads_everything_once)
 {
     ds4_engine_options o = options_for("q8_0", 1ull << 40);
     o.memory_limit = 1ull << 41;
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     float *out = calloc((size_t)N_STEPS * (size_t)vocabulary(e), sizeof *out);
     if (run(e, out)) {
@@ -175,12 +150,12 @@ TEST(a_cache_of_everything_reads_everything_once)
 TEST(what_is_used_often_stays)
 {
     ds4_engine_options o = options_for("q8_0", smallest_cache("q8_0") * 11);
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_session *s;
     ds4_error err;
     ds4_token t[CONTEXT];
-    tokens_of(t, N_PROMPT, vocabulary(e), 9);
+    random_prompt(t, N_PROMPT, vocabulary(e), 9);
     REQUIRE_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
     for (int i = 0; i < 40; i++) {                  /* one token again and again: few experts */
         REQUIRE_OK(ds4_session_feed(s, t, 1, NULL, NULL, &err), err);
@@ -194,13 +169,13 @@ TEST(what_is_used_often_stays)
 
     ds4_session *prompt;                            /* all experts pass by and leave these alone */
     REQUIRE_OK(ds4_session_open(&prompt, e, CONTEXT, &err), err);
-    tokens_of(t, N_PROMPT, vocabulary(e), 10);
+    random_prompt(t, N_PROMPT, vocabulary(e), 10);
     EXPECT_OK(ds4_session_feed(prompt, t, N_PROMPT, NULL, NULL, &err), err);
     ds4_session_close(prompt);
     ds4_session_reset(s);
     const ds4_expert_metrics passed = metrics_of(e);
     EXPECT(passed.misses - after.misses > passed.slots);
-    tokens_of(t, 1, vocabulary(e), 9);
+    random_prompt(t, 1, vocabulary(e), 9);
     for (int i = 0; i < 8; i++) REQUIRE_OK(ds4_session_feed(s, t, 1, NULL, NULL, &err), err);
     const ds4_expert_metrics again = metrics_of(e);
     EXPECT(again.hits - passed.hits > 4 * (again.misses - passed.misses));
@@ -212,12 +187,12 @@ TEST(every_op_agrees_with_its_definition_when_experts_are_read)
 {
     ds4_engine_options o = options_for("q2", smallest_cache("q2"));
     o.backend = "check:cpu";
-    ds4_engine *e = engine_with(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_session *s;
     ds4_error err;
     ds4_token t[12];
-    tokens_of(t, 12, vocabulary(e), 3);
+    random_prompt(t, 12, vocabulary(e), 3);
     REQUIRE_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
     EXPECT_OK(ds4_session_feed(s, t, 11, NULL, NULL, &err), err);
     EXPECT_OK(ds4_session_feed(s, t + 11, 1, NULL, NULL, &err), err);

@@ -6,10 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/random.h"
-#include "ds4.h"
+#include "tiny/engines.h"
 #include "tiny/far_memory.h"
-#include "tiny/model.h"
 
 #define CONTEXT  256
 #define N_PROMPT 40
@@ -36,36 +34,8 @@ static ds4_engine_options options(const char *name)
     return o;
 }
 
-static ds4_engine *engine(const ds4_engine_options *o)
-{
-    ds4_engine *e = NULL;
-    ds4_error err;
-    EXPECT_OK(ds4_engine_open(&e, o, &err), err);
-    return e;
-}
-
-static ds4_session *session(ds4_engine *e)
-{
-    ds4_session *s = NULL;
-    ds4_error err;
-    EXPECT_OK(ds4_session_open(&s, e, CONTEXT, &err), err);
-    return s;
-}
-
-static int vocabulary(const ds4_engine *e)
-{
-    ds4_shape s;
-    ds4_engine_shape(e, &s);
-    far.n_vocab = s.n_vocab;
-    return s.n_vocab;
-}
-
-static void prompt(ds4_token *t, int n, int V, uint64_t stream)
-{
-    random_stream r;
-    random_seed(&r, stream);
-    for (int i = 0; i < n; i++) t[i] = (ds4_token)random_below(&r, (uint64_t)V);
-}
+/* Told to the memory too, which counts rows of logits. */
+static int vocabulary_told(const ds4_engine *e) { return far.n_vocab = vocabulary(e); }
 
 static void feed(ds4_session *s, const ds4_token *t, int n)
 {
@@ -89,16 +59,16 @@ static void write_text(const char *name, float temperature, ds4_token out[2][20]
 {
     ds4_error err;
     const ds4_engine_options o = options(name);
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
-    const int V = vocabulary(e);
-    ds4_session *s[2] = { session(e), session(e) };
+    const int V = vocabulary_told(e);
+    ds4_session *s[2] = { open_session(e, CONTEXT), open_session(e, CONTEXT) };
     ds4_sampler *p[2] = { sampler(V, temperature), sampler(V, temperature) };
     ds4_batch *b = NULL;
     ds4_token t[N_PROMPT];
     EXPECT_OK(ds4_batch_new(&b, e, &err), err);
     for (int i = 0; i < 2; i++) {
-        prompt(t, N_PROMPT, V, (uint64_t)i);
+        random_prompt(t, N_PROMPT, V, (uint64_t)i);
         feed(s[i], t, N_PROMPT);
     }
     for (int k = 0; k < 20; k++) {
@@ -135,13 +105,13 @@ TEST(logits_that_nobody_asked_for_are_there_when_somebody_does)
     far_reset();
     ds4_error err;
     const ds4_engine_options o = options("cuda");
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
-    const int V = vocabulary(e);
-    ds4_session *a = session(e), *b = session(e), *twin = session(e);
+    const int V = vocabulary_told(e);
+    ds4_session *a = open_session(e, CONTEXT), *b = open_session(e, CONTEXT), *twin = open_session(e, CONTEXT);
     ds4_token t[N_PROMPT];
     float *want = malloc((size_t)V * sizeof *want);
-    prompt(t, N_PROMPT, V, 9);
+    random_prompt(t, N_PROMPT, V, 9);
     feed(twin, t, N_PROMPT);
     const float *first = ds4_session_logits(twin);
     EXPECT(first && far.rows_brought == 1);
@@ -180,13 +150,13 @@ TEST(rows_of_a_batch_come_one_by_one_until_the_next_step)
     far_reset();
     ds4_error err;
     const ds4_engine_options o = options("cuda");
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
-    const int V = vocabulary(e);
-    ds4_session *s = session(e), *other = session(e);
+    const int V = vocabulary_told(e);
+    ds4_session *s = open_session(e, CONTEXT), *other = open_session(e, CONTEXT);
     ds4_batch *b = NULL;
     ds4_token t[80];
-    prompt(t, 80, V, 3);
+    random_prompt(t, 80, V, 3);
     EXPECT_OK(ds4_batch_new(&b, e, &err), err);
     EXPECT_OK(ds4_batch_add(b, s, t, 10, DS4_LOGITS_ALL, &err), err);
     EXPECT_OK(ds4_engine_step(e, b, &err), err);
@@ -211,18 +181,18 @@ TEST(a_lost_device_fails_the_step_and_leaves_every_session_where_it_stood)
     far_reset();
     ds4_error err;
     const ds4_engine_options o = options("cuda");
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     ds4_token t[N_PROMPT], chosen;
-    prompt(t, N_PROMPT, vocabulary(e), 1);
+    random_prompt(t, N_PROMPT, vocabulary_told(e), 1);
     feed(s, t, N_PROMPT);
     far.fail_step = 1;
     EXPECT_INT(ds4_session_feed(s, t, 5, NULL, NULL, &err), DS4_EDEVICE);
     EXPECT(strstr(err.message, "stopped answering") != NULL);
     EXPECT_INT(ds4_session_length(s), N_PROMPT);
     EXPECT(ds4_session_logits(s) == NULL);
-    ds4_sampler *p = sampler(vocabulary(e), 1);
+    ds4_sampler *p = sampler(vocabulary_told(e), 1);
     EXPECT(ds4_session_sample(s, p, false, &chosen, &err) != DS4_OK && chosen == -1);
     ds4_sampler_free(p);
     ds4_session_close(s);
@@ -234,9 +204,9 @@ static void continue_text(ds4_engine *e, ds4_token out[8])
 {
     ds4_error err;
     ds4_token t[N_PROMPT];
-    ds4_session *s = session(e);
-    ds4_sampler *p = sampler(vocabulary(e), 0);
-    prompt(t, N_PROMPT, vocabulary(e), 2);
+    ds4_session *s = open_session(e, CONTEXT);
+    ds4_sampler *p = sampler(vocabulary_told(e), 0);
+    random_prompt(t, N_PROMPT, vocabulary_told(e), 2);
     feed(s, t, N_PROMPT);
     for (int i = 0; i < 8; i++) {
         EXPECT_OK(ds4_session_sample(s, p, false, &out[i], &err), err);
@@ -251,13 +221,13 @@ TEST(an_engine_that_lost_its_device_is_opened_again_and_computes_the_same)
     far_reset();
     ds4_error err;
     const ds4_engine_options o = options("cuda");
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     if (!e) return;
     ds4_token before[8] = { 0 }, after[8] = { 1 }, t = 1;
     continue_text(e, before);
     const int adopted = far.adopted;
 
-    ds4_session *s = session(e);
+    ds4_session *s = open_session(e, CONTEXT);
     far.fail_step = 1;
     far.fail_opens = 1;
     EXPECT(!ds4_engine_lost(e));
@@ -297,13 +267,13 @@ TEST(auto_is_the_device_when_there_is_one)
         { DS4_EUNSUPPORTED, 3 }, { DS4_ENOTFOUND, 2 }, { DS4_EDEVICE, 1 } };
     far_reset();
     ds4_engine_options o = options("auto");
-    ds4_engine_close(engine(&o));
+    ds4_engine_close(open_engine(&o));
     EXPECT_INT(far.opened, 1);
     for (size_t i = 0; i < sizeof without / sizeof *without; i++) {
         far_reset();
         o = options("auto");
         far.no_device = without[i].no_device;
-        ds4_engine *e = engine(&o);
+        ds4_engine *e = open_engine(&o);
         ds4_shape shape;
         ds4_engine_shape(e, &shape);
         EXPECT(!strncmp(shape.backend, "cpu", 3));
@@ -338,7 +308,7 @@ TEST(experts_that_do_not_fit_stay_in_host_memory_and_that_is_told)
     const ds4_plan half = plan(&o);
     EXPECT(half.host_expert_bytes > 0 && half.device_expert_bytes > 0 && half.bus_token_bytes > 0);
     EXPECT(half.device_bytes <= far.available && half.total_bytes > half.host_expert_bytes);
-    ds4_engine_close(engine(&o));
+    ds4_engine_close(open_engine(&o));
     EXPECT_INT(far.expert_bytes, half.device_expert_bytes);
     EXPECT(strstr(said[1], "of the routed experts fit on Far") && strstr(said[1], "GB"));
 
@@ -416,7 +386,7 @@ TEST(a_card_that_is_too_small_or_taken_by_others_is_a_sentence_with_figures)
     EXPECT_INT(ds4_engine_open(&e, &o, &err), DS4_EMEMORY);
     EXPECT(strstr(err.message, "shares the memory of the host") != NULL);
     o = options("auto");                            /* and auto goes on without it */
-    e = engine(&o);
+    e = open_engine(&o);
     EXPECT(e && strstr(said[1], "the CPU computes"));
     ds4_engine_close(e);
 }
@@ -427,7 +397,7 @@ TEST(rows_of_a_step_are_as_many_as_the_card_has_room_for)
     ds4_engine_options o = options("cuda");
     o.max_tokens = 1 << 16;
     o.max_batch_rows = 0;
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     ds4_shape shape;
     ds4_engine_shape(e, &shape);
     EXPECT_INT(shape.max_batch_rows, 4096);
@@ -435,7 +405,7 @@ TEST(rows_of_a_step_are_as_many_as_the_card_has_room_for)
     o.max_batch_rows = 256;
     far.total = far.available = far_card_for(plan(&o).device_bytes + (4 << 20));
     o.max_batch_rows = 0;
-    e = engine(&o);
+    e = open_engine(&o);
     ds4_engine_shape(e, &shape);
     EXPECT(shape.max_batch_rows >= 256 && shape.max_batch_rows < 4096);
     ds4_engine_close(e);

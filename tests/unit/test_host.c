@@ -4,37 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "host/text_file.h"
 #include "host/usage.h"
 #include "runner.h"
-
-/* root + path with this content; folders on the way are made. */
-static void put(const char *root, const char *path, const char *content)
-{
-    char whole[1024];
-    snprintf(whole, sizeof whole, "%s%s", root, path);
-    for (char *at = whole + strlen(root) + 1; (at = strchr(at, '/')); at++) {
-        *at = 0;
-        mkdir(whole, 0700);
-        *at = '/';
-    }
-    FILE *f = fopen(whole, "w");
-    if (!f) {
-        test_fail(__FILE__, __LINE__, "can not write %s", whole);
-        return;
-    }
-    fputs(content, f);
-    fclose(f);
-}
-
-static const char *root_at(const char *name)
-{
-    const char *root = test_scratch(name);
-    mkdir(root, 0700);
-    return root;
-}
+#include "tree.h"
 
 static const char *value_of(const host_readings *r, const char *name)
 {
@@ -52,18 +26,18 @@ static bool is_missing(const host_readings *r, const char *name)
 
 TEST(a_parents_limit_is_told_when_the_group_has_none)
 {
-    const char *root = root_at("groups");
+    const char *root = tree_root("groups");
     host_readings r = { 0 };
-    put(root, "/proc/self/cgroup", "0::/user/job\n");
-    put(root, "/sys/fs/cgroup/user/job/memory.max", "max\n");
-    put(root, "/sys/fs/cgroup/user/memory.max", "8589934592\n");
-    put(root, "/sys/fs/cgroup/user/job/memory.high", "max\n");
-    put(root, "/sys/fs/cgroup/user/job/cpu.max", "50000 100000\n");
-    put(root, "/sys/fs/cgroup/user/cpu.max", "max 100000\n");
-    put(root, "/proc/sys/vm/overcommit_memory", "1\n");
-    put(root, "/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
-    put(root, "/proc/meminfo", "MemTotal:  100 kB\nSwapTotal:       2048 kB\n");
-    put(root, "/sys/module/zswap/parameters/enabled", "Y\n");
+    tree_put(root, "proc/self/cgroup", "0::/user/job\n");
+    tree_put(root, "sys/fs/cgroup/user/job/memory.max", "max\n");
+    tree_put(root, "sys/fs/cgroup/user/memory.max", "8589934592\n");
+    tree_put(root, "sys/fs/cgroup/user/job/memory.high", "max\n");
+    tree_put(root, "sys/fs/cgroup/user/job/cpu.max", "50000 100000\n");
+    tree_put(root, "sys/fs/cgroup/user/cpu.max", "max 100000\n");
+    tree_put(root, "proc/sys/vm/overcommit_memory", "1\n");
+    tree_put(root, "sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+    tree_put(root, "proc/meminfo", "MemTotal:  100 kB\nSwapTotal:       2048 kB\n");
+    tree_put(root, "sys/module/zswap/parameters/enabled", "Y\n");
     host_read_limits(&r, root);
     EXPECT_TEXT(value_of(&r, "memory.max"), "8589934592");
     EXPECT_TEXT(value_of(&r, "memory.high"), "max");
@@ -77,7 +51,7 @@ TEST(a_parents_limit_is_told_when_the_group_has_none)
 
 TEST(what_is_absent_is_listed_with_a_reason)
 {
-    const char *root = root_at("empty");
+    const char *root = tree_root("empty");
     host_readings r = { 0 };
     host_read_limits(&r, root);
     host_read_clock(&r, root);
@@ -92,14 +66,14 @@ TEST(what_is_absent_is_listed_with_a_reason)
 
 TEST(clock_and_heat_have_units)
 {
-    const char *root = root_at("laptop");
+    const char *root = tree_root("laptop");
     host_readings r = { 0 };
-    put(root, "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "2100000\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3700000\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n");
-    put(root, "/sys/class/thermal/thermal_zone0/temp", "48500\n");
-    put(root, "/sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n");
-    put(root, "/sys/class/power_supply/AC/online", "0\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "2100000\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3700000\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n");
+    tree_put(root, "sys/class/thermal/thermal_zone0/temp", "48500\n");
+    tree_put(root, "sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n");
+    tree_put(root, "sys/class/power_supply/AC/online", "0\n");
     host_read_clock(&r, root);
     host_read_heat(&r, root);
     EXPECT_TEXT(value_of(&r, "clock now"), "2100 MHz");
@@ -112,18 +86,18 @@ TEST(clock_and_heat_have_units)
 
 TEST(processor_and_caches_come_from_the_system)
 {
-    const char *root = root_at("processor");
+    const char *root = tree_root("processor");
     host_machine m;
-    put(root, "/proc/cpuinfo", "processor\t: 0\nmodel name\t: Some Processor 9000\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index0/level", "1\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index0/type", "Data\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index0/size", "32K\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index1/level", "1\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index1/type", "Instruction\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index1/size", "64K\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index2/level", "3\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index2/type", "Unified\n");
-    put(root, "/sys/devices/system/cpu/cpu0/cache/index2/size", "32M\n");
+    tree_put(root, "proc/cpuinfo", "processor\t: 0\nmodel name\t: Some Processor 9000\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index0/level", "1\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index0/type", "Data\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index0/size", "32K\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index1/level", "1\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index1/type", "Instruction\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index1/size", "64K\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index2/level", "3\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index2/type", "Unified\n");
+    tree_put(root, "sys/devices/system/cpu/cpu0/cache/index2/size", "32M\n");
     host_machine_read(&m, root);
     EXPECT_TEXT(m.cpu, "Some Processor 9000");
     EXPECT_INT(m.l1d_bytes, 32 << 10);
@@ -149,7 +123,7 @@ TEST(others_share_is_what_is_left_of_the_busy_time)
 TEST(long_lists_of_readings_stop_at_their_end)
 {
     host_readings r = { .n = HOST_READINGS };
-    const char *root = root_at("laptop");
+    const char *root = tree_root("laptop");
     host_read_clock(&r, root);
     EXPECT_INT(r.n, HOST_READINGS);
     for (int i = 0; i < HOST_MISSING + 5; i++) host_note_missing(&r, "x", "because", "");

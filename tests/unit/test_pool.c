@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -13,6 +12,7 @@
 #include "base/cpus.h"
 #include "base/pool.h"
 #include "runner.h"
+#include "tree.h"
 
 typedef struct {
     int       *times;           /* [n_tasks]: how often each task ran */
@@ -254,28 +254,6 @@ TEST(more_threads_than_processors_do_every_task_once)
 
 /* ---- how many processors ----------------------------------------------- */
 
-static void put(const char *root, const char *path, const char *text)
-{
-    char at[1024];
-    snprintf(at, sizeof at, "%s/%s", root, path);
-    for (char *slash = strchr(at + strlen(root) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = 0;
-        mkdir(at, 0777);
-        *slash = '/';
-    }
-    FILE *f = fopen(at, "w");
-    REQUIRE(f);
-    fputs(text, f);
-    fclose(f);
-}
-
-static const char *fresh_root(const char *name)
-{
-    const char *root = test_scratch(name);
-    mkdir(root, 0777);
-    return root;
-}
-
 TEST(default_threads_are_at_least_one_and_can_be_opened)
 {
     const int n = pool_default_threads();
@@ -288,12 +266,12 @@ TEST(default_threads_are_at_least_one_and_can_be_opened)
 
 TEST(hardware_threads_of_one_core_count_once)
 {
-    const char *root = fresh_root("smt");
+    const char *root = tree_root("smt");
     for (int i = 0; i < 8; i++) {
         char path[128], list[32];
         snprintf(path, sizeof path, "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
         snprintf(list, sizeof list, i < 4 ? "%d,%d\n" : "%d-%d\n", i < 4 ? i : i & ~1, i < 4 ? i + 8 : i | 1);
-        put(root, path, list);
+        tree_put(root, path, list);
     }
     static const int all[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 }, odd[] = { 5, 7 }, pair[] = { 4, 5 }, strange[] = { 90 };
     /* 0-3 with siblings 8-11; 4,5 and 6,7 are pairs; 8 and 9 have no file */
@@ -307,13 +285,13 @@ TEST(hardware_threads_of_one_core_count_once)
 
 TEST(small_cores_do_not_count)
 {
-    const char *root = fresh_root("hybrid");
+    const char *root = tree_root("hybrid");
     static const char *const capacity[] = { "1024\n", "1024\n", "700\n", "512\n", "400\n", "250\n" };
     static const int all[] = { 0, 1, 2, 3, 4, 5 }, small[] = { 4, 5 };
     for (int i = 0; i < 6; i++) {
         char path[128];
         snprintf(path, sizeof path, "sys/devices/system/cpu/cpu%d/cpu_capacity", i);
-        put(root, path, capacity[i]);
+        tree_put(root, path, capacity[i]);
     }
     EXPECT_INT(cpus_cores(root, all, 6), 4);
     EXPECT_INT(cpus_cores(root, small, 2), 2);
@@ -321,48 +299,48 @@ TEST(small_cores_do_not_count)
 
 TEST(quota_of_a_v2_group_and_its_parents)
 {
-    const char *root = fresh_root("v2");
+    const char *root = tree_root("v2");
     EXPECT_INT(cpus_quota(root), 0);
-    put(root, "proc/self/cgroup", "0::/a/b\n");
+    tree_put(root, "proc/self/cgroup", "0::/a/b\n");
     EXPECT_INT(cpus_quota(root), 0);
-    put(root, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+    tree_put(root, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
     EXPECT_INT(cpus_quota(root), 0);
-    put(root, "sys/fs/cgroup/a/b/cpu.max", "800000 100000\n");
+    tree_put(root, "sys/fs/cgroup/a/b/cpu.max", "800000 100000\n");
     EXPECT_INT(cpus_quota(root), 8);
-    put(root, "sys/fs/cgroup/a/cpu.max", "250000 100000\n");
+    tree_put(root, "sys/fs/cgroup/a/cpu.max", "250000 100000\n");
     EXPECT_INT(cpus_quota(root), 3);
-    put(root, "sys/fs/cgroup/cpu.max", "20000 100000\n");
+    tree_put(root, "sys/fs/cgroup/cpu.max", "20000 100000\n");
     EXPECT_INT(cpus_quota(root), 1);
 }
 
 TEST(quota_of_a_container_that_sees_only_its_own_group)
 {
-    const char *root = fresh_root("container");
-    put(root, "proc/self/cgroup", "0::/host.slice/docker-1234.scope\n");
-    put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n");
+    const char *root = tree_root("container");
+    tree_put(root, "proc/self/cgroup", "0::/host.slice/docker-1234.scope\n");
+    tree_put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n");
     EXPECT_INT(cpus_quota(root), 2);
 }
 
 TEST(quota_of_a_v1_group)
 {
-    const char *root = fresh_root("v1");
-    put(root, "proc/self/cgroup", "12:cpuset:/c\n4:cpuacct,cpu:/job\n1:name=systemd:/x\n");
-    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "50000\n");
-    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+    const char *root = tree_root("v1");
+    tree_put(root, "proc/self/cgroup", "12:cpuset:/c\n4:cpuacct,cpu:/job\n1:name=systemd:/x\n");
+    tree_put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "50000\n");
+    tree_put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
     EXPECT_INT(cpus_quota(root), 0);
-    put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "200000\n");
+    tree_put(root, "sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "200000\n");
     EXPECT_INT(cpus_quota(root), 4);
 }
 
 TEST(strange_quota_files_are_no_limit)
 {
     static const char *texts[] = { "", "\n", "max", "-5 100000", "100000 0", "x y", "100000", "0 100000" };
-    const char *root = fresh_root("strange");
-    put(root, "proc/self/cgroup", "nothing\n0::\n::::\n0::/\n");
+    const char *root = tree_root("strange");
+    tree_put(root, "proc/self/cgroup", "nothing\n0::\n::::\n0::/\n");
     for (size_t i = 0; i < countof(texts); i++) {
-        put(root, "sys/fs/cgroup/cpu.max", texts[i]);
+        tree_put(root, "sys/fs/cgroup/cpu.max", texts[i]);
         EXPECT_INT(cpus_quota(root), 0);
     }
-    put(root, "sys/fs/cgroup/cpu.max", "9223372036854775807 1\n");
+    tree_put(root, "sys/fs/cgroup/cpu.max", "9223372036854775807 1\n");
     EXPECT_INT(cpus_quota(root), 1 << 20);
 }
