@@ -204,4 +204,30 @@ static inline int greedy(const float *x, size_t n)
     return (int)best;
 }
 
+/* The bundled model goes on greedily for n tokens: the same ones as on the CPU, and logits within the tolerance of it. */
+static inline void answer_as_the_cpu(int n, double tolerance)
+{
+    parts cpu, gpu = { 0 };
+    if (open_parts(&cpu, "bundled", "cpu", NULL) && open_parts(&gpu, "bundled", "cuda", &(fake_options){ .seed = 3 })) {
+        float *want = malloc(cpu.V * sizeof *want), *got = malloc(cpu.V * sizeof *got);
+        kv *a = session(&cpu), *b = session(&gpu);
+        feed(&cpu, a, text(0), 6, want);
+        feed(&gpu, b, text(0), 6, got);
+        for (int i = 0; i < n; i++) {
+            const int32_t next = greedy(want, cpu.V);
+            const double off = distance(got, want, cpu.V);
+            EXPECT_INT(greedy(got, cpu.V), next);
+            if (!(off < tolerance)) test_fail(__FILE__, __LINE__, "after %d tokens logits are off by %g", 6 + i, off);
+            feed(&cpu, a, &next, 1, want);
+            feed(&gpu, b, &next, 1, got);
+        }
+        kv_close(a);
+        kv_close(b);
+        free(want);
+        free(got);
+    }
+    close_parts(&cpu);
+    close_parts(&gpu);
+}
+
 #endif

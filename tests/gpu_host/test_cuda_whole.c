@@ -153,25 +153,4 @@ TEST(recordings_and_experts_in_host_memory_change_no_bit)
 
 /* ---- the bundled model ------------------------------------------------------------------------------ */
 
-TEST(sixty_four_tokens_of_the_bundled_model_are_the_cpus)
-{
-    parts cpu, gpu = { 0 };
-    if (open_parts(&cpu, "bundled", "cpu", NULL) && open_parts(&gpu, "bundled", "cuda", &(fake_options){ .seed = 3 })) {
-        float *want = malloc(cpu.V * sizeof *want), *got = malloc(cpu.V * sizeof *got);
-        kv *a = session(&cpu), *b = session(&gpu);
-        feed(&cpu, a, text(0), 6, want);
-        feed(&gpu, b, text(0), 6, got);
-        for (int i = 0; i < 64; i++) {
-            const int32_t next = greedy(want, cpu.V);
-            EXPECT_INT(greedy(got, cpu.V), next);
-            feed(&cpu, a, &next, 1, want);
-            feed(&gpu, b, &next, 1, got);
-        }
-        kv_close(a);
-        kv_close(b);
-        free(want);
-        free(got);
-    }
-    close_parts(&cpu);
-    close_parts(&gpu);
-}
+TEST(sixty_four_tokens_of_the_bundled_model_are_the_cpus) { answer_as_the_cpu(64, INFINITY); }
