@@ -348,7 +348,7 @@ TEST(a_device_in_the_memory_of_the_host_has_room_for_all_or_none)
     EXPECT_INT(shared.device_bytes, apart.device_bytes + apart.total_bytes);
     far.available = far.total = far_card_for(shared.device_bytes);
     EXPECT_INT(plan(&o).no_room.status, DS4_OK);
-    ds4_engine *e = engine(&o);
+    ds4_engine *e = open_engine(&o);
     ds4_session *s = NULL;
     ds4_error err;
     const ds4_token one = 5;
