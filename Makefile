@@ -199,7 +199,7 @@ CXX      ?= c++
 CXXFLAGS  = -std=c++17 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-function -Wno-unknown-pragmas -ffp-contract=off \
             -fno-math-errno -pthread -Iinclude -Isrc -Itests/gpu_host $(CFLAGS_$(VARIANT)) $(EXTRA_CXXFLAGS)
 CUDA_SRC := $(wildcard src/kernels/cuda/*.cu)
-LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(B)/lanes/tests/gpu_host/lanes.o $(B)/lanes/tests/gpu_host/lane_table.o
+LANE_OBJ := $(CUDA_SRC:%.cu=$(B)/lanes/%.o) $(patsubst %,$(B)/lanes/tests/gpu_host/%.o,lanes lane_matrix lane_table)
 PTX_OBJ  := $(patsubst %.cpp,$(B)/lanes/%.o,$(wildcard tests/gpu_host/ptx_*.cpp))
 GPU_HOST := $(LANE_OBJ) $(PTX_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda checked)
 GPU_TESTS := $(filter $(B)/tests/gpu_host/%,$(TESTS))

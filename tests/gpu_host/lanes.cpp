@@ -1,4 +1,8 @@
-/* lanes: the runner behind lanes.h: fibres, their scheduler, the matrix unit's stand-ins. */
+/* lanes: the runner behind lanes.h: fibres and their scheduler.
+ *
+ * A lane that waits hands on to the next of its warp without a way through the scheduler; only the last of a
+ * turn goes there. A lane that ends without ever having waited leaves its stack to the next, which begins on it
+ * as on a plain call. */
 #include "lanes.h"
 
 #include <stdio.h>
@@ -8,8 +12,6 @@
 
 #include "lane_runner.h"
 
-#include "quant/float_formats.h"
-
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -17,7 +19,7 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-enum { MAX_BLOCK = 1024, STACK_BYTES = 256 * 1024, SLOT_BYTES = 64 };
+enum { MAX_BLOCK = 1024, STACK_BYTES = 256 * 1024, PAGE = 4096 };
 enum { MAX_STATIC = 48 * 1024, MAX_SHARED = 227 * 1024 };      /* of a block, on the largest card */
 
 thread_local lane_place lane_now;
@@ -60,21 +62,24 @@ asm(".text\n.p2align 2\n"
  * runner's own books are not looked at. Two tokens in turn, since a lane may be at the next barrier before
  * another has left this one. */
 #if defined(__SANITIZE_THREAD__)
+#define LANES_ARE_THREADS true
 #define UNSEEN __attribute__((no_sanitize_thread, noinline))
 #define GIVE(token) __tsan_release(token)
 #define TAKE(token) __tsan_acquire(token)
 #else
+#define LANES_ARE_THREADS false
 #define UNSEEN
 #define GIVE(token) (void)(token)
 #define TAKE(token) (void)(token)
 #endif
 
-UNSEEN static void copy_unseen(uint8_t *to, const void *from, size_t n)
+UNSEEN static inline void copy_unseen(uint8_t *to, const void *from, size_t n)
 {
 #if defined(__SANITIZE_THREAD__)
     for (size_t i = 0; i < n; i++) static_cast<volatile uint8_t *>(to)[i] = static_cast<const uint8_t *>(from)[i];
 #else
-    memcpy(to, from, n);
+    if (n == 4) memcpy(to, from, 4);            /* nearly all of them; no call */
+    else memcpy(to, from, n);
 #endif
 }
 
@@ -89,35 +94,44 @@ UNSEEN static uint8_t *garbage(uint8_t *p, size_t n)
     return p;
 }
 
-enum lane_state { LANE_READY, LANE_AT_WARP, LANE_AT_BARRIER, LANE_DONE };
+enum lane_state { LANE_AT_WARP, LANE_AT_BARRIER, LANE_DONE };
 
 /* A copy that is under way; `group` counts the lane's commits before it. */
 struct lane_copy { void *to; const void *from; int group; size_t bytes; };
 
 struct fibre {
-    void       *sp;
-    uint8_t    *stack;
-    lane_state  state;
-    const char *what;           /* the warp operation that it waits at */
-    unsigned    turns;          /* warp operations so far              */
-    unsigned    barriers;       /* of the block, so far                */
+    void    *sp;
+    uint8_t *stack;
     std::vector<lane_copy> copies;
-    int         groups;         /* of copies, committed                */
-    void       *fake_stack;     /* ASan's */
-    void       *tsan;
+    int      groups;            /* of copies, committed */
+    void    *fake_stack;        /* ASan's */
+    void    *tsan;
 };
 
 struct site_place { const void *site; void *at; size_t bytes; };
 
 struct runner {
     fibre    lane[MAX_BLOCK];
-    uint8_t  slot[MAX_BLOCK / 32][2][32][SLOT_BYTES];
-    unsigned n, now;
+    /* The turn of a warp: each lane of it runs until it waits or ends. */
+    unsigned first, place;      /* the warp's first lane; how many were before the running one */
+    bool     fresh;             /* none of them has begun yet */
+    lane_state  state;          /* where the first of the turn came to, and so must all others */
+    const char *what;
+    /* What lanes give at a warp operation, and what was made of it for all of them. Two in turn: a lane may be
+     * a whole operation ahead of one that still reads. */
+    unsigned parity;
+    uint8_t  slot[2][32][LANE_SLOT];
+    alignas(16) uint8_t made[2][LANE_MADE];
+    bool     is_made[2];
+
+    unsigned n, round;          /* threads of the block; barriers so far */
     void    *main_sp;
     void    *main_fake;
     const void *main_stack;
     size_t   main_stack_bytes;
     void    *main_tsan;
+    uint8_t *idle[MAX_BLOCK];   /* stacks, the latest used last */
+    unsigned n_idle, n_stacks;
     const lane_kernel_entry *kernel;
     const void *args;
     lane_order order;
@@ -146,43 +160,32 @@ void lane_fail(const char *why)
     abort();
 }
 
-UNSEEN static void to_main(bool last)
+UNSEEN static inline fibre *running(runner *r) { return &r->lane[lane_now.thread.x]; }
+
+extern "C" void lane_entry(void);
+
+/* A lane that begins: its stack, which is the one that was left last. */
+UNSEEN static inline void begin(runner *r, fibre *f)
 {
-    fibre *f = &R->lane[R->now];
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(last ? nullptr : &f->fake_stack, R->main_stack, R->main_stack_bytes);
-#endif
+    f->fake_stack = nullptr;
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(R->main_tsan, __tsan_switch_to_fiber_no_sync);
+    if (!f->tsan) f->tsan = __tsan_create_fiber(0);
 #endif
-    (void)last;
-    lane_switch(&f->sp, R->main_sp);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(f->fake_stack, nullptr, nullptr);
-#endif
-}
-
-extern "C" UNSEEN void lane_entry(void)
-{
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &R->main_stack, &R->main_stack_bytes);
-#endif
-    TAKE(&R->begun);
-    R->kernel->run(R->args);
-    GIVE(&R->ended);
-    R->lane[R->now].state = LANE_DONE;
-    to_main(true);
-    lane_fail("a finished lane was run again");
-}
-
-UNSEEN static void begin(fibre *f)
-{
-    if (!f->stack) {
-        void *p = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) lane_fail("no memory for a lane's stack");
-        f->stack = static_cast<uint8_t *>(p);
+    if (LANES_ARE_THREADS && f->stack) return;      /* what another lane had on it would look like a race */
+    if (r->n_idle) {
+        f->stack = r->idle[--r->n_idle];
+        return;
     }
-    void **sp = reinterpret_cast<void **>(f->stack + STACK_BYTES);
+    void *p = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) lane_fail("no memory for a lane's stack");
+    /* Stacks begin at different lines of a page, else 32 of them would meet in a few sets of the cache. */
+    f->stack = static_cast<uint8_t *>(p) + STACK_BYTES - r->n_stacks++ * 704 % PAGE;
+}
+
+/* A stack as lane_switch leaves it, from which it returns into lane_entry. */
+UNSEEN static inline void prepare(fibre *f)
+{
+    void **sp = reinterpret_cast<void **>(f->stack);
 #if defined(__x86_64__)
     *--sp = nullptr;                            /* keeps the stack aligned as after a call */
     *--sp = reinterpret_cast<void *>(&lane_entry);
@@ -193,32 +196,82 @@ UNSEEN static void begin(fibre *f)
     sp[11] = reinterpret_cast<void *>(&lane_entry);    /* x30 */
 #endif
     f->sp = sp;
-    f->state = LANE_READY;
-    f->turns = f->barriers = 0;
-    f->copies.clear();
-    f->groups = 0;
-    f->what = "";
-    f->fake_stack = nullptr;
+}
+
+/* Leaves the stack whose place goes to `save` for a lane, or for the scheduler's where there is none. */
+UNSEEN static inline void leave_for(runner *r, fibre *to, void **save, void **fake)
+{
+    (void)fake;
+#if defined(__SANITIZE_ADDRESS__)
+    if (to) __sanitizer_start_switch_fiber(fake, to->stack - (STACK_BYTES - PAGE), STACK_BYTES - PAGE);
+    else __sanitizer_start_switch_fiber(fake, r->main_stack, r->main_stack_bytes);
+#endif
 #if defined(__SANITIZE_THREAD__)
-    if (!f->tsan) f->tsan = __tsan_create_fiber(0);
+    __tsan_switch_to_fiber(to ? to->tsan : r->main_tsan, __tsan_switch_to_fiber_no_sync);
+#endif
+    lane_switch(save, to ? to->sp : r->main_sp);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(*fake, nullptr, nullptr);
 #endif
 }
 
-UNSEEN static void resume(unsigned i)
+/* Makes the warp's next lane the running one. Lanes go up by one or down by one, around once. */
+UNSEEN static inline fibre *next_lane(runner *r)
 {
-    fibre *f = &R->lane[i];
-    R->now = i;
-    lane_now.thread = { i, 0, 0 };
+    const unsigned step = r->order == LANES_BACKWARD ? 31 : 1;
+    r->place++;
+    lane_now.thread.x = r->first + (lane_now.thread.x + step) % 32;
+    return running(r);
+}
+
+/* On to the next of the warp, behind the last to the scheduler; comes back in the lane's next turn. */
+UNSEEN static inline void hand_on(runner *r, bool ended)
+{
+    fibre *f = running(r), *next = nullptr;
+    if (r->place < 31) {
+        next = next_lane(r);
+        if (r->fresh) {
+            begin(r, next);
+            prepare(next);
+        }
+    }
+    leave_for(r, next, &f->sp, ended ? nullptr : &f->fake_stack);
+}
+
+/* Where the running lane came to in this turn; all lanes of a warp go one way. */
+UNSEEN static inline void arrive(runner *r, lane_state state, const char *what)
+{
+    if (r->place == 0) {
+        r->state = state;
+        r->what = what;
+        return;
+    }
+    if (what == r->what || (state == r->state && strcmp(what, r->what) == 0)) return;
+    fprintf(stderr, "lanes: a lane before this one is at %s, this one at %s\n", r->what, what);
+    lane_fail("the lanes of a warp went different ways");
+}
+
+extern "C" UNSEEN void lane_entry(void)
+{
+    runner *r = R;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&R->main_fake, f->stack, STACK_BYTES);
+    const bool from_main = r->place == 0;
+    __sanitizer_finish_switch_fiber(nullptr, from_main ? &r->main_stack : nullptr, from_main ? &r->main_stack_bytes : nullptr);
 #endif
-#if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(f->tsan, __tsan_switch_to_fiber_no_sync);
-#endif
-    lane_switch(&R->main_sp, f->sp);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(R->main_fake, nullptr, nullptr);
-#endif
+    for (;;) {
+        TAKE(&r->begun);
+        running(r)->copies.clear();
+        running(r)->groups = 0;
+        r->kernel->run(r->args);
+        GIVE(&r->ended);
+        arrive(r, LANE_DONE, "its end");
+        if (LANES_ARE_THREADS) break;
+        r->idle[r->n_idle++] = running(r)->stack;
+        if (!r->fresh || r->place == 31) break;
+        begin(r, next_lane(r));                     /* which takes this stack */
+    }
+    hand_on(r, true);
+    lane_fail("a finished lane was run again");
 }
 
 /* ---- what kernels call -------------------------------------------------------------- */
@@ -250,33 +303,44 @@ UNSEEN void *lane_shared_dynamic(void)
     return R->dynamic;
 }
 
-UNSEEN int lane_of_warp(void) { return static_cast<int>(R->now % 32); }
-
 UNSEEN void lane_barrier(void)
 {
-    fibre *f = &R->lane[R->now];
-    char *token = &R->at_barrier[f->barriers++ & 1];
-    f->state = LANE_AT_BARRIER;
-    f->what = "__syncthreads";
+    runner *r = R;
+    char *token = &r->at_barrier[r->round & 1];
+    arrive(r, LANE_AT_BARRIER, "__syncthreads");
     GIVE(token);
-    to_main(false);
+    hand_on(r, false);
     TAKE(token);
 }
 
 UNSEEN const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes, bool orders)
 {
-    fibre *f = &R->lane[R->now];
-    if (bytes > SLOT_BYTES) lane_fail("a warp operation of more than 64 bytes");
-    /* Two slots in turn: a lane may be a whole operation ahead of one that still reads. */
-    const unsigned turn = f->turns++ & 1;
-    char *token = &R->at_warp[R->now / 32][turn];
-    copy_unseen(R->slot[R->now / 32][turn][R->now % 32], value, bytes);
-    f->state = LANE_AT_WARP;
-    f->what = what;
+    runner *r = R;
+    if (bytes > LANE_SLOT) lane_fail("a warp operation of more than 32 bytes");
+    const unsigned parity = r->parity;
+    char *token = &r->at_warp[lane_now.thread.x / 32][parity];
+    copy_unseen(r->slot[parity][lane_now.thread.x % 32], value, bytes);
+    r->is_made[parity] = false;
+    arrive(r, LANE_AT_WARP, what);
     if (orders) GIVE(token);
-    to_main(false);
+    hand_on(r, false);
     if (orders) TAKE(token);
-    return R->slot[R->now / 32][turn][0];
+    return r->slot[parity][0];
+}
+
+UNSEEN const void *lane_exchange_once(const char *what, const void *value, size_t bytes,
+                                      void (*make)(const uint8_t *slots, void *made), size_t made_bytes)
+{
+    runner *r = R;
+    const unsigned parity = r->parity;
+    const uint8_t *slots = lane_exchange(what, value, bytes);
+    if (!r->is_made[parity]) {
+        alignas(16) uint8_t made[LANE_MADE];
+        make(slots, made);
+        copy_unseen(r->made[parity], made, made_bytes);
+        r->is_made[parity] = true;
+    }
+    return r->made[parity];
 }
 
 /* A copy may be done at once or as late as its wait: at once in order, late backward, either in the
@@ -285,7 +349,7 @@ static void async_copy(void *shared, const void *global, size_t bytes)
 {
     if (reinterpret_cast<uintptr_t>(shared) % bytes || reinterpret_cast<uintptr_t>(global) % bytes)
         lane_fail("async_copy16 or 8 of addresses that are not aligned to 16 or 8 bytes");
-    fibre *f = &R->lane[R->now];
+    fibre *f = running(R);
     const bool late = R->order == LANES_BACKWARD || (R->order == LANES_SHUFFLED && random_below(2));
     if (!late) {
         memcpy(shared, global, bytes);
@@ -298,11 +362,11 @@ static void async_copy(void *shared, const void *global, size_t bytes)
 void async_copy16(void *shared, const void *global) { async_copy(shared, global, 16); }
 void async_copy8(void *shared, const void *global) { async_copy(shared, global, 8); }
 
-void async_commit(void) { R->lane[R->now].groups++; }
+void async_commit(void) { running(R)->groups++; }
 
 void lane_async_wait(int n)
 {
-    fibre *f = &R->lane[R->now];
+    fibre *f = running(R);
     size_t left = 0;
     for (const lane_copy &c : f->copies) {
         if (c.group < f->groups - n) memcpy(c.to, c.from, c.bytes);
@@ -315,49 +379,51 @@ void lane_misaligned(void) { lane_fail("load_once of an address that is not alig
 
 /* ---- the scheduler ------------------------------------------------------------------- */
 
-UNSEEN static unsigned turn_of(unsigned i, unsigned n, unsigned start)
+/* Runs a warp until all of its lanes are at the block's barrier, or done; says which. */
+UNSEEN static lane_state run_warp(runner *r, unsigned first, bool fresh)
 {
-    return R->order == LANES_BACKWARD ? n - 1 - i : R->order == LANES_SHUFFLED ? (i + start) % n : i;
-}
-
-/* Runs a warp until all of its lanes are at the block's barrier, or done. */
-UNSEEN static void run_warp(unsigned first)
-{
-    const unsigned n = R->n - first < 32 ? R->n - first : 32;
-    for (;;) {
-        const unsigned start = R->order == LANES_SHUFFLED ? random_below(n) : 0;
-        for (unsigned i = 0; i < n; i++) resume(first + turn_of(i, n, start));
-
-        const fibre *f = &R->lane[first];
-        for (unsigned i = 1; i < n; i++) {
-            if (f[i].state == f->state && (f->state != LANE_AT_WARP || strcmp(f[i].what, f->what) == 0)) continue;
-            lane_now.thread.x = first + i;
-            fprintf(stderr, "lanes: thread %u is at %s, thread %u at %s\n", first, f->state == LANE_DONE ? "its end" : f->what,
-                    first + i, f[i].state == LANE_DONE ? "its end" : f[i].what);
-            lane_fail("the lanes of a warp went different ways");
+    r->first = first;
+    r->fresh = fresh;
+    do {
+        const unsigned start = r->order == LANES_SHUFFLED ? random_below(32) : r->order == LANES_BACKWARD ? 31 : 0;
+        r->place = 0;
+        r->parity ^= 1;
+        lane_now.thread = { first + start, 0, 0 };
+        fibre *f = running(r);
+        if (r->fresh) {
+            begin(r, f);
+            prepare(f);
         }
-        if (f->state == LANE_AT_WARP && n < 32) lane_fail("a warp operation in a warp of fewer than 32 lanes");
-        if (f->state != LANE_AT_WARP) return;
-    }
+        leave_for(r, f, &r->main_sp, &r->main_fake);
+        r->fresh = false;
+    } while (r->state == LANE_AT_WARP);
+    return r->state;
 }
 
-UNSEEN static void run_block(void)
+UNSEEN static unsigned turn_of(const runner *r, unsigned i, unsigned n, unsigned start)
 {
-    const unsigned warps = (R->n + 31) / 32;
-    R->n_sites = 0;
-    R->shared_used = 0;
-    if (R->dynamic) garbage(R->dynamic, R->dynamic_bytes);
-    for (unsigned i = 0; i < R->n; i++) begin(&R->lane[i]);
-    GIVE(&R->begun);
+    return r->order == LANES_BACKWARD ? n - 1 - i : r->order == LANES_SHUFFLED ? (i + start) % n : i;
+}
 
-    for (bool more = true; more;) {
-        const unsigned start = R->order == LANES_SHUFFLED ? random_below(warps) : 0;
-        for (unsigned w = 0; w < warps; w++) run_warp(32 * turn_of(w, warps, start));
-        more = R->lane[0].state == LANE_AT_BARRIER;
-        for (unsigned i = 0; i < R->n; i++)
-            if (R->lane[i].state != R->lane[0].state) lane_fail("a thread ended while others wait at __syncthreads");
+UNSEEN static void run_block(runner *r)
+{
+    const unsigned warps = r->n / 32;
+    r->n_sites = 0;
+    r->shared_used = 0;
+    if (r->dynamic) garbage(r->dynamic, r->dynamic_bytes);
+    GIVE(&r->begun);
+
+    lane_state all = LANE_AT_BARRIER;
+    for (bool fresh = true; all == LANE_AT_BARRIER; fresh = false) {
+        const unsigned start = r->order == LANES_SHUFFLED ? random_below(warps) : 0;
+        for (unsigned w = 0; w < warps; w++) {
+            const lane_state s = run_warp(r, 32 * turn_of(r, w, warps, start), fresh);
+            if (w == 0) all = s;
+            if (s != all) lane_fail("a thread ended while others wait at __syncthreads");
+        }
+        r->round++;
     }
-    TAKE(&R->ended);
+    TAKE(&r->ended);
 }
 
 void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
@@ -368,139 +434,28 @@ void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned 
         R->shared = static_cast<uint8_t *>(aligned_alloc(256, MAX_SHARED));
         R->random = 1;
     }
-    R->kernel = kernel;
+    runner *r = R;
+    r->kernel = kernel;
     if (block == 0 || block > MAX_BLOCK || block % 32) lane_fail("a block has 32 to 1024 threads, whole warps");
     if (!grid[0] || !grid[1] || !grid[2]) lane_fail("an empty grid");
     if (shared > MAX_SHARED) lane_fail("too much dynamic shared memory");
-    R->args = args;
-    R->n = block;
-    R->order = order;
-    R->dynamic_bytes = shared;
-    R->dynamic = shared ? static_cast<uint8_t *>(aligned_alloc(16, (shared + 15u) & ~15u)) : nullptr;
+    r->args = args;
+    r->n = block;
+    r->order = order;
+    r->dynamic_bytes = shared;
+    r->dynamic = shared ? static_cast<uint8_t *>(aligned_alloc(16, (shared + 15u) & ~15u)) : nullptr;
 #if defined(__SANITIZE_THREAD__)
-    R->main_tsan = __tsan_get_current_fiber();
+    r->main_tsan = __tsan_get_current_fiber();
 #endif
     lane_now.dim = { block, 1, 1 };
     lane_now.grid = { grid[0], grid[1], grid[2] };
     const unsigned n = grid[0] * grid[1] * grid[2];
     const unsigned start = order == LANES_SHUFFLED ? random_below(n) : 0;
     for (unsigned i = 0; i < n; i++) {
-        const unsigned b = turn_of(i, n, start);
+        const unsigned b = turn_of(r, i, n, start);
         lane_now.block = { b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1] };
-        run_block();
+        run_block(r);
     }
-    free(R->dynamic);
-    R->dynamic = nullptr;
-}
-
-/* ---- numbers and matrices ------------------------------------------------------------- */
-
-float half_bits_to_float(uint16_t h) { return half_to_float(h); }
-uint16_t float_to_half_bits(float f) { return float_to_half(f); }
-
-struct fragments { uint32_t a[4], b[2]; };
-
-static const uint8_t *give(const char *what, const uint32_t *a, int na, const uint32_t *b, int nb)
-{
-    fragments f = {};
-    memcpy(f.a, a, sizeof(uint32_t) * static_cast<size_t>(na));
-    memcpy(f.b, b, sizeof(uint32_t) * static_cast<size_t>(nb));
-    return lane_exchange(what, &f, sizeof f);
-}
-
-static uint32_t word_a(const uint8_t *s, int lane, int reg) { return lane_slot<fragments>(s, lane).a[reg]; }
-static uint32_t word_b(const uint8_t *s, int lane, int reg) { return lane_slot<fragments>(s, lane).b[reg]; }
-
-static int byte_of(uint32_t w, int i) { return static_cast<int8_t>(w >> (8 * i)); }
-
-/* Calls f(row, col, index in d) for the four results of this lane. */
-template <class F> static void each_result(F f)
-{
-    const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
-    for (int k = 0; k < 4; k++) f(g + 8 * (k / 2), 2 * i + k % 2, k);
-}
-
-static void mma_s8(const uint8_t *s, int32_t d[4], int depth)
-{
-    each_result([&](int row, int col, int at) {
-        for (int k = 0; k < depth; k++) {
-            const int reg = row / 8 + 2 * (k / 16);
-            d[at] += byte_of(word_a(s, row % 8 * 4 + k % 16 / 4, reg), k % 4) *
-                     byte_of(word_b(s, col * 4 + k % 16 / 4, k / 16), k % 4);
-        }
-    });
-}
-
-void mma_s8_k32(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) { mma_s8(give("mma s8 k32", a, 4, b, 2), d, 32); }
-void mma_s8_k16(int32_t d[4], const uint32_t a[2], const uint32_t b[1]) { mma_s8(give("mma s8 k16", a, 2, b, 1), d, 16); }
-
-template <class F> static void mma_pairs(const uint8_t *s, float d[4], F number)
-{
-    each_result([&](int row, int col, int at) {
-        float sum = 0.0f;
-        for (int k = 0; k < 16; k++) {
-            const uint32_t a = word_a(s, row % 8 * 4 + k % 8 / 2, row / 8 + 2 * (k / 8));
-            const uint32_t b = word_b(s, col * 4 + k % 8 / 2, k / 8);
-            sum += number(static_cast<uint16_t>(a >> (16 * (k % 2)))) * number(static_cast<uint16_t>(b >> (16 * (k % 2))));
-        }
-        d[at] += sum;
-    });
-}
-
-static float float_of_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
-void mma_f16_k16(float d[4], const uint32_t a[4], const uint32_t b[2])
-{
-    mma_pairs(give("mma f16", a, 4, b, 2), d, [](uint16_t h) { return half_bits_to_float(h); });
-}
-void mma_bf16_k16(float d[4], const uint32_t a[4], const uint32_t b[2])
-{
-    mma_pairs(give("mma bf16", a, 4, b, 2), d, [](uint16_t h) { return float_of_bits(static_cast<uint32_t>(h) << 16); });
-}
-void mma_tf32_k8(float d[4], const uint32_t a[4], const uint32_t b[2])
-{
-    const uint8_t *s = give("mma tf32", a, 4, b, 2);
-    each_result([&](int row, int col, int at) {
-        float sum = 0.0f;
-        for (int k = 0; k < 8; k++) {
-            const uint32_t x = word_a(s, row % 8 * 4 + k % 4, row / 8 + 2 * (k / 4)) & 0xffffe000u;
-            const uint32_t y = word_b(s, col * 4 + k % 4, k / 4) & 0xffffe000u;
-            sum += float_of_bits(x) * float_of_bits(y);
-        }
-        d[at] += sum;
-    });
-}
-
-/* A lane gives its row's bytes as they are when it comes here. */
-static const uint8_t *rows_of_matrices(const char *what, const void *row)
-{
-    if (reinterpret_cast<uintptr_t>(row) % 16) lane_fail("a matrix row that is not aligned to 16 bytes");
-    uint8_t own[16];
-    memcpy(own, row, sizeof own);
-    return lane_exchange(what, own, sizeof own);
-}
-
-static uint32_t matrix_number(const uint8_t *s, int matrix, int row, int col)
-{
-    uint16_t n;
-    memcpy(&n, s + 64 * (8 * matrix + row) + 2 * col, sizeof n);
-    return n;
-}
-
-void load_matrices(uint32_t d[4], const void *row)
-{
-    const uint8_t *s = rows_of_matrices("load_matrices", row);
-    const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
-    for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, g, 2 * i) | matrix_number(s, m, g, 2 * i + 1) << 16;
-}
-void load_matrices_turned(uint32_t d[4], const void *row)
-{
-    const uint8_t *s = rows_of_matrices("load_matrices_turned", row);
-    const int g = lane_of_warp() / 4, i = lane_of_warp() % 4;
-    for (int m = 0; m < 4; m++) d[m] = matrix_number(s, m, 2 * i, g) | matrix_number(s, m, 2 * i + 1, g) << 16;
+    free(r->dynamic);
+    r->dynamic = nullptr;
 }

@@ -70,11 +70,15 @@ void  lane_block_limit(unsigned threads, const char *kernel);
 void *lane_shared(const void *site, size_t bytes, size_t align);
 void *lane_shared_dynamic(void);
 void  lane_barrier(void);
-/* Gives `bytes` (at most 64) to the warp and waits for all lanes; slot l of the result, 64 bytes
- * apart, is lane l's, good until the lane's next exchange. what: the operation, for messages. orders:
- * what a lane wrote before it the others see behind it; of CUDA's operations __syncwarp alone promises that. */
+enum { LANE_SLOT = 32, LANE_MADE = 512 };
+/* Gives `bytes` (at most LANE_SLOT) to the warp and waits for all lanes; slot l of the result, LANE_SLOT bytes
+ * apart, is lane l's, good until the lane waits again. what: the operation, for messages. orders: what a
+ * lane wrote before it the others see behind it; of CUDA's operations __syncwarp alone promises that. */
 const uint8_t *lane_exchange(const char *what, const void *value, size_t bytes, bool orders = false);
-int   lane_of_warp(void);
+/* The same where all lanes want parts of one result (at most LANE_MADE bytes): `make` writes it, once for the warp. */
+const void *lane_exchange_once(const char *what, const void *value, size_t bytes,
+                               void (*make)(const uint8_t *slots, void *made), size_t made_bytes);
+static inline int lane_of_warp(void) { return static_cast<int>(lane_now.thread.x % 32); }
 
 /* What lies at a device address; 0 stays nothing. */
 template <class T> static inline T *gpu_at(uint64_t p, uint64_t offset = 0)
@@ -90,7 +94,7 @@ static inline void __threadfence_block(void) {}
 template <class T> static inline T lane_slot(const uint8_t *slots, int lane)
 {
     T v;
-    memcpy(&v, slots + 64 * lane, sizeof v);
+    memcpy(&v, slots + LANE_SLOT * lane, sizeof v);
     return v;
 }
 template <class T> static inline T __shfl_sync(unsigned mask, T v, int from, int width = 32)
