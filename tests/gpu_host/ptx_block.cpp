@@ -145,8 +145,6 @@ struct scheduler {
                 w.groups.push_back({ s.target, m, false });
                 return TURN_OVER;
             } else if (s.follows == FLOW_END) {
-                if (m && !w.waited && needs_wait())
-                    fail(w, s, -1, "the end of a kernel that has not waited for the one before it");
                 w.groups[at] = { pc + 1, lanes & ~m, false };
                 if (m == lanes) w.groups.erase(w.groups.begin() + (long)at);
                 return TURN_OVER;
@@ -171,10 +169,10 @@ struct scheduler {
         w.groups[at].pc = pc;
         return TURN_OVER;
     }
-
-    /* Cards before Hopper start no kernel early. */
-    bool needs_wait() const { return w.b->p->text->target >= "sm_90"; }
 };
+
+/* Cards before Hopper start no kernel early. */
+bool starts_early(const program &p) { return p.text->target >= "sm_90"; }
 
 /* What a launch needs once, kept from one to the next. */
 struct room { std::vector<slot> regs; std::vector<warp> warps; block b; };
@@ -195,7 +193,7 @@ void begin(warp &w)
 {
     w.groups.assign(1, { 0, ALL, false });
     w.at_barrier = false;
-    w.waited = w.b->p->text->target < "sm_90";
+    w.waited = !starts_early(*w.b->p);
     w.copies.clear();
     memset(w.committed, 0, sizeof w.committed);
     w.local.assign(LANES * w.b->p->local_bytes, 0xff);
@@ -265,6 +263,7 @@ void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsign
     }
 
     const unsigned n = grid[0] * grid[1] * grid[2];
+    bool waited = false;
     const unsigned start = order == LANES_SHUFFLED ? b.random_below(n) : 0;
     for (unsigned i = 0; i < n; i++) {
         const unsigned at = order == LANES_BACKWARD ? n - 1 - i : (i + start) % n;
@@ -272,7 +271,10 @@ void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsign
         for (int d = 0; d < 3; d++) value[CTAID_X + d] = b.place[d] = place[d];
         for (warp &w : r.warps) fill_warp(w, value, i == 0);
         run_block(r);
+        for (const warp &w : r.warps) waited |= w.waited;
     }
+    /* A grid is over when all of it is: one warp that waits makes the grid wait. */
+    if (!waited) fail(r.warps[0], p.steps.back(), -1, "a launch of which no warp waits for the kernel before it");
 }
 
 }

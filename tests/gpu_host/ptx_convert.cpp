@@ -15,6 +15,7 @@ uint16_t half_of(float f)
     if (f != f) return 0x7fff;
     const double x = fabs((double)f);
     if (x >= 65520.0) return (uint16_t)(sign | 0x7c00u);
+    if (x == 0.0) return sign;
     int e = 0;
     frexp(x, &e);                                       /* x is below 2^e */
     const int digit = (e - 1 < -14 ? -14 : e - 1) - 10; /* the last one's power */

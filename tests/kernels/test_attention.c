@@ -94,6 +94,22 @@ static void round_gives_the_definition(const attn_kernels *k, uint32_t isa)
 
 TEST(rounding_gives_the_definitions_bits) { each_rung(round_gives_the_definition); }
 
+/* A card's NaN is all ones but for its sign, a CPU's has one bit more than infinity. */
+static void nan_stays_nan(const attn_kernels *k, uint32_t isa)
+{
+    static const uint32_t bits[] = { 0x7fc00000, 0xffc00000, 0x7fffffff, 0xffffffff, 0x7ff80000 };
+    (void)isa;
+    for (size_t i = 0; i < sizeof bits / sizeof bits[0]; i++) {
+        float row[2][96] = { { 1.0f, 2.0f }, { 1.0f, 2.0f } };
+        for (int j = 0; j < 2; j++) memcpy(&row[j][7], &bits[i], 4);
+        attn_round((kv_row){ KV_ROW_FP8, 96, 80 }, row[0]);
+        k->round((kv_row){ KV_ROW_FP8, 96, 80 }, row[1]);
+        for (int j = 0; j < 2; j++) EXPECT(isnan(row[j][7]) && row[j][0] == 1.0f && row[j][1] == 2.0f && row[j][8] == 0.0f);
+    }
+}
+
+TEST(a_rounded_nan_is_one_whatever_its_bits) { each_rung(nan_stays_nan); }
+
 #define MOST_HEADS 9
 
 /* n terms of size 1 in another order: sqrt(n) roundings of the sum, with room. */

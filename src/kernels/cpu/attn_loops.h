@@ -93,7 +93,8 @@ INLINE vec round_e4m3(vec x)
 {
     const vec a = magnitude(x);
     const ivec bits = (ivec)a, kept = (bits + 0x7ffff + ((bits >> 20) & 1)) & (int32_t)0xfff00000;
-    return with_sign(either(a < splat(0.015625f), nearest(a * splat(512.0f)) * splat(0.001953125f), (vec)kept), x);
+    const vec rounded = either(a < splat(0.015625f), nearest(a * splat(512.0f)) * splat(0.001953125f), (vec)kept);
+    return with_sign(either(a <= splat(448.0f), rounded, x), x);
 }
 
 /* formula_round_e2m1: steps of a half, of one and of two. */

@@ -54,10 +54,11 @@ FORMULA float formula_pow2_ceil(float x)
 }
 
 /* Nearest E4M3 value (bias 7, largest 448, subnormal step 2^-9), ties to the even
- * mantissa. |x| must be at most 448. */
+ * mantissa. |x| must be at most 448; NaN stays NaN, of which a card's, all ones, would carry into the sign. */
 FORMULA float formula_round_e4m3(float x)
 {
     const float a = fabsf(x);
+    if (!(a <= 448.0f)) return x;
     if (a < 0.015625f)                              /* below 2^-6: steps of 2^-9 */
         return copysignf(rintf(a * 512.0f) * 0.001953125f, x);
     union { float f; uint32_t u; } v;               /* keep three mantissa bits   */
