@@ -16,7 +16,7 @@
 #include "kernels/cuda/cuda_internal.h"
 #include "model/forward.h"
 
-enum { CONTEXT = 192, SESSIONS = 16, MOST = 144 };
+enum { CONTEXT = 192, SESSIONS = 16, CROWD = 24, MOST = 144 };
 
 /* ---- a model that lanes can run -------------------------------------------------------------------- */
 
@@ -94,9 +94,9 @@ static inline bool open_parts(parts *p, const char *mix, const char *kind, const
     ds4_error err;
     gpu_device *d;
     memset(p, 0, sizeof *p);
-    const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = !unrounded,
+    const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = CROWD, .rounding = !unrounded,
                                  .stop = stop, .stop_ctx = p };
-    const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = MOST, .packed = !unrounded };
+    const kv_options ko = { .max_sessions = CROWD, .max_tokens = CONTEXT, .max_step = MOST, .packed = !unrounded };
     const char *path = narrow_model(mix);
     if (!path) return false;
     ds4_status st = gguf_open(&p->file, path, NULL, &err);
@@ -145,8 +145,8 @@ static inline kv *session(parts *p)
 static inline ds4_status step(parts *p, kv **k, const int32_t *const *tokens, const int *n_tokens, int n, float *logits,
                               ds4_error *err)
 {
-    int32_t pos[MOST], token[MOST], segment_of[MOST], last[SESSIONS] = { 0 };
-    segment segments[SESSIONS];
+    int32_t pos[MOST], token[MOST], segment_of[MOST], last[CROWD] = { 0 };
+    segment segments[CROWD];
     int T = 0;
     for (int i = 0; i < n; i++) {
         EXPECT_OK(kv_begin(k[i], n_tokens[i], err), *err);
@@ -173,7 +173,7 @@ static inline void feed(parts *p, kv *k, const int32_t *tokens, int n, float *lo
 
 static inline const int32_t *text(int which)
 {
-    static int32_t t[SESSIONS][CONTEXT];
+    static int32_t t[CROWD][CONTEXT];
     for (int i = 0; i < CONTEXT; i++) t[which][i] = 3 + (i * (37 + 4 * which) + 11 * which) % 250;
     return t[which];
 }

@@ -112,6 +112,54 @@ TEST(sixteen_sessions_in_a_step_get_what_each_gets_alone)
     close_parts(&p);
 }
 
+/* The last logits of more sessions than the kernels of few rows take; they begin together and go on by a row each. */
+static void crowd(parts *p, float *logits)
+{
+    enum { STEPS = 3 };             /* plain, recorded, from the recording */
+    kv *k[CROWD];
+    const int32_t *t[CROWD];
+    int n[CROWD];
+    ds4_error err;
+    for (int i = 0; i < CROWD; i++) {
+        k[i] = session(p);
+        n[i] = 1 + i % 3;
+        t[i] = text(i);
+    }
+    EXPECT_OK(step(p, k, t, n, CROWD, logits, &err), err);
+    for (int j = 0; j < STEPS; j++) {
+        for (int i = 0; i < CROWD; i++) {
+            t[i] += n[i];
+            n[i] = 1;
+        }
+        EXPECT_OK(step(p, k, t, n, CROWD, logits, &err), err);
+    }
+    for (int i = 0; i < CROWD; i++) kv_close(k[i]);
+}
+
+TEST(twenty_four_sessions_in_a_step_are_recorded_and_get_what_the_cpu_gives)
+{
+    parts cpu, gpu = { 0 }, plain = { 0 };
+    if (open_parts(&cpu, "q4", "cpu", NULL) && open_parts(&gpu, "q4", "cuda", &(fake_options){ .seed = 13 }) &&
+        open_parts(&plain, "q4", "cuda", &(fake_options){ .no_graphs = true, .eager = true })) {
+        const size_t n = CROWD * cpu.V;
+        float *want = malloc(n * sizeof *want), *got = malloc(n * sizeof *got), *each = malloc(n * sizeof *each);
+        crowd(&cpu, want);
+        crowd(&gpu, got);
+        crowd(&plain, each);
+        EXPECT(cuda_step_recordings(gpu.cuda) == 1);
+        EXPECT(memcmp(got, each, n * sizeof *got) == 0);
+        int apart = 0;              /* sessions with an expert that was chosen by a hair, see above */
+        for (size_t i = 0; i < CROWD; i++) apart += !(distance(got + i * cpu.V, want + i * cpu.V, cpu.V) < 0.15);
+        EXPECT(apart <= 1);
+        free(want);
+        free(got);
+        free(each);
+    }
+    close_parts(&cpu);
+    close_parts(&gpu);
+    close_parts(&plain);
+}
+
 /* Logits of a prompt and of steps behind it. */
 static float *steps_with(uint64_t experts, const fake_options *fake, size_t *n)
 {
