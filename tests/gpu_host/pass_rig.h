@@ -13,7 +13,9 @@
 #include "base/checked.h"
 #include "factory/synth.h"
 #include "fake_device.h"
+#include "kernels/cuda/cuda_driver.h"
 #include "kernels/cuda/cuda_internal.h"
+#include "mock_cuda.h"
 #include "model/forward.h"
 
 enum { CONTEXT = 192, SESSIONS = 16, CROWD = 24, MOST = 144 };
@@ -66,8 +68,8 @@ typedef struct {
 } parts;
 
 /* Of the parts that are opened next: float activations; without the trained rounding of rows of K; card memory for
- * routed experts, 0 for all of them. */
-static bool exact_products, unrounded;
+ * routed experts, 0 for all of them; the driver's device over the mock, with one stream after another. */
+static bool exact_products, unrounded, by_driver;
 static uint64_t expert_memory;
 
 static inline bool stop(void *ctx)
@@ -104,7 +106,8 @@ static inline bool open_parts(parts *p, const char *mix, const char *kind, const
     const backend_options bo = { .name = kind, .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo),
                                  .mirrored = !strcmp(kind, "check:cuda"), .exact = exact_products, .expert_bytes = expert_memory };
     if (!st && !fake) st = backend_open(&p->b, &bo, &err);
-    if (!st && fake) st = fake_device_open(&d, fake, &err);
+    const cuda_api api = mock_cuda();
+    if (!st && fake) st = by_driver ? driver_open(&d, &api, &mock_images, 0, &err) : fake_device_open(&d, fake, &err);
     if (!st && fake) {
         counted.launch = d->launch;
         counted.n = 0;

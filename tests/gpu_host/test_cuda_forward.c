@@ -92,6 +92,49 @@ TEST(steps_from_recordings_give_the_bits_of_steps_without)
     for (int i = 0; i < 3; i++) free(logits[i]);
 }
 
+/* What a decoded token asks of the driver once its step is recorded: the rows' tables go up, the recording runs, the
+ * largest logits come back. Of the other eleven calls five enter the context or record that the tables went, one asks
+ * for the tables of two steps ago, and five wait when all has been asked for: for each stream, and for what is fetched. */
+TEST(a_token_is_one_copy_one_recording_and_one_result_however_many_sessions_share_it)
+{
+    static const struct { const char *call; int n; } want[] = {
+        { "cuMemcpyHtoDAsync_v2", 1 }, { "cuGraphLaunch", 1 }, { "cuMemcpyDtoHAsync_v2", 1 }, { "cuLaunchKernel", 0 },
+        { "cuLaunchKernelEx", 0 }, { "cuMemsetD8Async", 0 }, { "cuMemcpyDtoDAsync_v2", 0 }, { "cuMemAlloc_v2", 0 },
+        { "cuMemHostAlloc", 0 }, { "cuMemFree_v2", 0 } };
+    mock_reset();
+    by_driver = true;
+    for (int sessions = 1; sessions <= 3; sessions += 2) {
+        parts p;
+        if (open_parts(&p, "q8_0", "cuda", &(fake_options){ 0 })) {
+            kv *k[3];
+            const int32_t *t[3];
+            int n[3] = { 5, 5, 5 }, before[countof(want)];
+            ds4_error err;
+            for (int i = 0; i < sessions; i++) {
+                k[i] = session(&p);
+                t[i] = text(i);
+            }
+            for (int j = 0; j < 5; j++) {
+                for (size_t c = 0; c < countof(want); c++) before[c] = mock_calls(want[c].call);
+                const int all = mock_calls(NULL);
+                EXPECT_OK(step(&p, k, t, n, sessions, NULL, &err), err);
+                if (j >= 3) EXPECT_INT(mock_calls(NULL) - all, 14);
+                for (size_t c = 0; c < countof(want); c++)
+                    if (j >= 3 && mock_calls(want[c].call) - before[c] != want[c].n)
+                        test_fail(__FILE__, __LINE__, "step %d calls %s %d times", j, want[c].call,
+                                  mock_calls(want[c].call) - before[c]);
+                for (int i = 0; i < sessions; i++) {
+                    t[i] += n[i];
+                    n[i] = 1;
+                }
+            }
+            for (int i = 0; i < sessions; i++) kv_close(k[i]);
+        }
+        close_parts(&p);
+    }
+    by_driver = false;
+}
+
 TEST(sessions_that_share_steps_get_what_each_gets_alone)
 {
     parts p;
