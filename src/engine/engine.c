@@ -219,6 +219,8 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     if ((st = check_vocab(e, err))) return st;
 
     e->backend_o = engine_backend_options(&e->o, &e->config);
+    e->backend_o.warn = warn_line;
+    e->backend_o.warn_ctx = &e->log;
     if (plan.host_expert_bytes) e->backend_o.expert_bytes = plan.device_expert_bytes ? plan.device_expert_bytes : 1;
     const weights_options w = { .experts_apart = plan.expert_cache_bytes > 0, .progress = e->o.progress,
                                 .progress_ctx = e->o.progress_ctx };

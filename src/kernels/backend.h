@@ -90,7 +90,8 @@ struct backend {
     ds4_status (*adopt)(backend *b, view *w, weight_use use, int64_t rows_each, ds4_error *err);
     /* Around the ops of a pass. *done: the backend has run them all itself, from a recording of an
      * earlier pass of this shape. step_end is called after a failed op too, with complete false.
-     * *again: a recording was begun that can not be kept, so nothing has been computed; begin once more. */
+     * *again: a recording was begun that can not be kept, so nothing has been computed, whatever an op
+     * said; begin once more. */
     ds4_status (*step_begin)(backend *b, const step_shape *s, bool *done, ds4_error *err);
     ds4_status (*step_end)(backend *b, bool complete, bool *again, ds4_error *err);
     /* Brings the host's copy of these rows up to date; only with backend_options.mirrored. */
@@ -117,6 +118,8 @@ typedef struct {
     backend_limits limits;
     void         (*line)(void *ctx, const char *line);  /* check: differences, trace: ops */
     void          *line_ctx;
+    void         (*warn)(void *ctx, const char *line);  /* what a device does not do as it should, and is done otherwise */
+    void          *warn_ctx;
 } backend_options;
 
 /* DS4_EUNSUPPORTED names the backends that exist. For a trace: backend the options

@@ -455,7 +455,8 @@ static ds4_status run_step(pass *p, const int32_t *logits_rows, int n_logits)
         if (!done) st = run_ops(p, logits_rows, n_logits);
         ds4_error err;
         const ds4_status ended = b->step_end(b, st == DS4_OK, &again, &err);
-        if (ended && !st) p->dev->error = err;
+        if (again) st = DS4_OK;
+        else if (ended && !st) p->dev->error = err;
         if (ended && !st) st = ended;
     }
     return st;

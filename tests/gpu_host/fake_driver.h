@@ -8,13 +8,16 @@
 
 static fake_options card;       /* as it is opened next */
 static int cards_opened;        /* probing does not count */
+static void (*altered)(gpu_device *d);  /* may change a card that was opened */
 
 ds4_status gpu_driver_open(gpu_device **out, int index, ds4_error *err)
 {
     *out = NULL;
     if (index > 0) return ds4_fail(err, DS4_ENOTFOUND, "there is no card %d", index);
     cards_opened++;
-    return fake_device_open(out, &card, err);
+    const ds4_status st = fake_device_open(out, &card, err);
+    if (!st && altered) altered(*out);
+    return st;
 }
 
 ds4_status gpu_driver_probe(gpu_info *out, int index, uint64_t *available, ds4_error *err)

@@ -23,8 +23,8 @@ struct cu_stream_   { cu_graph capture; };      /* that it belongs to, where it 
 struct cu_event_    { bool recorded; cu_graph capture; };
 struct cu_module_   { const char *kernels; };
 struct cu_function_ { int shared; };
-struct cu_graph_    { mock_job *first, **last; };
-struct cu_exec_     { mock_job *first; };
+struct cu_graph_    { mock_job *first, **last; bool early, spoilt; };
+struct cu_exec_     { mock_job *first; bool early; };
 
 mock_machine mock_has;
 void (*mock_watch)(void);
@@ -213,6 +213,7 @@ static cu_result take(cu_stream s, mock_job job, size_t n_args)
         run(&job);
         return CU_OK;
     }
+    if (M.capture->spoilt) return CU_CAPTURE_INVALIDATED;
     mock_job *j = malloc(sizeof *j);
     *j = job;
     if (n_args) {
@@ -265,6 +266,11 @@ static cu_result cuLaunchKernelEx(const cu_launch_config *c, cu_function f, void
     (void)extra;
     ENTER(true);
     if (c->n_attributes != 1 || c->attributes->id != CU_LAUNCH_SERIAL_EARLY || c->attributes->value.allowed != 1) return 1;
+    const bool kept = capturing(c->stream);
+    if (kept && mock_has.early == MOCK_SPOIL_CAPTURES) M.capture->spoilt = true;
+    if (mock_has.early == MOCK_IN_STREAMS ? !kept : kept && mock_has.early >= MOCK_IN_CAPTURES &&
+                                                         mock_has.early <= MOCK_SPOIL_CAPTURES) return 400;
+    if (kept) M.capture->early = true;
     return start(f, (mock_job){ .grid = { c->grid[0], c->grid[1], c->grid[2] }, .block = c->block[0], .shared = c->shared },
                  c->stream, args);
 }
@@ -345,17 +351,22 @@ static cu_result cuStreamEndCapture(cu_stream s, cu_graph *g)
     struct cu_graph_ *c = M.capture;
     if (!capturing(s)) return 901;
     M.capture = NULL;
-    const cu_result r = enter(__func__, true);
+    cu_result r = enter(__func__, true);
+    if (!r && (c->spoilt || (c->early && mock_has.early == MOCK_AT_THE_END))) r = CU_CAPTURE_INVALIDATED;
     *g = r ? NULL : c;
     if (!r) return CU_OK;
     free_jobs(c->first);
-    LEAVE(c);
+    count(-1);
+    free(c);
+    return r;
 }
 static cu_result cuGraphInstantiateWithFlags(cu_exec *x, cu_graph g, unsigned long long flags)
 {
     ENTER(true);
+    if (g->early && mock_has.early == MOCK_AT_INSTANTIATION) return 1;
     *x = made(sizeof **x);
     (*x)->first = g->first;
+    (*x)->early = g->early;
     g->first = NULL;
     return flags ? 1 : CU_OK;
 }
@@ -363,6 +374,7 @@ static cu_result cuGraphLaunch(cu_exec x, cu_stream s)
 {
     (void)s;
     ENTER(true);
+    if (x->early && mock_has.early == MOCK_AT_THE_RUN) return 1;
     for (const mock_job *j = x->first; j; j = j->next) run(j);
     return CU_OK;
 }

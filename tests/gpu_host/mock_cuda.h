@@ -10,11 +10,20 @@
 #include "kernels/cuda/cuda_api.h"
 #include "kernels/cuda/cuda_image.h"
 
+/* Where launches that begin early are refused. */
+typedef enum {
+    MOCK_NOWHERE, MOCK_IN_STREAMS,
+    MOCK_IN_CAPTURES,           /* which can go on without */
+    MOCK_SPOIL_CAPTURES,        /* which then take no more */
+    MOCK_AT_THE_END, MOCK_AT_INSTANTIATION, MOCK_AT_THE_RUN     /* of captures with such launches */
+} mock_refusal;
+
 /* What the machine has; set before the first call. */
 typedef struct {
     int    cards, version, major, minor, mode;
     bool   integrated;
     size_t bytes;
+    mock_refusal early;
 } mock_machine;
 
 /* Forgets all calls. The machine: one H200 with a driver for 13.0. */

@@ -24,7 +24,6 @@ static const backend_limits limits = { .max_rows = MOST, .max_cols = COLS, .max_
 static struct {
     ds4_status (*launch)(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err);
     ds4_status (*copy)(gpu_device *d, int stream, gpu_ptr to, gpu_ptr from, uint64_t bytes, ds4_error *err);
-    ds4_status (*graph_end)(gpu_device *d, gpu_graph **out, ds4_error *err);
     ds4_status (*sync)(gpu_device *d, int stream, ds4_error *err);
     int work[GPU_STREAMS], syncs;
 } spy;
@@ -45,13 +44,6 @@ static inline ds4_status spy_sync(gpu_device *d, int stream, ds4_error *err)
 {
     spy.syncs++;
     return spy.sync(d, stream, err);
-}
-
-static inline ds4_status no_graph_end(gpu_device *d, gpu_graph **out, ds4_error *err)
-{
-    *out = NULL;
-    d->graph_abandon(d);
-    return ds4_fail(err, DS4_EMEMORY, "no memory for a recording");
 }
 
 static inline cuda_backend *open_step(const fake_options *o)

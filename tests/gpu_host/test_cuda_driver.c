@@ -356,6 +356,67 @@ TEST(all_kernels_are_loaded_before_a_recording_begins)
     closed(d);
 }
 
+/* Two kernels, one behind the other, in a recording that runs. */
+static ds4_status record_norms(gpu_device *d, gpu_ptr p)
+{
+    gpu_graph *g = NULL;
+    ds4_status st = d->graph_begin(d, &err);
+    if (!st) st = norm(d, 0, p, 0);
+    if (!st) st = norm(d, 0, p, 0);
+    if (!st) st = d->graph_end(d, &g, &err);
+    else d->graph_abandon(d);
+    if (!st) st = d->graph_run(d, g, &err);
+    d->graph_free(d, g);
+    return st;
+}
+
+TEST(where_early_launches_are_refused_the_device_goes_on_without_them_and_says_so)
+{
+    for (mock_refusal where = MOCK_IN_STREAMS; where <= MOCK_AT_THE_RUN; where++) {
+        mock_reset();
+        mock_has.early = where;
+        gpu_device *d = opened();
+        const gpu_ptr p = cleared(d, 256);
+        EXPECT_OK(norm(d, 0, p, 0), err);
+        EXPECT_OK(norm(d, 0, p, 0), err);
+        EXPECT_INT(d->remark[0] != 0, where == MOCK_IN_STREAMS);
+        EXPECT_INT(record_norms(d, p), where >= MOCK_SPOIL_CAPTURES ? DS4_EDEVICE : DS4_OK);
+        EXPECT_INT(strncmp(d->remark, "cuda: letting kernels begin early in recordings: error ", 55) == 0,
+                   where != MOCK_IN_STREAMS);
+        EXPECT(strstr(d->remark, "; each begins when the one ahead is over") != NULL);
+        d->remark[0] = 0;
+        EXPECT_OK(d->sync(d, -1, &err), err);
+        const int tried = mock_calls("cuLaunchKernelEx");
+        EXPECT_OK(record_norms(d, p), err);
+        if (where != MOCK_IN_STREAMS) EXPECT_INT(mock_calls("cuLaunchKernelEx"), tried);
+        EXPECT_OK(norm(d, 0, p, 0), err);
+        EXPECT_OK(norm(d, 0, p, 0), err);
+        EXPECT_INT(mock_calls("cuLaunchKernelEx"), tried + 1);      /* in a recording, or in a stream */
+        EXPECT_TEXT(d->remark, "");
+        d->free(d, GPU_LOCAL, p);
+        closed(d);
+    }
+}
+
+TEST(a_launch_that_is_refused_either_way_takes_no_early_launches_with_it)
+{
+    mock_reset();
+    gpu_device *d = opened();
+    const gpu_ptr p = cleared(d, 256);
+    EXPECT_OK(norm(d, 0, p, 0), err);
+    EXPECT_INT(norm(d, 0, p, 228 * 1024), DS4_EDEVICE);
+    EXPECT_TEXT(d->remark, "");
+    EXPECT_OK(norm(d, 0, p, 0), err);
+    EXPECT_INT(mock_calls("cuLaunchKernelEx"), 1);
+    mock_fail("cuLaunchKernelEx", 1, CU_ILLEGAL_ADDRESS, true);     /* of a kernel before */
+    const int plain = mock_calls("cuLaunchKernel");
+    EXPECT_INT(norm(d, 0, p, 0), DS4_EDEVICE);
+    EXPECT_INT(mock_calls("cuLaunchKernel"), plain);
+    EXPECT_TEXT(d->remark, "");
+    d->free(d, GPU_LOCAL, p);
+    closed(d);
+}
+
 /* ---- whatever fails ---------------------------------------------------------------------------- */
 
 static ds4_status everything(void)

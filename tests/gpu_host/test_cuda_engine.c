@@ -13,6 +13,42 @@
 
 #define CONTEXT 64
 
+/* ---- a device that refuses every 40th launch in a recording ------------------------------------ */
+
+static struct {
+    bool recording;
+    int  launches, refused;
+    ds4_status (*begin)(gpu_device *d, ds4_error *err);
+    void       (*abandon)(gpu_device *d);
+    ds4_status (*launch)(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err);
+} picky;
+
+static ds4_status picky_begin(gpu_device *d, ds4_error *err)
+{
+    picky.recording = true;
+    return picky.begin(d, err);
+}
+
+static void picky_abandon(gpu_device *d)
+{
+    picky.recording = false;
+    picky.abandon(d);
+}
+
+static ds4_status picky_launch(gpu_device *d, int stream, const gpu_launch *l, ds4_error *err)
+{
+    if (!picky.recording || ++picky.launches % 40 != 0) return picky.launch(d, stream, l, err);
+    picky.refused++;
+    return ds4_fail(err, DS4_EDEVICE, "a launch is refused");
+}
+
+static void make_picky(gpu_device *d)
+{
+    picky.begin = d->graph_begin, d->graph_begin = picky_begin;
+    picky.abandon = d->graph_abandon, d->graph_abandon = picky_abandon;
+    picky.launch = d->launch, d->launch = picky_launch;
+}
+
 /* ---- an engine ------------------------------------------------------------------------------- */
 
 static ds4_engine_options options(const char *name)
@@ -83,6 +119,36 @@ TEST(the_text_is_that_of_the_cpu)
     EXPECT_INT(text_of(e, s, got), N_TEXT);
     for (int i = 0; i < N_TEXT; i++) EXPECT_INT(got[i], want[i]);
     close_both(e, s);
+}
+
+static void hear(void *ctx, int level, const char *line)
+{
+    *(int *)ctx += level <= 1 && strstr(line, "can not be recorded: ") && strstr(line, "a launch is refused");
+}
+
+TEST(a_device_that_refuses_recordings_gives_the_same_text_and_is_told_once)
+{
+    ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
+    int told = 0;
+    ds4_error err;
+    for (int refuses = 0; refuses < 2; refuses++) {
+        card = (fake_options){ .seed = 1 };
+        altered = refuses ? make_picky : NULL;
+        ds4_engine_options o = options(refuses ? "cuda" : "cpu");
+        ds4_engine *e = NULL;
+        o.log = hear;
+        o.log_ctx = &told;
+        EXPECT_OK(ds4_engine_open(&e, &o, &err), err);
+        altered = NULL;
+        if (!e) return;
+        ds4_session *s = session(e);
+        EXPECT_INT(text_of(e, s, refuses ? got : want), N_TEXT);
+        EXPECT(!ds4_engine_lost(e));
+        EXPECT_INT(told, refuses);
+        close_both(e, s);
+    }
+    EXPECT_INT(picky.refused, 2);
+    for (int i = 0; i < N_TEXT; i++) EXPECT_INT(got[i], want[i]);
 }
 
 /* The logits behind a prompt of 20 tokens; NULL: none. */

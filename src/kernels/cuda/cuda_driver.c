@@ -242,7 +242,9 @@ static ds4_status make_streams(driver_device *d, ds4_error *err)
                            "making the stream of transfers");
     for (int i = 0; i < GPU_EVENTS && !st; i++) {
         st = driver_result(d, api->cuEventCreate(&d->event[i], 0), err, "making event %d", i);
-        if (!st) st = driver_result(d, api->cuEventCreate(&d->kept[i], 0), err, "making event %d of recordings", i);
+        if (!st)
+            st = driver_result(d, api->cuEventCreate(&d->kept[i], CU_EVENT_NO_TIMING), err,
+                               "making event %d of recordings", i);
     }
     return st;
 }
@@ -269,7 +271,8 @@ ds4_status driver_open(gpu_device **out, const cuda_api *api, const cuda_image_s
     d->images = images;
     d->card = card;
     /* Kernels that know how to wait; early launches within recordings are sound from driver 12.3 on. */
-    d->early = serving_arch(images, info.arch) >= 90 && info.driver >= 12030 && api->cuLaunchKernelEx;
+    const bool early = serving_arch(images, info.arch) >= 90 && info.driver >= 12030 && api->cuLaunchKernelEx;
+    d->early[false] = d->early[true] = early;
     pthread_mutex_init(&d->lock, NULL);
     pthread_mutex_init(&d->transfer_lock, NULL);
     d->base = (gpu_device){ .info = info, .memory = memory, .alloc = alloc, .free = free_memory,

@@ -48,9 +48,11 @@ typedef struct {
     cu_module     *module;              /* [images->n], of which n_modules are loaded */
     int            n_modules;
     driver_kernel  kernel[CUDA_KERNEL_COUNT];
-    bool           early;               /* kernels may begin before the one ahead of them is over      */
+    bool           early[2];            /* kernels may begin before the one ahead of them is over: in  */
+                                        /* streams, in recordings                                      */
     bool           after_kernel[GPU_STREAMS];   /* the stream's latest work is a kernel                */
     bool           recording;
+    bool           recorded_early;      /* the recording has kernels that begin early                  */
 
     pthread_mutex_t lock;               /* of lost_error and pinned */
     atomic_bool    lost;
@@ -61,7 +63,7 @@ typedef struct {
     driver_bounce  *bounce;             /* [BOUNCES], from the first transfer on */
 } driver_device;
 
-struct gpu_graph { cu_exec exec; };
+struct gpu_graph { cu_exec exec; bool early; };
 
 static inline driver_device *driver_of(gpu_device *d) { return (driver_device *)d; }
 
@@ -71,6 +73,8 @@ ds4_status driver_says(const cuda_api *api, cu_result r, ds4_error *err, const c
 /* The same of an open device, which errors that leave no way on make unusable. */
 ds4_status driver_result(driver_device *d, cu_result r, ds4_error *err, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* Whether the device is usable after r, where driver_result has not been told of it. */
+bool driver_survives(cu_result r);
 /* To begin with in every call: whether the device is usable, from this thread. */
 ds4_status driver_enter(driver_device *d, ds4_error *err);
 /* Whether the card can address these bytes of the host. */

@@ -69,6 +69,8 @@ static ds4_status say(const cuda_api *api, cu_result r, ds4_error *err, const ch
     return ds4_fail(err, status_of(r), "cuda: %s: %s%s", doing, name, remedy(r));
 }
 
+bool driver_survives(cu_result r) { return !is_fatal(r); }
+
 ds4_status driver_says(const cuda_api *api, cu_result r, ds4_error *err, const char *fmt, ...)
 {
     if (r == CU_OK) return DS4_OK;

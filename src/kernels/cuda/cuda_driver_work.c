@@ -1,6 +1,7 @@
 /* cuda_driver_work: copies, launches, events and recordings of the driver's device. */
 #include "kernels/cuda/cuda_driver.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/status.h"
@@ -54,6 +55,16 @@ static ds4_status allow_shared(driver_device *d, driver_kernel *k, const gpu_lau
     return st;
 }
 
+/* Something with early launches was refused, maybe for that: from now on it is done without. */
+static void no_longer_early(driver_device *d, bool in_recordings, cu_result r)
+{
+    ds4_error err;
+    if (!d->early[in_recordings] || !driver_survives(r)) return;
+    d->early[in_recordings] = false;
+    driver_says(&d->api, r, &err, "letting kernels begin early%s", in_recordings ? " in recordings" : "");
+    snprintf(d->base.remark, sizeof d->base.remark, "%.250s; each begins when the one ahead is over", err.message);
+}
+
 static ds4_status launch(gpu_device *base, int stream, const gpu_launch *l, ds4_error *err)
 {
     driver_device *d = driver_of(base);
@@ -63,16 +74,18 @@ static ds4_status launch(gpu_device *base, int stream, const gpu_launch *l, ds4_
     if (!st) st = find_kernel(d, l->kernel, err);
     if (!st) st = allow_shared(d, k, l, err);
     if (st) return st;
-    cu_result r;
-    if (d->early && d->after_kernel[stream]) {
+    cu_result r = CU_NOT_SUPPORTED, refused = CU_OK;
+    if (d->early[d->recording] && d->after_kernel[stream]) {
         cu_launch_attribute early = { .id = CU_LAUNCH_SERIAL_EARLY, .value.allowed = 1 };
         const cu_launch_config c = { { l->grid[0], l->grid[1], l->grid[2] }, { l->block, 1, 1 }, l->shared,
                                      d->stream[stream], &early, 1 };
-        r = d->api.cuLaunchKernelEx(&c, k->f, args, NULL);
-    } else {
+        refused = r = d->api.cuLaunchKernelEx(&c, k->f, args, NULL);
+        d->recorded_early |= d->recording;
+    }
+    if (r != CU_OK && driver_survives(refused))
         r = d->api.cuLaunchKernel(k->f, l->grid[0], l->grid[1], l->grid[2], l->block, 1, 1, l->shared,
                                   d->stream[stream], args, NULL);
-    }
+    if (refused != CU_OK && (r == CU_OK || d->recording)) no_longer_early(d, d->recording, refused);
     d->after_kernel[stream] = true;
     return driver_result(d, r, err, "launching %s (%u x %u x %u blocks of %u, %u bytes)", kernel_names[l->kernel],
                          l->grid[0], l->grid[1], l->grid[2], l->block, l->shared);
@@ -99,10 +112,14 @@ static ds4_status fill(gpu_device *base, int stream, gpu_ptr to, uint8_t value, 
 static ds4_status to_device(gpu_device *base, int stream, gpu_ptr to, const void *from, uint64_t bytes, ds4_error *err)
 {
     driver_device *d = driver_of(base);
-    const ds4_status st = enter_plain(d, stream, err);
+    ds4_status st = enter_plain(d, stream, err);
     if (st || bytes == 0) return st;
-    return driver_result(d, d->api.cuMemcpyHtoDAsync_v2(to, from, bytes, d->stream[stream]), err,
-                         "copying %llu bytes to the card", (unsigned long long)bytes);
+    st = driver_result(d, d->api.cuMemcpyHtoDAsync_v2(to, from, bytes, d->stream[stream]), err,
+                       "copying %llu bytes to the card", (unsigned long long)bytes);
+    if (st || driver_is_pinned(d, from, bytes)) return st;
+    /* Whether the driver has taken other memory with it when the call returns is left open by its manual. */
+    return driver_result(d, d->api.cuStreamSynchronize(d->stream[stream]), err, "waiting for %llu bytes to the card",
+                         (unsigned long long)bytes);
 }
 
 static ds4_status to_host(gpu_device *base, int stream, void *to, gpu_ptr from, uint64_t bytes, ds4_error *err)
@@ -183,6 +200,7 @@ static ds4_status graph_begin(gpu_device *base, ds4_error *err)
         st = driver_result(d, d->api.cuStreamBeginCapture_v2(d->stream[GPU_MAIN], CU_CAPTURE_RELAXED), err,
                            "beginning a recording");
     if (!st) d->recording = true;
+    d->recorded_early = false;
     no_kernel_ahead(d);
     return st;
 }
@@ -199,6 +217,12 @@ static void graph_abandon(gpu_device *base)
     if (plan) d->api.cuGraphDestroy(plan);
 }
 
+static ds4_status not_kept(driver_device *d, bool early, cu_result r, ds4_error *err, const char *doing)
+{
+    if (early && r != CU_OUT_OF_MEMORY) no_longer_early(d, true, r);
+    return driver_result(d, r, err, "%s", doing);
+}
+
 static ds4_status graph_end(gpu_device *base, gpu_graph **out, ds4_error *err)
 {
     driver_device *d = driver_of(base);
@@ -211,23 +235,30 @@ static ds4_status graph_end(gpu_device *base, gpu_graph **out, ds4_error *err)
     }
     d->recording = false;
     no_kernel_ahead(d);
-    st = driver_result(d, d->api.cuStreamEndCapture(d->stream[GPU_MAIN], &plan), err, "ending a recording");
-    if (st) return st;
+    cu_result r = d->api.cuStreamEndCapture(d->stream[GPU_MAIN], &plan);
+    if (r == CU_OK && !plan) r = CU_CAPTURE_INVALIDATED;
+    if (r != CU_OK) return not_kept(d, d->recorded_early, r, err, "ending a recording");
     gpu_graph *g = calloc(1, sizeof *g);
     if (!g) st = ds4_fail(err, DS4_EMEMORY, "cuda: no memory for a recording");
-    else st = driver_result(d, d->api.cuGraphInstantiateWithFlags(&g->exec, plan, 0), err,
-                            "making a recording ready to run");
+    else if ((r = d->api.cuGraphInstantiateWithFlags(&g->exec, plan, 0)) != CU_OK)
+        st = not_kept(d, d->recorded_early, r, err, "making a recording ready to run");
     d->api.cuGraphDestroy(plan);
-    if (st) free(g);
-    else *out = g;
-    return st;
+    if (st) {
+        free(g);
+        return st;
+    }
+    g->early = d->recorded_early;
+    *out = g;
+    return DS4_OK;
 }
 
 static ds4_status graph_run(gpu_device *base, gpu_graph *g, ds4_error *err)
 {
     driver_device *d = driver_of(base);
     const ds4_status st = enter_plain(d, GPU_MAIN, err);
-    return st ? st : driver_result(d, d->api.cuGraphLaunch(g->exec, d->stream[GPU_MAIN]), err, "running a recording");
+    if (st) return st;
+    const cu_result r = d->api.cuGraphLaunch(g->exec, d->stream[GPU_MAIN]);
+    return r == CU_OK ? DS4_OK : not_kept(d, g->early, r, err, "running a recording");
 }
 
 static void graph_free(gpu_device *base, gpu_graph *g)

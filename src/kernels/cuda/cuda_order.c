@@ -156,7 +156,10 @@ ds4_status order_place(cuda_backend *b, int *stream, ds4_error *err)
         o->placed = true;
         o->used[o->stream] = ++o->clock;
         const ds4_status st = wait_for(b, need, err);
-        if (st) return st;
+        if (st) {
+            o->placed = false;                  /* nothing of it is on the stream, which may not belong to the step */
+            return st;
+        }
     }
     *stream = o->stream;
     o->pieces++;

@@ -1,14 +1,21 @@
 /* cuda_record: recordings of steps.
  *
  * A decode step calls the same ops with the same arguments for every token: one row of each session,
- * logits of all. The second step of such a shape is recorded, and later ones are one launch. */
+ * logits of all. The second step of such a shape is recorded, and later ones are one launch.
+ *
+ * Nothing is computed while a step is recorded, so one that a device refuses, in whatever call, is begun once
+ * more: recorded again, since the device may have given up what was in the way, and then as ops. */
 #include "kernels/cuda/cuda_step.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/status.h"
+
+enum { TRIES = 2 };             /* to record a shape */
 
 static bool can_record(const step_shape *s)
 {
@@ -46,6 +53,31 @@ static ds4_status make_room(cuda_backend *b, recording **out, ds4_error *err)
     return st;
 }
 
+void cuda_warn(const cuda_backend *b, const char *fmt, ...)
+{
+    char line[640];
+    va_list args;
+    if (!b->o.warn) return;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    b->o.warn(b->o.warn_ctx, line);
+}
+
+/* What became of a recording; whether the device is usable, so that its step can run without. */
+static bool goes_without(cuda_backend *b, recording *r, const ds4_error *why)
+{
+    const char *message = why ? why->message : "";
+    if (b->base.wait(&b->base, NULL)) return false;
+    if (r->graph) b->device->graph_free(b->device, r->graph);
+    r->graph = NULL;
+    r->n_notes = 0;
+    if (++r->failures == TRIES)
+        cuda_warn(b, "%s: steps of %d rows are slower than they could be, since they can not be recorded: %s",
+                  b->base.name, r->rows, message);
+    return true;
+}
+
 ds4_status records_begin(cuda_backend *b, const step_shape *s, bool *done, ds4_error *err)
 {
     cuda_records *all = &b->step->records;
@@ -61,20 +93,23 @@ ds4_status records_begin(cuda_backend *b, const step_shape *s, bool *done, ds4_e
         return DS4_OK;
     }
     r->used = ++all->clock;
-    if (r->refused) return DS4_OK;
+    if (r->failures >= TRIES) return DS4_OK;
     if (r->graph && all->check) {
         all->now = r;
         all->checking = true;
         all->n_checked = 0;
         return DS4_OK;
     }
+    ds4_error why;
     if (r->graph) {
-        *done = true;
-        return b->device->graph_run(b->device, r->graph, err);
+        const ds4_status st = b->device->graph_run(b->device, r->graph, &why);
+        *done = st == DS4_OK;
+        return *done || goes_without(b, r, &why) ? DS4_OK : ds4_fail(err, st, "%s", why.message);
     }
-    const ds4_status st = b->device->graph_begin(b->device, err);
+    const ds4_status st = b->device->graph_begin(b->device, &why);
     if (st == DS4_EUNSUPPORTED) all->unsupported = true;
-    if (st) return st == DS4_EUNSUPPORTED ? DS4_OK : st;
+    if (st == DS4_EUNSUPPORTED) return DS4_OK;
+    if (st) return goes_without(b, r, &why) ? DS4_OK : ds4_fail(err, st, "%s", why.message);
     r->n_notes = 0;
     all->now = r;
     return DS4_OK;
@@ -107,15 +142,14 @@ ds4_status records_end(cuda_backend *b, bool complete, bool *again, ds4_error *e
     all->now = NULL;
     if (!complete) {
         b->device->graph_abandon(b->device);
-        r->refused = b->step->order.failed;     /* a step that was interrupted may be recorded yet */
+        *again = b->step->order.failed && goes_without(b, r, &b->base.queue.error);     /* or it was interrupted */
         return DS4_OK;
     }
-    const ds4_status st = b->device->graph_end(b->device, &r->graph, err);
-    if (!st) return b->device->graph_run(b->device, r->graph, err);
-    r->graph = NULL;
-    all->unsupported = true;
-    *again = st != DS4_EDEVICE;                 /* no memory for it, say: steps run without */
-    return *again ? DS4_OK : st;
+    ds4_error why;
+    ds4_status st = b->device->graph_end(b->device, &r->graph, &why);
+    if (!st) st = b->device->graph_run(b->device, r->graph, &why);
+    *again = st && goes_without(b, r, &why);
+    return st && !*again ? ds4_fail(err, st, "%s", why.message) : DS4_OK;
 }
 
 void records_close(cuda_backend *b, cuda_records *all)

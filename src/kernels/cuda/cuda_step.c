@@ -30,6 +30,13 @@ void cuda_step_waited(cuda_backend *b)
     for (int i = 0; b->step && i < 2; i++) b->step->tables.copy[i].under_way = false;
 }
 
+/* The step's own work failed: a recording of it can not be kept, and may be told why. */
+static void failed(cuda_backend *b, ds4_status st, const ds4_error *err)
+{
+    b->step->order.failed = true;
+    if (err) cuda_fail(&b->base.queue, st, err);
+}
+
 ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
@@ -40,11 +47,11 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     if (!st) st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
     if (!st) s->tables.rows = shape->rows;
-    if (!st && !*done) st = order_begin(b, shape->rows->n <= CUDA_STEP_ROWS, err);
+    if (!st && !*done && (st = order_begin(b, shape->rows->n <= CUDA_STEP_ROWS, err))) failed(b, st, err);
     if (!st) return DS4_OK;
     bool again;
     cuda_step_end(base, false, &again, NULL);   /* the caller does not end what could not be begun */
-    return st;
+    return again ? cuda_step_begin(base, shape, done, err) : st;
 }
 
 ds4_status cuda_step_end(backend *base, bool complete, bool *again, ds4_error *err)
@@ -57,9 +64,12 @@ ds4_status cuda_step_end(backend *base, bool complete, bool *again, ds4_error *e
     cuda_codes_keep(b, false);
     b->step->tables.rows = NULL;
     const ds4_status joined = order_end(b, st ? NULL : err);
-    if (!st) st = joined;
+    if (joined && !st) failed(b, st = joined, err);
+    b->step->order.failed |= st != DS4_OK;
     const ds4_status ended = records_end(b, complete && !st, again, st ? NULL : err);
-    return st ? st : ended;
+    if (b->device->remark[0]) cuda_warn(b, "%s", b->device->remark);
+    b->device->remark[0] = 0;
+    return *again ? DS4_OK : st ? st : ended;
 }
 
 /* ---- work of an op ------------------------------------------------------------------------- */
@@ -103,13 +113,12 @@ ds4_status cuda_copy(backend *base, view to, view from, ds4_error *err)
     cuda_op(b);
     cuda_reads(b, from);
     cuda_writes(b, to);
-    ds4_status st = order_place(b, &stream, err);
-    if (!st && dense) st = copy_piece(b, stream, cuda_at(to), cuda_at(from), (uint64_t)to.rows * row, err);
+    ds4_error own;
+    ds4_status st = order_place(b, &stream, &own);
+    if (!st && dense) st = copy_piece(b, stream, cuda_at(to), cuda_at(from), (uint64_t)to.rows * row, &own);
     for (int64_t i = 0; i < to.rows && !st && !dense; i++)
-        st = copy_piece(b, stream, cuda_at(view_rows(to, i, 1)), cuda_at(view_rows(from, i, 1)), row, err);
+        st = copy_piece(b, stream, cuda_at(view_rows(to, i, 1)), cuda_at(view_rows(from, i, 1)), row, &own);
     for (int64_t i = 0; i < to.rows && !st && b->o.mirrored; i++) memcpy(view_at(to, i), view_at(from, i), row);
-    ds4_error closing;
-    const ds4_status closed = order_close_op(b, st ? &closing : err);
-    b->step->order.failed |= st || closed;
-    return st ? st : closed;
+    st = cuda_done(&b->base.queue, st ? cuda_fail(&b->base.queue, st, &own) : DS4_OK);
+    return st ? ds4_fail(err, st, "%s", b->base.queue.error.message) : DS4_OK;
 }

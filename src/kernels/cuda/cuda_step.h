@@ -89,7 +89,7 @@ typedef struct {
 typedef struct {
     int          rows;          /* 0: unused. Each of a session of its own, all with logits */
     bool         selects;
-    bool         refused;       /* an op failed when it was recorded */
+    int          failures;      /* to make it, or to run it          */
     gpu_graph   *graph;         /* NULL: the shape was seen once     */
     uint64_t     used;
     record_note *note;          /* owned */
@@ -97,7 +97,7 @@ typedef struct {
 } recording;
 
 typedef struct {
-    bool       unsupported;     /* the device has no graphs, or could not keep one */
+    bool       unsupported;     /* the device has no graphs                        */
     bool       check;           /* run plainly what was recorded and compare       */
     bool       checking;        /* this step is                                    */
     recording *now;             /* being made or checked; else NULL                */
@@ -109,12 +109,15 @@ typedef struct {
 
 /* Runs the shape's recording (*done), or begins one, or does neither. */
 ds4_status records_begin(cuda_backend *b, const step_shape *s, bool *done, ds4_error *err);
-/* Ends what begin began, after order_end. */
+/* Ends what begin began, after order_end. *again: nothing has been done, and the step is to be begun once more. */
 ds4_status records_end(cuda_backend *b, bool complete, bool *again, ds4_error *err);
 void       records_close(cuda_backend *b, cuda_records *r);
 /* A launch of this step. */
 ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *what, size_t n, const void *args,
                         size_t args_n, ds4_error *err);
+
+/* A sentence for a user, where somebody listens. */
+void       cuda_warn(const cuda_backend *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 struct cuda_step {
     cuda_tables  tables;

@@ -77,7 +77,9 @@ struct gpu_device {
     /* Between begin and end nothing is done; the work of GPU_MAIN, and of the streams that wait
      * for its events, is kept. The other streams must be joined again before end; events waited for
      * are recorded in between too, copies are from and to pinned memory, nothing is allocated or synced.
-     * begin fails where there are no graphs (DS4_EUNSUPPORTED). abandon ends a recording that failed. */
+     * begin fails where there are no graphs (DS4_EUNSUPPORTED). abandon ends a recording that failed, which
+     * may succeed the next time: the device may have given something up for it. A recording that does not
+     * run has done nothing; after each of these failures sync tells whether the device is usable. */
     ds4_status (*graph_begin)(gpu_device *d, ds4_error *err);
     ds4_status (*graph_end)(gpu_device *d, gpu_graph **out, ds4_error *err);
     void       (*graph_abandon)(gpu_device *d);
@@ -90,6 +92,9 @@ struct gpu_device {
     /* Copies n pieces between host and device on a stream of its own and waits. Any thread. */
     ds4_status (*transfer)(gpu_device *d, bool to_device, const gpu_piece *pieces, int n, ds4_error *err);
     void       (*close)(gpu_device *d);
+
+    /* What it gave up and does otherwise from now on; "": nothing. Whoever tells it empties it. */
+    char       remark[320];
 };
 
 struct gpu_piece {
