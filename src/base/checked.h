@@ -42,10 +42,15 @@ static inline bool checked_align_u64(uint64_t v, uint64_t align, uint64_t *out)
     return true;
 }
 
-static inline int     min_int(int a, int b)         { return a < b ? a : b; }
-static inline int     max_int(int a, int b)         { return a > b ? a : b; }
-static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static inline size_t  min_size(size_t a, size_t b)  { return a < b ? a : b; }
+/* For sizes that are known to be small. */
+static inline uint64_t round_up(uint64_t v, uint64_t multiple) { return (v + multiple - 1) / multiple * multiple; }
+static inline double   in_gib(uint64_t n)                      { return (double)n / (double)(1u << 30); }
+
+static inline int      min_int(int a, int b)            { return a < b ? a : b; }
+static inline int      max_int(int a, int b)            { return a > b ? a : b; }
+static inline int64_t  min_i64(int64_t a, int64_t b)    { return a < b ? a : b; }
+static inline uint64_t min_u64(uint64_t a, uint64_t b)  { return a < b ? a : b; }
+static inline uint64_t max_u64(uint64_t a, uint64_t b)  { return a > b ? a : b; }
+static inline size_t   min_size(size_t a, size_t b)     { return a < b ? a : b; }
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/json_writer.h"
 #include "base/status.h"
 #include "bench/read_speed.h"
@@ -293,13 +294,11 @@ void machine_json(const machine_report *r, const char *build, const char *flags,
     bytes_char(out, '\n');
 }
 
-/* FNV-1a over what would make the figures others. */
+/* Of all that would make the figures others. */
 uint64_t machine_key(const host_machine *m, const char *build)
 {
     char all[512];
     snprintf(all, sizeof all, "%s|%d|%d|%d|%" PRIu64 "|%s|%s", m->cpu, m->n_cpus, m->n_allowed, m->n_cores, m->memory_bytes,
              m->release, build);
-    uint64_t h = 0xcbf29ce484222325u;
-    for (const char *p = all; *p; p++) h = (h ^ (uint8_t)*p) * 0x100000001b3u;
-    return h;
+    return hash_bytes(HASH_BEGIN, all, strlen(all));
 }

@@ -13,8 +13,6 @@ enum {
     READERS = 8                 /* as many requests keep a solid-state disk busy */
 };
 
-static double gib(uint64_t n) { return (double)n / (double)GIB; }
-
 typedef struct {
     ds4_engine    *e;
     const uint8_t *data;        /* of the shard in work */
@@ -70,7 +68,7 @@ ds4_status load_warm(ds4_engine *e, ds4_error *err)
         l.total = available;
         log_line(&e->log, LOG_WARNING, "warming: the file has %.2f GiB, %.2f GiB of memory are free: only that much is "
                  "read now, and the rest will be read again and again; a smaller file or --expert-cache avoids it",
-                 gib(file), gib(available));
+                 in_gib(file), in_gib(available));
     }
     for (int i = 0; i < gguf_n_shards(e->file) && l.before < l.total; i++) {
         uint64_t size;
@@ -90,7 +88,7 @@ static ds4_status check_huge(const ds4_engine *e, uint64_t rest, ds4_error *err)
                         "/sys/kernel/mm/transparent_hugepage/enabled must say madvise or always");
     if (available && available < file + rest + spare)
         return ds4_fail(err, DS4_EMEMORY, "a copy of the weights in huge pages needs %.2f GiB and the session %.2f GiB; "
-                        "%.2f GiB are free", gib(file + spare), gib(rest), gib(available));
+                        "%.2f GiB are free", in_gib(file + spare), in_gib(rest), in_gib(available));
     return DS4_OK;
 }
 
@@ -108,6 +106,6 @@ ds4_status load_huge_pages(ds4_engine *e, uint64_t rest, ds4_error *err)
     }
     if (st) return st;
     log_line(&e->log, LOG_INFO, "weights: a copy of %.2f GiB, %.2f GiB of it in huge pages; ds4-bench speed with and "
-             "without --huge-pages tells what that gains", gib(l.total), gib(residency_huge_bytes() - before));
+             "without --huge-pages tells what that gains", in_gib(l.total), in_gib(residency_huge_bytes() - before));
     return DS4_OK;
 }

@@ -10,8 +10,6 @@
 
 #define MIB ((uint64_t)1 << 20)
 
-static double gib(uint64_t n) { return (double)n / (double)(1024 * MIB); }
-
 /* KV and scratch. */
 static uint64_t must_lie_there(const ds4_engine_options *o, const model_config *c, const gguf *g)
 {
@@ -110,7 +108,7 @@ static void tell_of_others(const ds4_plan *p, char *out, size_t n)
     const uint64_t held = p->device_total_bytes - min_u64(p->device_available_bytes, p->device_total_bytes);
     out[0] = 0;
     if (held > p->device_total_bytes / 8)
-        snprintf(out, n, "; other processes hold %.2f GiB of its %.2f", gib(held), gib(p->device_total_bytes));
+        snprintf(out, n, "; other processes hold %.2f GiB of its %.2f", in_gib(held), in_gib(p->device_total_bytes));
 }
 
 ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4_error *err)
@@ -122,22 +120,22 @@ ds4_status plan_device_check(const ds4_plan *p, const ds4_engine_options *o, ds4
     if (p->device_bytes > room && p->max_tokens_that_fit > 0)
         return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens and the weights that must lie there need %.2f GiB on "
                         "%s, %.2f GiB can be had%s; the largest context that fits is %d tokens", o->max_tokens,
-                        gib(p->device_bytes), p->device, gib(room), others, p->max_tokens_that_fit);
+                        in_gib(p->device_bytes), p->device, in_gib(room), others, p->max_tokens_that_fit);
     if (p->device_bytes > room && p->device_unified)
         return ds4_fail(err, DS4_EMEMORY, "%s shares the memory of the host: %.2f GiB can be had, %.2f GiB are needed%s; "
-                        "a smaller model fits, and --backend cpu reads experts from the file", p->device, gib(room),
-                        gib(p->device_bytes), others);
+                        "a smaller model fits, and --backend cpu reads experts from the file", p->device, in_gib(room),
+                        in_gib(p->device_bytes), others);
     if (p->device_bytes > room)
         return ds4_fail(err, DS4_EMEMORY, "%s has %.2f GiB that can be had, and %.2f GiB must lie there even with all "
                         "routed experts in host memory%s; a smaller model or --backend cpu works", p->device,
-                        gib(room), gib(fixed), others);
+                        in_gib(room), in_gib(fixed), others);
     if (!p->host_expert_bytes || !limit || p->total_bytes <= limit) return DS4_OK;
     char remedy[64] = "";
     if (p->max_tokens_that_fit > 0)
         snprintf(remedy, sizeof remedy, "a context of %d tokens leaves them room, ", p->max_tokens_that_fit);
     return ds4_fail(err, DS4_EMEMORY, "%.2f GiB of routed experts do not fit on %s and would stay in host memory, where "
-                    "%.2f GiB can be had%s; %s--backend cpu reads them from the file", gib(p->host_expert_bytes), p->device,
-                    gib(limit), others, remedy);
+                    "%.2f GiB can be had%s; %s--backend cpu reads them from the file", in_gib(p->host_expert_bytes),
+                    p->device, in_gib(limit), others, remedy);
 }
 
 void plan_device_warn(const ds4_plan *p, const log_sink *log)
@@ -148,5 +146,5 @@ void plan_device_warn(const ds4_plan *p, const log_sink *log)
     tell_of_others(p, others, sizeof others);
     log_line(log, LOG_WARNING, "%.0f %% of the routed experts fit on %s (%.2f of %.2f GiB)%s; a token reads about "
              "%.2f GB of the others over the bus", 100.0 * (double)p->device_expert_bytes / (double)all, p->device,
-             gib(p->device_expert_bytes), gib(all), others, (double)p->bus_token_bytes / 1e9);
+             in_gib(p->device_expert_bytes), in_gib(all), others, (double)p->bus_token_bytes / 1e9);
 }

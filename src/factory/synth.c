@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/pool.h"
 #include "base/random.h"
 #include "base/status.h"
@@ -58,13 +59,8 @@ typedef struct {
     uint8_t    *buffer;
 } tensor_job;
 
-/* FNV-1a over the name: a tensor is the same whatever else is in the file. */
-static uint64_t name_hash(const char *name)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-    for (; *name; name++) h = (h ^ (uint8_t)*name) * 0x100000001b3u;
-    return h;
-}
+/* A tensor is the same whatever else is in the file. */
+static uint64_t name_hash(const char *name) { return hash_bytes(HASH_BEGIN, name, strlen(name)); }
 
 /* n_used different experts for each token. */
 static void fill_expert_ids(const tensor_job *j, int32_t *dst, uint64_t n_values, random_stream *r)

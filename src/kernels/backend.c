@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/hash.h"
 #include "base/status.h"
 
 static bool starts(const char *name, const char *prefix)
@@ -41,16 +42,11 @@ uint64_t backend_scratch_bytes(const backend_options *o)
     return is_cuda(o->name) ? backend_cuda_scratch_bytes(o) : backend_cpu_scratch_bytes(o);
 }
 
-/* FNV-1a over the rows of a result: equal tapes mean equal bits. */
+/* Of the rows of a result: equal tapes mean equal bits. */
 static uint64_t hash_view(view v)
 {
-    const quant_info *q = quant_get(v.type);
-    const uint64_t row_bytes = (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
-    uint64_t h = 0xcbf29ce484222325u;
-    for (int64_t r = 0; r < v.rows; r++) {
-        const uint8_t *p = view_at(v, r);
-        for (uint64_t i = 0; i < row_bytes; i++) h = (h ^ p[i]) * 0x100000001b3u;
-    }
+    uint64_t h = HASH_BEGIN;
+    for (int64_t r = 0; r < v.rows; r++) h = hash_bytes(h, view_at(v, r), view_row_bytes(v));
     return h;
 }
 

@@ -37,12 +37,6 @@ typedef struct {
     bool         no_memory;
 } check_backend;
 
-static uint64_t row_bytes_of(view v)
-{
-    const quant_info *q = quant_get(v.type);
-    return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
-}
-
 static void copy_out(uint8_t *to, view v, uint64_t row_bytes)
 {
     for (int64_t r = 0; r < v.rows; r++) memcpy(to + (uint64_t)r * row_bytes, view_at(v, r), row_bytes);
@@ -67,7 +61,7 @@ static void keep_result(void *ctx, const char *result, view v, const kv_row *sto
         c->cap_kept = cap;
     }
     kept_result *k = &c->kept[c->n_kept];
-    *k = (kept_result){ .result = result, .v = v, .row_bytes = row_bytes_of(v),
+    *k = (kept_result){ .result = result, .v = v, .row_bytes = view_row_bytes(v),
                         .stored = stored ? *stored : (kv_row){ KV_ROW_F32, v.cols, 0 } };
     const uint64_t n = k->row_bytes * (uint64_t)v.rows;
     k->before = malloc(n ? n : 1);

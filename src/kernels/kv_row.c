@@ -3,10 +3,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "kernels/shared/formulas.h"
 #include "quant/float_formats.h"
 
-static int smaller(int a, int b) { return a < b ? a : b; }
 
 static float largest_magnitude(const float *x, int n)
 {
@@ -26,7 +26,7 @@ static void pack_fp8(kv_row r, uint8_t *to, const float *x)
     uint8_t *scales = to + kv_row_scales(r), *tail = to + kv_row_tail(r);
     memset(to, 0, (size_t)kv_row_bytes(r));
     for (int first = 0; first < r.n_round; first += KV_FP8_GROUP) {
-        const int n = smaller(KV_FP8_GROUP, r.n_round - first);
+        const int n = min_int(KV_FP8_GROUP, r.n_round - first);
         const float scale = formula_fp8_scale(largest_magnitude(x + first, n));
         for (int i = first; i < first + n; i++) to[i] = float_to_e4m3(x[i] / scale);
         *scales++ = scale_code(scale);

@@ -30,6 +30,13 @@ typedef struct {
 
 static inline int view_present(view v) { return v.buf != NULL; }
 
+/* Bytes of a row's numbers; the stride may be longer. */
+static inline uint64_t view_row_bytes(view v)
+{
+    const quant_info *q = quant_get(v.type);
+    return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
+}
+
 /* Rows first..first+n-1. */
 static inline view view_rows(view v, int64_t first, int64_t n)
 {

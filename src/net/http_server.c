@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include "base/checked.h"
 #include "base/status.h"
 #include "net/listener.h"
 
@@ -181,17 +182,13 @@ static void on_timer(uv_timer_t *timer)
     accept_waiting(s);
 }
 
-static int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 /* The timer runs only while there is something to look at, and as often as the shortest limit asks for. */
 static void set_timer(http_server *s)
 {
     const http_limits *l = &s->limits;
-    int period = least(least(l->head_timeout_ms, l->body_slack_ms), least(l->idle_timeout_ms, l->write_timeout_ms)) / 8;
-    period = period < TICK_MIN_MS ? TICK_MIN_MS : least(period, TICK_MAX_MS);
+    const int reading = min_int(l->head_timeout_ms, l->body_slack_ms);
+    const int shortest = min_int(reading, min_int(l->idle_timeout_ms, l->write_timeout_ms));
+    int period = max_int(TICK_MIN_MS, min_int(shortest / 8, TICK_MAX_MS));
     bool waiting = false;
     for (const port *p = s->ports; p; p = p->next) waiting |= p->waiting;
     if ((!s->n_conns && !waiting) || s->closing) period = 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/hash.h"
 #include "base/status.h"
 #include "text/answer.h"
 #include "text/dsml.h"
@@ -40,11 +41,10 @@ struct replay_memory {
 
 /* ---- the table ---------------------------------------------------------------- */
 
-/* FNV-1a, begun at a place that others do not know. */
+/* Begun at a place that others do not know. */
 static size_t bucket_of(const replay_memory *m, slice id)
 {
-    uint64_t h = 0xCBF29CE484222325u ^ (uint64_t)(uintptr_t)m;
-    for (size_t i = 0; i < id.len; i++) h = (h ^ (unsigned char)id.data[i]) * 0x100000001B3u;
+    const uint64_t h = hash_bytes(HASH_BEGIN ^ (uint64_t)(uintptr_t)m, id.data, id.len);
     return (size_t)(h ^ h >> 32) & (m->n_buckets - 1);
 }
 

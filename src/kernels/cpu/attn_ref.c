@@ -3,10 +3,10 @@
 
 #include <math.h>
 
+#include "base/checked.h"
 #include "kernels/shared/formulas.h"
 #include "quant/float_formats.h"
 
-static int smaller(int a, int b) { return a < b ? a : b; }
 
 /* ---- rounding ---------------------------------------------------------------------- */
 
@@ -21,7 +21,7 @@ static float largest_magnitude(const float *x, int n)
 static void round_fp8(float *x, int n)
 {
     for (int first = 0; first < n; first += KV_FP8_GROUP) {
-        const int len = smaller(KV_FP8_GROUP, n - first);
+        const int len = min_int(KV_FP8_GROUP, n - first);
         float *v = x + first;
         const float scale = formula_fp8_scale(largest_magnitude(v, len));
         for (int i = 0; i < len; i++)
@@ -32,7 +32,7 @@ static void round_fp8(float *x, int n)
 static void round_fp4(float *x, int n)
 {
     for (int first = 0; first < n; first += KV_FP4_GROUP) {
-        const int len = smaller(KV_FP4_GROUP, n - first);
+        const int len = min_int(KV_FP4_GROUP, n - first);
         float *v = x + first;
         const float scale = formula_fp4_scale(largest_magnitude(v, len));
         for (int i = 0; i < len; i++)

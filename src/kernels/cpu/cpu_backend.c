@@ -66,17 +66,11 @@ static void buf_free(backend *b, buf *m)
     free(m);
 }
 
-static uint64_t row_bytes(view v)
-{
-    const quant_info *q = quant_get(v.type);
-    return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
-}
-
 static ds4_status upload(backend *b, view to, const void *from, ds4_error *err)
 {
     (void)b;
     (void)err;
-    const uint64_t row = row_bytes(to);
+    const uint64_t row = view_row_bytes(to);
     for (int64_t i = 0; i < to.rows; i++)
         memcpy(view_at(to, i), (const uint8_t *)from + (uint64_t)i * row, row);
     return DS4_OK;
@@ -86,7 +80,7 @@ static ds4_status download(backend *b, void *to, view from, ds4_error *err)
 {
     (void)b;
     (void)err;
-    const uint64_t row = row_bytes(from);
+    const uint64_t row = view_row_bytes(from);
     for (int64_t i = 0; i < from.rows; i++)
         memcpy((uint8_t *)to + (uint64_t)i * row, view_at(from, i), row);
     return DS4_OK;
@@ -104,7 +98,7 @@ static ds4_status copy_rows(backend *b, view to, view from, ds4_error *err)
 {
     (void)b;
     (void)err;
-    const uint64_t row = row_bytes(to);
+    const uint64_t row = view_row_bytes(to);
     for (int64_t i = 0; i < to.rows; i++) memcpy(view_at(to, i), view_at(from, i), row);
     return DS4_OK;
 }

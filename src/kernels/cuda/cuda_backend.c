@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/status.h"
 
 /* ---- addresses ---------------------------------------------------------------------------- */
@@ -54,6 +55,13 @@ gpu_kv_row cuda_kv_row(kv_row r)
 ds4_status cuda_fail(queue *dev, ds4_status st, const ds4_error *err)
 {
     return queue_fail(dev, st, "%s", err->message);
+}
+
+uint64_t cuda_take(uint64_t *used, uint64_t n, uint64_t size)
+{
+    const uint64_t at = *used;
+    *used += round_up(n * size, PLANE_ALIGN);
+    return at;
 }
 
 /* ---- memory ------------------------------------------------------------------------------- */
@@ -111,16 +119,10 @@ static void buf_free(backend *base, buf *m)
     cuda_buf_release(b, (cuda_buf *)m);
 }
 
-static uint64_t row_bytes(view v)
-{
-    const quant_info *q = quant_get(v.type);
-    return (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
-}
-
 /* A view as pieces of memory without gaps; pieces NULL only counts them. */
 static int cut_view(view v, void *host, gpu_piece *pieces)
 {
-    const uint64_t row = row_bytes(v);
+    const uint64_t row = view_row_bytes(v);
     const int n = v.rows == 0 ? 0 : v.stride == row ? 1 : (int)v.rows;
     const uint64_t each = n == 1 ? row * (uint64_t)v.rows : row;
     for (int i = 0; i < n && pieces; i++)
@@ -137,7 +139,7 @@ static ds4_status move(backend *base, bool to_device, const move_piece *p, int n
     if (!pieces) return ds4_fail(err, DS4_EMEMORY, "%s: no memory to move %zu pieces", base->name, total);
     for (size_t at = 0, i = 0; i < (size_t)n; i++) {
         const view v = p[i].at;
-        const uint64_t row = row_bytes(v);
+        const uint64_t row = view_row_bytes(v);
         at += (size_t)cut_view(v, p[i].host, pieces + at);
         for (int64_t r = 0; r < v.rows && to_device && b->o.mirrored; r++)
             memcpy(view_at(v, r), (const uint8_t *)p[i].host + (uint64_t)r * row, row);
@@ -160,9 +162,9 @@ static ds4_status download(backend *base, void *to, view from, ds4_error *err)
 static ds4_status mirror(backend *base, view v, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
-    const bool dense = v.stride == row_bytes(v);
+    const bool dense = v.stride == view_row_bytes(v);
     const int64_t n = dense && v.rows > 0 ? 1 : v.rows;
-    const uint64_t each = dense ? v.stride * (uint64_t)v.rows : row_bytes(v);
+    const uint64_t each = dense ? v.stride * (uint64_t)v.rows : view_row_bytes(v);
     ds4_status st = b->device->sync(b->device, -1, err);
     for (int64_t i = 0; i < n && !st; i++) {
         const gpu_piece one = { cuda_at(v) + (uint64_t)i * v.stride, view_at(v, i), each };
@@ -195,11 +197,9 @@ static const struct {
     [CUDA_FAMILY_HEAD] = { cuda_head_scratch, cuda_head_ops },
 };
 
-static uint64_t aligned(uint64_t n) { return (n + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN; }
-
 static uint64_t scratch_of(int family, const backend_limits *l)
 {
-    return families[family].scratch ? aligned(families[family].scratch(l)) : 0;
+    return families[family].scratch ? round_up(families[family].scratch(l), PLANE_ALIGN) : 0;
 }
 
 uint64_t backend_cuda_scratch_bytes(const backend_options *o)

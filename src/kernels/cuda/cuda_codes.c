@@ -7,8 +7,7 @@
 
 #include "base/checked.h"
 
-static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t padded(uint64_t n) { return (n + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN; }
+static uint64_t padded(uint64_t n) { return round_up(n, PLANE_ALIGN); }
 
 /* Numbers of one set: the rows of any product, the experts' pairs, and a few rows of all heads. */
 static uint64_t set_numbers(const backend_limits *l)
@@ -17,7 +16,7 @@ static uint64_t set_numbers(const backend_limits *l)
     const uint64_t pairs = (uint64_t)l->max_pairs * (uint64_t)l->max_expert_width;
     const uint64_t few = (uint64_t)min_int(l->max_rows, CUDA_FEW_ROWS);
     const uint64_t heads = few * (uint64_t)l->n_heads * (uint64_t)l->max_head_width;
-    return padded(larger(larger(rows, pairs), heads));
+    return padded(max_u64(max_u64(rows, pairs), heads));
 }
 
 /* Codes, a scale per 32, a sum per 16. */

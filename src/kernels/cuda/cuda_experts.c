@@ -5,23 +5,16 @@
 
 /* ---- scratch ------------------------------------------------------------------------------- */
 
-static uint64_t take(uint64_t *used, uint64_t n, uint64_t size)
-{
-    const uint64_t at = *used;
-    *used += (n * size + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
-    return at;
-}
-
 /* What a group's pointers are, from 0 on; *bytes of all. */
 static gpu_groups lay_out(const backend_limits *l, uint64_t *bytes)
 {
     gpu_groups g = { 0 };
     const uint64_t E = (uint64_t)l->n_experts;
     *bytes = 0;
-    g.first = take(bytes, E + 1, sizeof(int32_t));
-    g.pair = take(bytes, (uint64_t)l->max_pairs, sizeof(int32_t));
-    g.active = take(bytes, E, sizeof(int32_t));
-    g.n_active = take(bytes, 1, sizeof(int32_t));
+    g.first = cuda_take(bytes, E + 1, sizeof(int32_t));
+    g.pair = cuda_take(bytes, (uint64_t)l->max_pairs, sizeof(int32_t));
+    g.active = cuda_take(bytes, E, sizeof(int32_t));
+    g.n_active = cuda_take(bytes, 1, sizeof(int32_t));
     return g;
 }
 

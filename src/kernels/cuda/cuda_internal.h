@@ -226,6 +226,9 @@ void     cuda_indexer_stages(cuda_backend *b);  /* those that stand back where o
 void     cuda_attention_ops(ops *o);
 void     cuda_head_ops(ops *o);
 
+/* Lays out memory: where n elements of this size begin, behind what is used of it so far. */
+uint64_t   cuda_take(uint64_t *used, uint64_t n, uint64_t size);
+
 /* Fails the queue with a device's error. */
 ds4_status cuda_fail(queue *dev, ds4_status st, const ds4_error *err);
 

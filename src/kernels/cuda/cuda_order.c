@@ -86,10 +86,8 @@ static void declare(cuda_backend *b, uint64_t first, uint64_t end, bool writes)
 static void declare_view(cuda_backend *b, view v, bool writes)
 {
     if (!view_present(v) || v.rows == 0 || cuda_buf_of(v)->planes || v.buf->mapped) return;    /* weights never change */
-    const quant_info *q = quant_get(v.type);
-    const uint64_t row = (uint64_t)(v.cols / q->block_len) * (uint64_t)q->block_bytes;
     const uint64_t at = cuda_at(v);
-    declare(b, at, at + (uint64_t)(v.rows - 1) * v.stride + row, writes);
+    declare(b, at, at + (uint64_t)(v.rows - 1) * v.stride + view_row_bytes(v), writes);
 }
 
 /* Memory of sessions has addresses of its own, below those of any device: all segments of a step are in

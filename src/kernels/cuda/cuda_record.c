@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/hash.h"
 #include "base/status.h"
 
 enum { TRIES = 2 };             /* to record a shape */
@@ -157,14 +158,6 @@ void records_close(cuda_backend *b, cuda_records *all)
     for (int i = 0; i < RECORDINGS; i++) drop(b, &all->all[i]);
 }
 
-/* FNV-1a */
-static uint64_t hash(uint64_t h, const void *data, size_t n)
-{
-    const uint8_t *p = data;
-    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
-
 /* What lies between an argument's fields is whatever was there: not compared. Compilers that can not tell
  * it apart compare no arguments. */
 #ifndef __has_builtin
@@ -187,11 +180,11 @@ ds4_status records_note(cuda_backend *b, int kernel, int stream, const void *wha
     cuda_records *all = &b->step->records;
     recording *r = all->now;
     if (!r) return DS4_OK;
-    const uint64_t basis = 0xcbf29ce484222325u ^ ((uint64_t)(unsigned)kernel << 8 | (uint64_t)(unsigned)stream);
+    const uint64_t basis = HASH_BEGIN ^ ((uint64_t)(unsigned)kernel << 8 | (uint64_t)(unsigned)stream);
     _Alignas(16) uint8_t own[4096];             /* no launch takes more */
     assert(args_n <= sizeof own);
     memcpy(own, args, args_n);
-    const record_note note = { kernel, hash(hash(basis, what, n), own, clear_gaps(kernel, own, args_n)) };
+    const record_note note = { kernel, hash_bytes(hash_bytes(basis, what, n), own, clear_gaps(kernel, own, args_n)) };
     if (all->checking) {
         if (all->differs) return DS4_OK;
         all->differs = all->n_checked >= r->n_notes || r->note[all->n_checked].hash != note.hash;

@@ -11,8 +11,6 @@
 enum { COUNT_STEPS = 8 };
 #define HEAT_DECAY 0.75f
 
-static double gib(uint64_t bytes) { return (double)bytes / (double)(1u << 30); }
-
 /* ---- open and close ------------------------------------------------------------------------- */
 
 static size_t n_counters(const cuda_backend *b) { return (size_t)b->residency->counted * (size_t)b->o.limits.n_experts; }
@@ -128,7 +126,8 @@ ds4_status residency_add(cuda_backend *b, int n, uint64_t each, expert_stack **o
     if (!st && with_host && take_region(b, GPU_PINNED, with_host, &host, &why))
         st = ds4_fail(err, DS4_EMEMORY,
                       "%s: %.2f GiB of experts are to stay in host memory, which the system does not give: %s; "
-                      "a larger limit of locked memory or more memory helps", b->base.name, gib(with_host), why.message);
+                      "a larger limit of locked memory or more memory helps", b->base.name, in_gib(with_host),
+                      why.message);
     if (st) {
         free(s.place);
         return st;

@@ -35,14 +35,14 @@ static uint64_t hc_scratch(const backend_limits *l, int cols)
     const int S = max_int(l->n_streams, 1), n_mix = (2 + S) * S;
     const uint64_t few = (uint64_t)min_int(l->max_rows, FEW_ROWS) * sums_bytes(n_mix, slices_of(cols, SLICE_FEW));
     const uint64_t many = (uint64_t)l->max_rows * sums_bytes(n_mix, slices_of(cols, SLICE_MANY));
-    return few > many ? few : many;
+    return max_u64(few, many);
 }
 
 /* Bytes of the sums; planes of embedded rows lie behind them. A stream is at most as wide as the widest
  * input of a product. */
 static uint64_t sums_room(const backend_limits *l)
 {
-    return (hc_scratch(l, max_int(l->n_streams, 1) * l->max_cols) + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
+    return round_up(hc_scratch(l, max_int(l->n_streams, 1) * l->max_cols), PLANE_ALIGN);
 }
 
 /* Planes of EMBED_ROWS rows: no type with blocks takes more than 9 bits a number. */

@@ -105,8 +105,7 @@ static ds4_status copy_piece(cuda_backend *b, int stream, gpu_ptr to, gpu_ptr fr
 ds4_status cuda_copy(backend *base, view to, view from, ds4_error *err)
 {
     cuda_backend *b = (cuda_backend *)base;
-    const quant_info *q = quant_get(to.type);
-    const uint64_t row = (uint64_t)(to.cols / q->block_len) * (uint64_t)q->block_bytes;
+    const uint64_t row = view_row_bytes(to);
     const bool dense = to.stride == row && from.stride == row;
     int stream;
     if (to.rows == 0) return DS4_OK;

@@ -9,13 +9,6 @@
 #include "base/checked.h"
 #include "base/status.h"
 
-static uint64_t take(uint64_t *used, uint64_t n, uint64_t size)
-{
-    const uint64_t at = *used;
-    *used += (n * size + 255) / 256 * 256;
-    return at;
-}
-
 /* Entries of one block table. */
 static int blocks_each(const backend_limits *l) { return l->block_tokens ? l->max_tokens / l->block_tokens + 1 : 1; }
 
@@ -23,12 +16,12 @@ static table_layout lay_out(const backend_limits *l, int rows, int segments)
 {
     table_layout t = { 0 };
     const uint64_t T = (uint64_t)rows, G = (uint64_t)max_int(segments, 1);
-    t.pos = take(&t.bytes, T, sizeof(int32_t));
-    t.token = take(&t.bytes, T, sizeof(int32_t));
-    t.segment_of = take(&t.bytes, T, sizeof(int32_t));
-    t.segment = take(&t.bytes, G, sizeof(gpu_segment));
-    t.layer = take(&t.bytes, G * (uint64_t)max_int(l->n_layer, 1), sizeof(gpu_kv_layer));
-    t.blocks = take(&t.bytes, 2 * G * (uint64_t)blocks_each(l), sizeof(int32_t));
+    t.pos = cuda_take(&t.bytes, T, sizeof(int32_t));
+    t.token = cuda_take(&t.bytes, T, sizeof(int32_t));
+    t.segment_of = cuda_take(&t.bytes, T, sizeof(int32_t));
+    t.segment = cuda_take(&t.bytes, G, sizeof(gpu_segment));
+    t.layer = cuda_take(&t.bytes, G * (uint64_t)max_int(l->n_layer, 1), sizeof(gpu_kv_layer));
+    t.blocks = cuda_take(&t.bytes, 2 * G * (uint64_t)blocks_each(l), sizeof(int32_t));
     return t;
 }
 

@@ -13,8 +13,6 @@
 
 enum { SLICE_BYTES = 4 << 20 };
 
-static double gib(uint64_t bytes) { return (double)bytes / (double)(1u << 30); }
-
 /* ---- slices --------------------------------------------------------------------------------- */
 
 static int copied(int slice) { return CUDA_EVENT_RESIDENCY + 1 + 2 * slice; }
@@ -143,7 +141,7 @@ static ds4_status no_room(cuda_backend *b, uint64_t bytes, ds4_error *err)
                     "%s: no room for the next weight: %.2f GiB of weights are on the card, %.2f GiB more are wanted, "
                     "%.2f of %.2f GiB are free; a shorter context, fewer sessions or the end of other programs on the card "
                     "(nvidia-smi lists them) make room",
-                    b->base.name, gib(b->residency->staging.bytes), gib(bytes), gib(available), gib(total));
+                    b->base.name, in_gib(b->residency->staging.bytes), in_gib(bytes), in_gib(available), in_gib(total));
 }
 
 /* All parts in one allocation of the weight's own. */

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "base/checked.h"
 #include "quant/quant.h"
 
 #define PLANES_ROW(name, len, bytes, n, f0, l0, f1, l1, f2, l2, f3, l3, f4, l4) \
@@ -17,7 +18,7 @@ uint64_t planes_offset(const planes_of_type *t, int64_t blocks, int p)
 {
     uint64_t at = 0;
     for (int i = 0; i < p; i++)
-        at += ((uint64_t)blocks * (uint64_t)t->plane[i].len + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
+        at += round_up((uint64_t)blocks * (uint64_t)t->plane[i].len, PLANE_ALIGN);
     return at;
 }
 
