@@ -99,6 +99,7 @@ typedef struct {
     uint64_t device_expert_bytes;/* routed experts among them                             */
     uint64_t host_expert_bytes;  /* routed experts that stay in host memory; 0: none      */
     uint64_t bus_token_bytes;    /* of these a token reads on average                     */
+    char     why_cpu[352];       /* "auto" took the CPU: a sentence that says why; else "" */
 } ds4_plan;
 ds4_status ds4_engine_plan(const ds4_engine_options *o, ds4_plan *out, ds4_error *err);
 
@@ -120,6 +121,7 @@ typedef struct {
     int   side_tokens;           /* of one session more; 0: none                          */
     char  name[64];              /* general.name, or the file's name                      */
     char  backend[64];           /* "cpu (avx512, 2 threads)"                             */
+    char  why_cpu[352];          /* as in ds4_plan                                        */
     int   expert_bits;           /* rounded bits per weight of the routed experts         */
     int   effort_profile;        /* which prefixes it was trained with (effort_profile of
                                     src/text/chat.h)                                      */

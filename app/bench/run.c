@@ -91,10 +91,13 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
     return !signals_interrupted();
 }
 
+/* All engines of a run have the same to say; warnings can be of one. */
 static void on_log(void *ctx, int level, const char *line)
 {
-    if (level <= LOG_WARNING) console_warning(ctx, "%s", line);
-    else console_detail(ctx, "%s", line);
+    const bench_run *r = ctx;
+    if (level <= LOG_WARNING) console_warning(r->console, "%s", line);
+    else if (level == LOG_INFO && r->n_arms == 0) console_note(r->console, "%s", line);
+    else console_detail(r->console, "%s", line);
 }
 
 static bool on_layer(void *ctx)
@@ -134,7 +137,8 @@ static ds4_engine_options engine_options(bench_run *r)
     e.progress = on_progress;
     e.interrupted = on_layer;
     e.log = on_log;
-    e.progress_ctx = e.log_ctx = r->console;
+    e.progress_ctx = r->console;
+    e.log_ctx = r;
     return e;
 }
 

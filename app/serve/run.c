@@ -540,6 +540,7 @@ int server_check(const server_flags *o, console *c)
     st = ds4_engine_plan(&p.engine_options, &plan, &err);
     if (st) return failed(&p, &err, (int)model_exit_code(st));
     model_print_plan(&plan, p.engine_options.max_tokens, c);
+    if (plan.why_cpu[0]) console_note(c, "%s", plan.why_cpu);
     if (plan.no_room.status) return failed(&p, &plan.no_room, CLI_NO_MEMORY);
     if (!plan.device[0] && plan.available_bytes && plan.total_bytes > plan.available_bytes) {
         console_error(c, "this needs more memory than there is; the largest --ctx that fits is %d",

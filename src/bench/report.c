@@ -263,6 +263,7 @@ void report_markdown(const speed_row *rows, int n, const report_context *c, byte
 {
     char value[128];
     bytes_printf(out, "%s, %s, %s\n\n", c->shape.name, c->machine->cpu, c->shape.backend);
+    if (c->shape.why_cpu[0]) bytes_printf(out, "%s\n\n", c->shape.why_cpu);
     for (size_t k = 0; k < countof(columns); k++)
         if (columns[k].put != put_nothing) bytes_printf(out, "| %s ", columns[k].name);
     bytes_text(out, "|\n");
@@ -354,6 +355,7 @@ static void model_part(json_writer *w, const report_context *c)
     json_put_text(w, "hash", c->model_hash);
     json_put_double(w, "load_s", c->load_s, 7);
     json_put_text(w, "backend", c->shape.backend);
+    json_put_text(w, "why_cpu", c->shape.why_cpu[0] ? c->shape.why_cpu : NULL);
     json_object_end(w);
 }
 

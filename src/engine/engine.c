@@ -122,7 +122,7 @@ static float default_of(const gguf *g, const char *key)
     return gguf_get_float(g, key, &v, NULL) ? NAN : (float)v;
 }
 
-static void fill_shape(ds4_engine *e)
+static void fill_shape(ds4_engine *e, const ds4_plan *p)
 {
     const model_config *c = &e->config;
     e->shape = (ds4_shape){
@@ -135,6 +135,7 @@ static void fill_shape(ds4_engine *e)
         .default_top_p = default_of(e->file, "general.sampling.top_p"),
     };
     snprintf(e->shape.backend, sizeof e->shape.backend, "%s", e->backend->name);
+    memcpy(e->shape.why_cpu, p->why_cpu, sizeof e->shape.why_cpu);
     copy_name(e);
 }
 
@@ -228,7 +229,7 @@ static ds4_status open_parts(ds4_engine *e, ds4_error *err)
     if (w.experts_apart && (st = open_experts(e, plan.expert_cache_bytes, err))) return st;
     if ((st = open_forward(e, err))) return st;
     if ((st = ds4_batch_new(&e->feed, e, err))) return st;
-    fill_shape(e);
+    fill_shape(e, &plan);
     return e->o.warm_weights && !e->o.huge_pages && !e->experts && !plan.device[0] ? load_warm(e, err) : DS4_OK;
 }
 

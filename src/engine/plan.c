@@ -1,5 +1,6 @@
 #include "engine/plan.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -157,37 +158,53 @@ static ds4_status check_host(const ds4_plan *p, const ds4_engine_options *o, con
 
 /* ---- which backend -------------------------------------------------------------------- */
 
-static bool is_auto(const ds4_engine_options *o) { return !o->backend || strcmp(o->backend, "auto") == 0; }
+typedef struct { const char *name, *device, *host; } backend_choice;
+
+/* What the name leaves open; NULL: nothing. */
+static const backend_choice *choice_of(const char *name)
+{
+    static const backend_choice all[] = {
+        { "auto", "cuda", "cpu" }, { "check:auto", "check:cuda", "check:cpu" },
+        { "trace:auto", "trace:cuda", "trace:cpu" }, { "time:auto", "time:cuda", "time:cpu" },
+    };
+    for (size_t i = 0; i < countof(all); i++)
+        if (strcmp(name ? name : "auto", all[i].name) == 0) return &all[i];
+    return NULL;
+}
 
 /* A device is taken when there is one and all that must lie on it does; the line says why it is not. */
 static bool take_device(ds4_plan *p, ds4_engine_options *o, const model_config *c, const gguf *g, const log_sink *log)
 {
     ds4_error why;
-    ds4_engine_options on_device = *o;
-    on_device.backend = "cuda";
-    ds4_status st = plan_device(p, &on_device, c, g, &why);
-    if (!st) st = plan_device_check(p, &on_device, &why);
-    if (!st) {
-        *o = on_device;
-        return true;
-    }
+    ds4_status st = plan_device(p, o, c, g, &why);
+    if (!st) st = plan_device_check(p, o, &why);
+    if (!st) return true;
+    snprintf(p->why_cpu, sizeof p->why_cpu, "the CPU computes: %s", why.message);
     const bool usual = st == DS4_ENOTFOUND || st == DS4_EARG;
-    const int level = st == DS4_EUNSUPPORTED ? LOG_DEBUG : usual ? LOG_INFO : LOG_WARNING;
-    log_line(log, level, "the CPU computes: %s", why.message);
+    log_line(log, st == DS4_EUNSUPPORTED ? LOG_DEBUG : usual ? LOG_INFO : LOG_WARNING, "%s", p->why_cpu);
     return false;
 }
 
 ds4_status plan_make(ds4_plan *p, ds4_engine_options *o, const model_config *c, const gguf *g, const log_sink *log,
                      ds4_error *err)
 {
-    if (is_auto(o)) {
-        if (take_device(p, o, c, g, log)) return DS4_OK;
-        o->backend = "cpu";
+    const backend_choice *choice = choice_of(o->backend);
+    ds4_plan on_device = { 0 };
+    if (choice) {
+        ds4_engine_options t = *o;
+        t.backend = choice->device;
+        if (take_device(&on_device, &t, c, g, log)) {
+            *p = on_device;
+            *o = t;
+            return DS4_OK;
+        }
+        o->backend = choice->host;
     } else if (backend_has_device(o->backend)) {
         return plan_device(p, o, c, g, err);
     }
     if (!o->max_batch_rows) o->max_batch_rows = choose_rows(o, c, g);
     fill_plan(p, o, c, g);
+    memcpy(p->why_cpu, on_device.why_cpu, sizeof p->why_cpu);
     return DS4_OK;
 }
 

@@ -81,7 +81,8 @@ static bool save(slot *sl, scheduler *s, kv_save_reason reason, const bytes *tex
         .interval = kv_continued_interval(&s->o.save), .conversation = conversation_of(sl) };
     ds4_error err;
     const ds4_status st = kvstore_save(s->o.store, sl->session, &o, &err);
-    if (st && st != DS4_EIO) log_line(&s->o.log, LOG_DEBUG, "slot=%d not saved: %s", sl->index, err.message);
+    if (st && st != DS4_EIO)
+        log_line(&s->o.log, st == DS4_EDEVICE ? LOG_WARNING : LOG_DEBUG, "slot=%d not saved: %s", sl->index, err.message);
     return !st;
 }
 

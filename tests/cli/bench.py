@@ -97,6 +97,8 @@ def json_and_csv_replace_the_table_on_stdout():
     r = speed("-p", "8", *SMALL, "--json", "-", "-q")
     expect_exit(r, 0)
     equal(len(json.loads(r.out)), 1, "records")
+    why = json.loads(r.out)[0]["model"]["why_cpu"]
+    check(why.startswith("the CPU computes: cuda: this program was built without"), "why no card computes", why)
     r = speed("-p", "8", "-n", "2", *SMALL, "--csv", "-", "--md", path_of("t.md"))
     expect_exit(r, 0)
     rows = list(csv.DictReader(io.StringIO(r.out.decode())))

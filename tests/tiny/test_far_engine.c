@@ -388,6 +388,30 @@ TEST(a_card_that_is_too_small_or_taken_by_others_is_a_sentence_with_figures)
     o = options("auto");                            /* and auto goes on without it */
     e = open_engine(&o);
     EXPECT(e && strstr(said[1], "the CPU computes"));
+    ds4_shape shape;
+    ds4_engine_shape(e, &shape);
+    EXPECT(said[1] && strstr(said[1], shape.why_cpu) && strstr(shape.why_cpu, "shares the memory of the host"));
+    ds4_engine_close(e);
+    EXPECT_TEXT(plan(&o).why_cpu, shape.why_cpu);
+    o = options("cpu");
+    EXPECT_TEXT(plan(&o).why_cpu, "");
+}
+
+TEST(auto_within_a_wrapper_takes_the_device_too)
+{
+    far_reset();
+    ds4_engine_options o = options("time:auto");
+    ds4_engine *e = open_engine(&o);
+    ds4_shape shape;
+    ds4_engine_shape(e, &shape);
+    EXPECT(strstr(shape.backend, "far") != NULL);
+    EXPECT_TEXT(shape.why_cpu, "");
+    ds4_engine_close(e);
+    far.no_device = DS4_ENOTFOUND;
+    e = open_engine(&o);
+    ds4_engine_shape(e, &shape);
+    EXPECT(strstr(shape.backend, "cpu") != NULL);
+    EXPECT_TEXT(shape.why_cpu, "the CPU computes: no far device");
     ds4_engine_close(e);
 }
 
