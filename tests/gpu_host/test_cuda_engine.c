@@ -130,18 +130,16 @@ TEST(a_device_that_refuses_recordings_gives_the_same_text_and_is_told_once)
 {
     ds4_token want[N_TEXT] = { 0 }, got[N_TEXT] = { 1 };
     int told = 0;
-    ds4_error err;
     for (int refuses = 0; refuses < 2; refuses++) {
         card = (fake_options){ .seed = 1 };
         altered = refuses ? make_picky : NULL;
         ds4_engine_options o = options(refuses ? "cuda" : "cpu");
-        ds4_engine *e = NULL;
         o.log = hear;
         o.log_ctx = &told;
-        EXPECT_OK(ds4_engine_open(&e, &o, &err), err);
+        ds4_engine *e = open_engine(&o);
         altered = NULL;
         if (!e) return;
-        ds4_session *s = session(e);
+        ds4_session *s = open_session(e, CONTEXT);
         EXPECT_INT(text_of(e, s, refuses ? got : want), N_TEXT);
         EXPECT(!ds4_engine_lost(e));
         EXPECT_INT(told, refuses);
