@@ -213,7 +213,7 @@ $(B)/lanes/%.o: %.cpp
 	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c $< -o $@
 $(GPU_TESTS): $(GPU_HOST)
 # The card of tests/fault finds host memory for itself when the code under test does not.
-FAULT_CARD := $(LANE_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda)
+FAULT_CARD := $(LANE_OBJ) $(PTX_OBJ) $(patsubst %,$(B)/tests/gpu_host/%.o,fake_device fake_queue mock_cuda)
 ifneq ($(SYSTEM),Darwin)
 $(B)/tests/fault/card.o: $(FAULT_CARD)
 	@mkdir -p $(@D)

@@ -4,17 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ptx_run.h"
-
-/* The lanes, or nvcc's PTX, each order with another order of streams; or the first card, where lanes have one order. */
+/* The lanes, each order with another order of streams; or the first card, where lanes have one order. */
 static gpu_device *device_of(lane_order order)
 {
     ds4_error err;
     gpu_device *d = NULL;
     const char *wanted = getenv("DS4_TEST_DEVICE");
     if (!wanted || strcmp(wanted, "cuda") != 0) {
-        lane_runner *run = wanted && strcmp(wanted, "ptx") == 0 ? ptx_run : lane_run;
-        EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = order, .run = run, .seed = (uint64_t)order }, &err), err);
+        EXPECT_OK(fake_device_open(&d, &(fake_options){ .order = order, .seed = (uint64_t)order }, &err), err);
         return d;
     }
     if (gpu_driver_open(&d, 0, &err)) {

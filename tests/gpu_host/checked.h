@@ -3,8 +3,7 @@
  * checked_open gives a check: backend around it; an op that differs fails with the sentence
  * that names op, layer and element. Buffers are mirrored, so a test fills views with upload
  * and may look at them with view_f32 after an op. With DS4_TEST_DEVICE=cuda in the environment
- * the device is this machine's first card, in a program that was linked with the kernels; with
- * DS4_TEST_DEVICE=ptx kernels run as nvcc compiled them (ptx_run.h). */
+ * the device is this machine's first card, in a program that was linked with the kernels. */
 #ifndef TESTS_GPU_HOST_CHECKED_H
 #define TESTS_GPU_HOST_CHECKED_H
 

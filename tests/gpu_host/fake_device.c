@@ -298,7 +298,6 @@ ds4_status fake_device_open(gpu_device **out, const fake_options *o, ds4_error *
     if (!f) return ds4_fail(err, DS4_EMEMORY, "fake: no memory");
     f->o = *o;
     if (!f->o.total_bytes) f->o.total_bytes = 1ull << 30;
-    if (!f->o.run) f->o.run = lane_run;
     pthread_mutex_init(&f->lock, NULL);
     fake_queue_init(&f->q, &f->o);
     f->base = (gpu_device){ .info = { .name = "lanes", .arch = o->arch ? o->arch : 90, .driver = 13000,

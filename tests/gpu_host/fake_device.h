@@ -4,7 +4,8 @@
  * somebody waits for it, and streams advance in an order of the seed's that only events restrict: a
  * missing wait, or a range that an op did not declare, gives wrong numbers. Copies from pinned memory
  * read it when they run. Device addresses are no host addresses: what follows one outside of a kernel's
- * gpu_at ends at once. What only our own mistake can bring about (memory freed under work, a
+ * gpu_at ends at once. With DS4_TEST_DEVICE=ptx in the environment kernels run as nvcc compiled them
+ * (ptx_run.h), in place of the lanes. What only our own mistake can bring about (memory freed under work, a
  * recording that waits for an event from outside it, a launch that no card takes) ends the process with
  * a sentence. */
 #ifndef TESTS_GPU_HOST_FAKE_DEVICE_H
@@ -15,7 +16,6 @@
 
 typedef struct {
     lane_order order;           /* of lanes within a kernel                                  */
-    lane_runner *run;           /* of kernels; NULL: lane_run                                */
     uint64_t   total_bytes;     /* of the card; 0: 1 GiB                                     */
     uint64_t   seed;            /* of the order of streams                                   */
     bool       eager;           /* every call does its work before it returns                */

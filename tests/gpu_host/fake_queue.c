@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "ptx_run.h"
 
 void fake_mistake(const char *fmt, ...)
 {
@@ -56,8 +57,8 @@ static void run(fake_queue *q, fake_job *j)
     if (j->kind == JOB_COPY) memmove(j->to, j->own ? j->own : j->from, j->bytes);
     if (j->kind == JOB_LAUNCH) {
         if (++q->launches == q->o->fail_launch) q->lost = true;
-        else q->o->run(&lane_kernels[j->launch.kernel], j->launch.grid, j->launch.block, j->launch.shared, j->own,
-                       q->o->order);
+        else q->run_kernel(&lane_kernels[j->launch.kernel], j->launch.grid, j->launch.block, j->launch.shared, j->own,
+                           q->o->order);
     }
 }
 
@@ -103,7 +104,8 @@ static void run_graph(fake_queue *q, gpu_graph *g)
 
 void fake_queue_init(fake_queue *q, const fake_options *o)
 {
-    *q = (fake_queue){ .o = o };
+    const char *device = getenv("DS4_TEST_DEVICE");
+    *q = (fake_queue){ .o = o, .run_kernel = device && strcmp(device, "ptx") == 0 ? ptx_run : lane_run };
     random_seed(&q->random, o->seed + 1);
 }
 

@@ -29,6 +29,7 @@ struct gpu_graph { fake_job **job; int n, room, pending; };
 
 typedef struct {
     const fake_options *o;
+    lane_runner *run_kernel;
     random_stream random;
     fake_job  *first[GPU_STREAMS], *last[GPU_STREAMS];
     fake_mark *event[GPU_EVENTS];
