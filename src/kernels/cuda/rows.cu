@@ -22,14 +22,7 @@ template <int W> DEVICE void rms_norm_row(const rms_norm_kernel_args &a, float *
         load_floats<W>(v, x + i);
         for (int j = 0; j < W; j++) sum = fmaf(v[j], v[j], sum);
     }
-    const float scale = norm_scale(block_sum(sum, room), a.x.cols, a.eps);
-    for (int i = (int)threadIdx.x * W; i < a.x.cols; i += step) {
-        float v[W], g[W];
-        load_floats<W>(v, x + i);
-        if (a.weight) load_floats<W>(g, weight + i);
-        for (int j = 0; j < W; j++) v[j] *= a.weight ? scale * g[j] : scale;
-        store_floats<W>(y + i, v);
-    }
+    put_normed<W>(y, x, weight, norm_scale(block_sum(sum, room), a.x.cols, a.eps), a.x.cols);
 }
 
 /* y = x / sqrt(mean(x^2) + eps) * weight [4.2] */

@@ -27,4 +27,16 @@ DEVICE float *row_to(const gpu_rows &v, int64_t t) { return gpu_at<float>(v.at) 
 /* What x is divided by in an RMS norm, inverted. */
 DEVICE float norm_scale(float squares, int n, float eps) { return 1.0f / sqrtf(squares / (float)n + eps); }
 
+/* y = x * scale * weight, without weight where that is NULL; a thread has the same elements as in the sum. */
+template <int W> DEVICE void put_normed(float *y, const float *x, const float *weight, float scale, int n)
+{
+    for (int i = (int)threadIdx.x * W; i < n; i += (int)blockDim.x * W) {
+        float v[W], g[W];
+        load_floats<W>(v, x + i);
+        if (weight) load_floats<W>(g, weight + i);
+        for (int j = 0; j < W; j++) v[j] *= weight ? scale * g[j] : scale;
+        store_floats<W>(y + i, v);
+    }
+}
+
 #endif

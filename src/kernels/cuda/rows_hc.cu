@@ -191,18 +191,10 @@ template <int W> DEVICE void collapse(const hc_mix_kernel_args &a, int64_t row, 
         store_floats<W>(x + i, v);
     }
     if (!a.y.at) return;
-    const float scale = norm_scale(block_sum(squares, room), D, a.norm_eps);
-    float *y = row_to(a.y, row);
-    for (int i = (int)threadIdx.x * W; i < D; i += step) {
-        float v[W], g[W];
-        load_floats<W>(v, x + i);
-        if (a.weight) load_floats<W>(g, weight + i);
-        for (int k = 0; k < W; k++) v[k] *= a.weight ? scale * g[k] : scale;
-        store_floats<W>(y + i, v);
-    }
+    put_normed<W>(row_to(a.y, row), x, weight, norm_scale(block_sum(squares, room), D, a.norm_eps), D);
 }
 
-KERNEL(hc_mix, hc_mix_kernel_args, 1024)
+KERNEL_RESIDENT(hc_mix, hc_mix_kernel_args, 1024, 1)
 {
     SHARED(float, mix, (2 + HC_MAX_STREAMS) * HC_MAX_STREAMS + 1);
     SHARED(float, pre, HC_MAX_STREAMS);
