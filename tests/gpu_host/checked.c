@@ -80,22 +80,45 @@ static uint8_t *new_mapping(uint64_t bytes)
     return m->data;
 }
 
+/* n numbers in -1..1 as blocks of a type. */
+static void encode(quant_type type, uint8_t *out, int n, random_stream *r)
+{
+    ds4_error err;
+    float *x = malloc((size_t)n * sizeof *x), *importance = malloc((size_t)n * sizeof *importance);
+    for (int i = 0; i < n; i++) {
+        x[i] = uniform(r, 1.0f);
+        importance[i] = 1.0f;
+    }
+    EXPECT_OK(quant_encode_row(type, out, x, importance, n, &err), err);
+    free(x);
+    free(importance);
+}
+
+/* Encoders search long, so a weight in blocks has a few that were encoded, each at places of its own. */
+static void fill_weight(quant_type type, uint8_t *data, uint64_t bytes, random_stream *r)
+{
+    enum { DISTINCT = 101 };
+    const quant_info *q = quant_get(type);
+    const uint64_t each = (uint64_t)q->block_bytes, n = bytes / each;
+    if (q->block_len == 1 || n <= DISTINCT) {
+        encode(type, data, (int)n * q->block_len, r);
+        return;
+    }
+    uint8_t *some = malloc(DISTINCT * each);
+    encode(type, some, DISTINCT * q->block_len, r);
+    for (uint64_t i = 0; i < n; i++) memcpy(data + i * each, some + random_below(r, DISTINCT) * each, each);
+    free(some);
+}
+
 view checked_weight(backend *b, int64_t rows, int cols, quant_type type, weight_use use, int64_t rows_each, uint64_t seed)
 {
     ds4_error err;
     uint64_t stride = 0;
     EXPECT(quant_row_bytes(type, (uint64_t)cols, &stride));
     uint8_t *data = new_mapping((uint64_t)rows * stride);
-    float *row = malloc((size_t)cols * sizeof *row), *importance = malloc((size_t)cols * sizeof *importance);
     random_stream r;
     random_seed(&r, seed);
-    for (int i = 0; i < cols; i++) importance[i] = 1.0f;
-    for (int64_t i = 0; i < rows; i++) {
-        for (int j = 0; j < cols; j++) row[j] = uniform(&r, 1.0f);
-        EXPECT_OK(quant_encode_row(type, data + (uint64_t)i * stride, row, importance, cols, &err), err);
-    }
-    free(row);
-    free(importance);
+    fill_weight(type, data, (uint64_t)rows * stride, &r);
     view v = { .rows = rows, .cols = cols, .type = type, .stride = stride };
     EXPECT_OK(b->buf_map(b, data, (uint64_t)rows * stride, &v.buf, &err), err);
     buf *map = v.buf;
