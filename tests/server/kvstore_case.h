@@ -135,4 +135,9 @@ static inline int case_count(const char *folder, const char *ending, uint64_t *s
     return n;
 }
 
+static inline bool found(kvstore *s, const char *text, kvstore_hit *h)
+{
+    return kvstore_find(s, slice_of(text), INT32_MAX, 0, h);
+}
+
 #endif
