@@ -88,8 +88,8 @@ BENCH_OBJ := $(BENCH_SRC:%.c=$(B)/%.o) $(B)/app/cli/model_path.o $(B)/app/cli/si
 
 TEST_SRC := $(wildcard $(foreach d,unit kernels tiny golden fault conformance server gpu_host,tests/$(d)/test_*.c))
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
-ifeq ($(SYSTEM),Darwin)         # no memfd_create, and no peer
-TESTS    := $(filter-out $(B)/tests/unit/test_twin,$(TESTS))
+ifeq ($(SYSTEM),Darwin)         # no memfd_create, and no peer; a linker that wraps nothing
+TESTS    := $(filter-out $(B)/tests/unit/test_twin $(B)/tests/gpu_host/test_cuda_cards,$(TESTS))
 endif
 FAULTS   := $(filter $(B)/tests/fault/%,$(TESTS))
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
@@ -226,6 +226,8 @@ $(filter %/test_cuda_fault,$(FAULTS)): $(FAULT_CARD)
 $(filter %/test_cuda_fault,$(FAULTS)): LIBS += -lstdc++
 $(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_lanes): $(B)/lanes/tests/gpu_host/lane_samples.o
 $(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_cuda_golden): $(B)/tests/golden/golden.o
+$(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_cuda_cards): $(B)/tests/gpu_host/counting_device.o
+$(foreach d,tests cuda/tests,$(B)/$(d)/gpu_host/test_cuda_cards): EXTRA_LDFLAGS += -Wl,--wrap=file_write_all
 $(GPU_TESTS): LIBS += -lstdc++
 $(B)/tests/gpu_host/%.o: EXTRA_CFLAGS += -Itests/gpu_host
 

@@ -3,173 +3,19 @@
  * Runs forward.c and the CUDA backend over a device that only counts (counting_device.h), with a model file of
  * the q2 mix whose data are holes, and prints Markdown: what each kernel reads and by prediction takes, what
  * lies on the longest chain of launches, which grids are too small for the card. make cuda-launches */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "base/checked.h"
-#include "base/file.h"
-#include "base/status.h"
-#include "factory/metadata.h"
-#include "factory/synth.h"
-#include "kernels/cuda/cuda_internal.h"
+#include "flash_rig.h"
 #include "launch_cost.h"
-#include "model/forward.h"
 
-enum { SESSIONS = 16, CHUNK = 4096, CONTEXT = 80 * 1024, SMS = 132, LARGE = 1 << 20 };
+enum { SESSIONS = 16, CHUNK = RIG_ROWS, CONTEXT = 80 * 1024, SMS = 132, LARGE = 1 << 20 };
 
-static void need(ds4_status st, const ds4_error *err)
-{
-    if (!st) return;
-    fprintf(stderr, "launches: %s\n", err->message);
-    exit(1);
-}
-
-/* ---- the model ------------------------------------------------------------------------------ */
-
-ds4_status __real_file_write_all(int fd, const void *data, size_t n, const char *name, ds4_error *err);
-ds4_status __wrap_file_write_all(int fd, const void *data, size_t n, const char *name, ds4_error *err);
-
-static const void *hole;        /* data of tensors, which nobody reads: address space alone */
-
-ds4_status __wrap_file_write_all(int fd, const void *data, size_t n, const char *name, ds4_error *err)
-{
-    if (data != hole) return __real_file_write_all(fd, data, n, name, err);
-    const off_t end = lseek(fd, (off_t)n, SEEK_CUR);
-    return end < 0 || ftruncate(fd, end) ? ds4_fail(err, DS4_EIO, "%s: no room for a hole", name) : DS4_OK;
-}
-
-static void write_model(const char *path, ds4_error *err)
-{
-    gguf_writer *w;
-    recipe r;
-    token_table tokens;
-    tensor_plan plan;
-    synth_options o = synth_defaults();
-    o.mix = "q2";
-    shape_preset(&o.shape, "flash");
-    need(recipe_make(&r, o.mix, o.layout, err), err);
-    need(synth_plan(&plan, &o, err), err);
-    need(token_table_synth(&tokens, o.shape.n_vocab, err), err);
-    need(gguf_writer_open(&w, path, true, err), err);
-    metadata_put(w, &(file_metadata){ &o.shape, &r, &tokens, "holes", NAN, NAN });
-    metadata_put_tensors(w, &plan);
-    need(gguf_writer_begin_data(w, err), err);
-    uint64_t most = 0;
-    for (int i = 0; i < plan.n; i++) most = plan.items[i].bytes > most ? plan.items[i].bytes : most;
-    void *zeros = mmap(NULL, most, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (zeros == MAP_FAILED) need(ds4_fail(err, DS4_EMEMORY, "no address space"), err);
-    hole = zeros;
-    for (int i = 0; i < plan.n; i++) need(gguf_writer_data(w, i, zeros, plan.items[i].bytes, err), err);
-    need(gguf_writer_commit(w, err), err);
-    munmap(zeros, most);
-    token_table_free(&tokens);
-    tensor_plan_free(&plan);
-}
-
-/* As cuda_adopt, but for the bytes. */
-static ds4_status adopt_address(backend *base, view *w, weight_use use, int64_t rows_each, ds4_error *err)
-{
-    gpu_device *d = ((cuda_backend *)base)->device;
-    cuda_buf *m = calloc(1, sizeof *m);
-    if (!m) return ds4_fail(err, DS4_EMEMORY, "no memory for a weight");
-    const bool matrix = use == WEIGHT_MATRIX || use == WEIGHT_EXPERTS;
-    const uint64_t bytes = (uint64_t)w->rows * w->stride;
-    *m = (cuda_buf){ .base = { .bytes = bytes, .mapped = 1 }, .planes = matrix, .rows_each = rows_each };
-    ds4_status st = d->alloc(d, GPU_LOCAL, 2 * bytes, &m->at, NULL, err);
-    if (!st && use == WEIGHT_EXPERTS) st = d->alloc(d, GPU_LOCAL, 8 * (uint64_t)(w->rows / rows_each), &m->table, NULL, err);
-    w->buf = &m->base;
-    w->offset = 0;
-    return st;
-}
-
-/* ---- a step --------------------------------------------------------------------------------- */
-
-typedef struct {
-    gpu_device   *device;
-    backend      *b;
-    gguf         *file;
-    model_config  config;
-    model_weights weights;
-    kv_pool      *pool;
-    forward      *pass;
-    launch_rows   rows;
-    int           layer;
-} rig;
-
-/* Asked at the beginning of the step and before every layer but the first. */
-static bool next_layer(void *ctx)
-{
-    rig *r = ctx;
-    counting_layer(r->device, r->layer++);
-    return false;
-}
-
-static void rig_open(rig *r, ds4_error *err)
-{
-    char path[] = "build/launches.XXXXXX";
-    const int fd = mkstemp(path);
-    if (fd < 0) need(ds4_fail(err, DS4_EIO, "no file can be made in build/"), err);
-    close(fd);
-    write_model(path, err);
-    need(gguf_open(&r->file, path, NULL, err), err);
-    unlink(path);
-    need(config_read(&r->config, r->file, err), err);
-    const forward_options fo = { .max_rows = CHUNK, .max_tokens = CONTEXT, .max_sessions = SESSIONS, .rounding = true,
-                                 .on_device = true, .stop = next_layer, .stop_ctx = r };
-    const kv_options ko = { .max_sessions = SESSIONS, .max_tokens = CONTEXT, .max_step = CHUNK, .packed = true };
-    const counting_options co = { .info = { .name = "counting, as H200", .arch = 90, .driver = 13000, .n_sm = SMS,
-                                            .shared_bytes = 227 * 1024, .total_bytes = UINT64_C(141) << 30,
-                                            .l2_bytes = 60 << 20 },
-                                  .cost = launch_cost, .ctx = &r->rows };
-    need(counting_device_open(&r->device, &co, err), err);
-    const backend_options bo = { .name = "cuda", .limits = forward_limits(&r->config, &fo) };
-    need(cuda_open_on(&r->b, r->device, &bo, err), err);
-    r->b->adopt = adopt_address;
-    need(weights_open(&r->weights, &r->config, r->file, r->b, NULL, err), err);
-    need(kv_pool_open(&r->pool, &r->config, &ko, r->b, err), err);
-    need(forward_open(&r->pass, &r->config, &r->weights, r->b, &fo, err), err);
-    r->rows.top_k = r->config.index_top_k;
-}
-
-static void rig_close(rig *r)
-{
-    forward_close(r->pass);
-    kv_pool_close(r->pool);
-    weights_close(&r->weights);
-    r->b->close(r->b);
-    gguf_close(r->file);
-}
+static launch_rows rows;        /* of the step under way */
 
 /* n sessions of `length` tokens each go on by `each` tokens. */
 static void run_step(rig *r, int n, int length, int each, ds4_error *err)
 {
-    static int32_t pos[CHUNK], token[CHUNK], segment_of[CHUNK], last[SESSIONS];
-    kv *k[SESSIONS];
-    segment segments[SESSIONS];
-    for (int i = 0; i < n; i++) {
-        need(kv_open(&k[i], r->pool, CONTEXT, err), err);
-        need(kv_grow(k[i], length, err), err);
-        need(kv_begin(k[i], each, err), err);
-        segments[i] = (segment){ .kv = &k[i]->memory, .first = i * each, .n = each, .pos = length };
-        for (int j = 0; j < each; j++) {
-            pos[i * each + j] = length + j;
-            segment_of[i * each + j] = i;
-        }
-        last[i] = (i + 1) * each - 1;
-    }
-    r->rows.pos = pos;
-    r->rows.n = n * each;
-    r->rows.selects = (length + each) / 4 > r->config.index_top_k;
-    r->layer = 0;
-    counting_clear(r->device);
-    const batch_rows rows = { .n = n * each, .pos = pos, .token = token, .segment_of = segment_of, .segment = segments,
-                              .n_segments = n };
-    need(forward_run(r->pass, &rows, last, n, NULL, err), err);
-    for (int i = 0; i < n; i++) kv_close(k[i]);
+    rows = (launch_rows){ r->pos, n * each, (length + each) / 4 > r->config.index_top_k, r->config.index_top_k };
+    rig_step(r, n, length, each, err);
 }
 
 /* ---- tables --------------------------------------------------------------------------------- */
@@ -287,7 +133,7 @@ static void print_step(const rig *r, const char *title, bool decode)
     const double bytes_us = t.bytes / LAUNCH_BANDWIDTH, us = decode ? fmax(t.us, bytes_us) : t.sum_us;
     printf("\n### %s\n\n%d launches, %d of them on the longest chain, which takes %.0f us; %.2f GB in all, %.0f us. "
            "Predicted: %.2f ms, %.0f tokens/s.\n\n", title, t.n, on_chain, t.us, t.bytes / 1e9, bytes_us, us / 1e3,
-           r->rows.n / us * 1e6);
+           rows.n / us * 1e6);
     print_kernels(&t);
     if (decode) {
         print_layers(r, &t);
@@ -301,8 +147,17 @@ static void print_step(const rig *r, const char *title, bool decode)
 int main(void)
 {
     ds4_error err;
-    rig r = { 0 };
-    rig_open(&r, &err);
+    static rig r;
+    char path[] = "build/launches.XXXXXX";
+    const int fd = mkstemp(path);
+    if (fd < 0) need(ds4_fail(&err, DS4_EIO, "no file can be made in build/"), &err);
+    close(fd);
+    const rig_options o = { .info = { .name = "counting, as H200", .arch = 90, .driver = 13000, .n_sm = SMS,
+                                      .shared_bytes = 227 * 1024, .total_bytes = UINT64_C(141) << 30, .l2_bytes = 60 << 20 },
+                            .sessions = SESSIONS, .context = CONTEXT, .cost = launch_cost, .ctx = &rows };
+    write_model(path, &err);
+    rig_open(&r, path, &o, &err);
+    unlink(path);
     run_step(&r, 1, 1500, 1, &err);
     print_step(&r, "One row, 1,500 tokens", true);
     run_step(&r, 1, 65536, 1, &err);
