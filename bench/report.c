@@ -1,7 +1,6 @@
 #include "compare.h"
 
 #include <stdio.h>
-#include <string.h>
 #include "base/clock.h"
 #include "base/json_writer.h"
 

@@ -1,7 +1,6 @@
 #include "options.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/pool.h"
 #include "base/status.h"

@@ -6,7 +6,6 @@
 #include "engine/kvc.h"
 
 #include <openssl/evp.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/checked.h"

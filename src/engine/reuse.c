@@ -1,8 +1,6 @@
 /* The decisions: how a slot serves a prompt, and which slot does. */
 #include "engine/reuse.h"
 
-#include <string.h>
-
 #include "base/checked.h"
 #include "base/status.h"
 #include "engine/reuse_align.h"

@@ -1,7 +1,5 @@
 #include "engine/reuse_turn.h"
 
-#include <string.h>
-
 #include "base/checked.h"
 #include "base/utf8.h"
 #include "engine/prefix_key.h"

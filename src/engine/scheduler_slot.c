@@ -4,8 +4,6 @@
  * checkpoints, and keeps what reuse.h remembers in step with the session [kvcache.md 1-4]. */
 #include "engine/scheduler_internal.h"
 
-#include <string.h>
-
 #include "base/checked.h"
 #include "base/status.h"
 

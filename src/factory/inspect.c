@@ -1,7 +1,6 @@
 #include "factory/inspect.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "base/json_writer.h"
 #include "base/utf8.h"

@@ -1,5 +1,4 @@
 /* The tokenizer files of a checkpoint as a token table. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 /* clock_heat: how fast the processor is allowed to run, and how warm it is. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/checked.h"
 #include "host/machine.h"

@@ -1,7 +1,6 @@
 #include "kernels/wrap.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static backend *inner_of(backend *b) { return ((wrapper *)b)->inner; }
 

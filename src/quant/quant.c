@@ -1,6 +1,5 @@
 #include "quant/quant.h"
 
-#include <string.h>
 #include "base/checked.h"
 #include "base/status.h"
 #include "quant/formats.h"

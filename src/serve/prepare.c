@@ -1,6 +1,5 @@
 #include "serve/prepare.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "text/tokenizer.h"

@@ -1,6 +1,5 @@
 /* Transcripts of all dialects: a request, the events of its answer, and the bytes a client gets (README.md). */
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,6 @@
 #include "runner.h"
 
 #include <fcntl.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "ds4.h"

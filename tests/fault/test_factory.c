@@ -1,6 +1,5 @@
 /* Making model files without memory: an error with a sentence, no file, no leak. */
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "factory/convert.h"

@@ -1,7 +1,6 @@
 /* Session checkpoints: any bytes into what reads them: whole, the header alone, the tool map alone. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -3,7 +3,6 @@
  * shape of the tile. Command for NEON: test_cpu_kernels.c. */
 #include "runner.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

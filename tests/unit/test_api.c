@@ -1,6 +1,5 @@
 #include "api/api.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 /* What a machine tells about itself, read from folders that look like one. */
 #include "host/machine.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,3 @@
-#include <stdio.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "runner.h"

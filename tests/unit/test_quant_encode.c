@@ -3,7 +3,6 @@
  * figures where they may differ. */
 #include "runner.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,3 @@
-#include <stdio.h>
-#include <string.h>
 #include "runner.h"
 #include "serve/routes.h"
 

@@ -2,7 +2,6 @@
 #include "factory/synth.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -2,7 +2,6 @@
  *
  * Block formats are defined in quant; this file only gives their functions the
  * shape of the table. Float sums are in double, in order of the index. */
-#include <stddef.h>
 #include "kernels/cpu/cpu_kernels.h"
 #include "quant/float_formats.h"
 

@@ -1,7 +1,6 @@
 /* x86_index_avx512: the indexer's integer dot products by VNNI, sixteen keys to a
  * register. Unpacking stays with AVX2. */
 #include <immintrin.h>
-#include <string.h>
 
 #include "kernels/cpu/attn_kernels.h"
 #include "kernels/cpu/block_bits.h"
