@@ -33,14 +33,14 @@ static ds4_status open_parts(serve_model *m, server *s, ds4_engine *e, ds4_error
     ds4_status st = replay_open(&m->replay, m->o.replay_max_ids, REPLAY_BYTES, err);
     if (!st && m->o.disk.dir) {
         kvstore_options disk = m->o.disk;
-        disk.metrics = &s->metrics;
+        disk.metrics = s->metrics;
         st = kvstore_open(&m->store, &disk, e, err);
     }
     if (st) return st;
     sched_options sched = m->o.sched;
     sched.store = m->store;
     sched.replay = m->replay;
-    sched.metrics = &s->metrics;
+    sched.metrics = s->metrics;
     return sched_open(&m->sched, e, &sched, err);
 }
 
@@ -61,6 +61,8 @@ ds4_status serve_model_open(serve_model **out, server *s, ds4_engine *e, const s
         .capacity = sched_capacity(m->sched),
         .trace = o->sched.trace, .trace_ctx = o->sched.trace_ctx,
     };
+    m->metrics = s->metrics;
+    s->metrics_kept = true;
     *out = m;
     return DS4_OK;
 }
@@ -71,6 +73,7 @@ void serve_model_close(serve_model *m)
     sched_close(m->sched);
     kvstore_close(m->store);
     replay_close(m->replay);
+    free(m->metrics);
     free(m);
 }
 

@@ -102,7 +102,7 @@ static void write_metrics(const server *s, bytes *out)
         .quant = m ? m->api.quant : "",
         .ctx = m ? m->api.ctx : 0, .load_seconds = m ? m->o.load_seconds : 0, .started = s->started,
         .resident_bytes = resident,
-        .engine = &s->metrics, .http = &s->http_metrics, .disk = serve_model_disk(m), .slots = slots,
+        .engine = s->metrics, .http = &s->http_metrics, .disk = serve_model_disk(m), .slots = slots,
         .n_slots = slots_now(s, slots),
     };
     metrics_page(&v, out);
@@ -129,7 +129,7 @@ static serve_state health(const server *s)
 /* What was told before the device was lost is of an earlier upload. */
 static double loaded(const server *s)
 {
-    const bool now = atomic_load(&s->loaded_losses) == counter_get(&s->metrics.device_losses);
+    const bool now = atomic_load(&s->loaded_losses) == counter_get(&s->metrics->device_losses);
     return now ? atomic_load(&s->loaded_permille) / 1000.0 : 0;
 }
 
@@ -254,6 +254,7 @@ static void on_tick(uv_timer_t *handle)
 static void free_server(server *s)
 {
     access_free(&s->access);
+    if (!s->metrics_kept) free(s->metrics);
     free(s);
 }
 
@@ -261,7 +262,11 @@ ds4_status serve_open(server **out, uv_loop_t *loop, const serve_options *o, ds4
 {
     *out = NULL;
     server *s = calloc(1, sizeof *s);
-    if (!s) return ds4_fail(err, DS4_EMEMORY, "no memory for the server");
+    if (s) s->metrics = malloc(sizeof *s->metrics);
+    if (!s || !s->metrics) {
+        free(s);
+        return ds4_fail(err, DS4_EMEMORY, "no memory for the server");
+    }
     s->loop = loop;
     s->o = *o;
     s->started = (int64_t)clock_unix_seconds();
@@ -270,7 +275,7 @@ ds4_status serve_open(server **out, uv_loop_t *loop, const serve_options *o, ds4
     s->access.origins = o->origins;
     s->access.n_origins = o->n_origins;
     s->access.guard = o->loopback;
-    server_metrics_init(&s->metrics);
+    server_metrics_init(s->metrics);
 
     const http_handler handler = {
         .ctx = s, .on_headers = on_headers, .on_request = on_request, .on_gone = on_gone, .on_drained = on_drained,
@@ -308,7 +313,7 @@ ds4_status serve_listen_unix(server *s, const char *path, ds4_error *err)
 void serve_loading(server *s, double progress)
 {
     atomic_store(&s->loaded_permille, (int)(progress * 1000));
-    atomic_store(&s->loaded_losses, counter_get(&s->metrics.device_losses));
+    atomic_store(&s->loaded_losses, counter_get(&s->metrics->device_losses));
 }
 
 ds4_status serve_set_keys(server *s, const char *const *keys, int n, ds4_error *err)

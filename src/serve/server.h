@@ -20,7 +20,8 @@ struct server {
     access_rules   access;
     http_server   *http;
     http_metrics   http_metrics;
-    server_metrics metrics;
+    server_metrics *metrics;
+    bool           metrics_kept;        /* by the model, whose threads outlive the server */
     serve_state    state;
     _Atomic int    loaded_permille;
     counter        loaded_losses;       /* losses of the device when that was told */
@@ -48,6 +49,7 @@ struct server {
 
 struct serve_model {
     serve_model_options o;
+    server_metrics *metrics;            /* owned */
     char           display_name[64], backend[64];
     api_config     api;
     replay_memory *replay;
