@@ -157,10 +157,12 @@ void console_progress_begin(console *c, const char *phase, progress_unit unit, u
     if (c->level == CONSOLE_QUIET) return;
     progress_state *p = &c->progress;
     const uint64_t now = clock_ns();
+    pthread_mutex_lock(&c->lock);
     *p = (progress_state){ .unit = unit, .total = total, .start_ns = now, .drawn_ns = now, .running = true };
     snprintf(p->phase, sizeof p->phase, "%s", phase);
     /* Without the thread there is no line, and nothing else is lost. */
     if (pthread_create(&c->thread, NULL, ticker, c)) p->running = false;
+    pthread_mutex_unlock(&c->lock);
 }
 
 void console_progress(console *c, uint64_t done, uint64_t total)

@@ -2,8 +2,8 @@
  *
  * The progress line is drawn by a thread of its own, so that it moves (and
  * follows the window's width) while the work is inside one long step. It is
- * erased before anything else is printed. Knows nothing of models. One thread
- * prints; console_progress may be called from that thread only. */
+ * erased before anything else is printed. Knows nothing of models. Any thread
+ * prints; one at a time has the progress line. */
 #ifndef APP_CONSOLE_H
 #define APP_CONSOLE_H
 

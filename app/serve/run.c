@@ -180,6 +180,9 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
     return !atomic_load(&p->stop);
 }
 
+/* An upload may have ended before it was whole. */
+static void on_tried(void *ctx) { console_progress_end(((process *)ctx)->console); }
+
 static const char *quant_name(const ds4_shape *shape)
 {
     /* Rounded up from what scales add: Q4_K has 4.5 bits a weight, Q8_0 8.5. */
@@ -233,6 +236,8 @@ static sched_options scheduler_options(process *p)
     s.strict_drop_reasoning = o->strict_drop_reasoning;
     s.finish_orphans = o->finish_orphans;
     s.abandon = &p->abandon;
+    s.tried = on_tried;
+    s.tried_ctx = p;
     s.exact_replay = !o->no_exact_replay;
     s.save = o->save;
     s.log = (log_sink){ on_log, p };

@@ -42,6 +42,8 @@ typedef struct {
     /* Set while the step at work should be broken off, because its request was cancelled or because it is long and a short
      * request has come; the engine's `interrupted` looks at it. NULL: steps run to their end. */
     _Atomic bool   *abandon;
+    void          (*tried)(void *ctx);      /* to open a lost device again, well or not; engine thread. NULL: none */
+    void           *tried_ctx;
 } sched_options;
 sched_options sched_defaults(void);
 

@@ -110,6 +110,8 @@ void device_recover(scheduler *s)
     if (s->pause_ms && !wait_before_trying(s, s->pause_ms)) return;
     ds4_error err;
     const uint64_t start = clock_ns();
-    if (open_again(s, &err)) stays_away(s, &err);
+    const ds4_status st = open_again(s, &err);
+    if (s->o.tried) s->o.tried(s->o.tried_ctx);
+    if (st) stays_away(s, &err);
     else opened_again(s, (double)(clock_ns() - start) * 1e-9);
 }
