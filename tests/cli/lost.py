@@ -15,7 +15,7 @@ import sys
 import time
 
 import harness
-from harness import BIN, PATIENCE, THREADS, Skip, check, environment, equal, expect_exit, path_of, scratch, test, wait_until
+from harness import BIN, PATIENCE, SLOW, THREADS, Skip, check, environment, equal, expect_exit, path_of, scratch, test, wait_until
 from serving import MODEL, Running
 
 
@@ -103,6 +103,7 @@ class Server(Running):
         return int(self.figure("ds4_device_losses_total"))
 
 
+SLOWLY = () if THREADS else SLOW        # sanitizers are slow enough
 CHAT, TEXT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 DIALECTS = CHAT, TEXT, MESSAGES, RESPONSES
 
@@ -198,7 +199,7 @@ def a_whole_answer_is_500_with_the_sentence(device):
 
 @on_both
 def who_waits_goes_on_when_the_device_is_back_at_once(device):
-    with Server(device, "--isa", "ref") as s, concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with Server(device, *SLOWLY) as s, concurrent.futures.ThreadPoolExecutor(4) as pool:
         long = chat("word " * 100 if device.far else "word", max_tokens=100)
         running = [pool.submit(s.ask, CHAT, long) for _ in range(2)]        # one has the slot, one the side slot
         check(wait_until(lambda: s.figure("ds4_requests_running") == 2 or all(f.done() for f in running)), "nobody runs")
@@ -369,7 +370,8 @@ def many_clients_meet_many_losses(device):
             time.sleep(rng.uniform(0.05, 0.2))
         seen = set().union(*(c.result() for c in clients))
         check((200, False) in seen and any(failed for _, failed in seen), "what clients met", seen)
-        device.back()
+        device.back()                                   # a loss that was taken in time still comes
+        check(wait_until(lambda: s.ask(CHAT, chat("word " * 60, max_tokens=60))[0] == 200), "it does not come back")
         s.healthy()
         check(s.losses() >= 2, "losses", s.losses())
         check(s.text_of(chat("What is ds4?")).startswith("ds4 is"), "the answer after all of this")
@@ -395,7 +397,7 @@ def a_signal_while_it_is_away_ends_it_cleanly(device):
 
 @on_both
 def a_loss_while_it_ends_is_told_and_ends_it_cleanly(device):
-    with Server(device, "--isa", "ref", "--kv-disk-dir", path_of("kv-end"), "--kv-cache-min-tokens", "4") as s:
+    with Server(device, *SLOWLY, "--kv-disk-dir", path_of("kv-end"), "--kv-cache-min-tokens", "4") as s:
         s.text_of(chat("What is ds4?"))
         s.idle()
         if device.far:
