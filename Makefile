@@ -11,6 +11,7 @@
 #   make cuda          the programs with the CUDA kernels inside (needs nvcc; CUDA_ARCHS="90a" for one card)
 #   make test-cuda     the kernels' tests on this machine's card
 #   make cuda-launches a step of the released shape, launch by launch, without a card
+#   make cuda-bundle   programs and tests with CUDA kernels in one archive, for bench/gpu.sh on another machine
 #   make bench         speed of this machine, beside a peer where one installs
 #   make bench-kernels the CPU's inner loops alone; bench-tokenizer, bench-pool: what their names say
 #   make layers        which module includes which, against docs/architecture.md
@@ -266,7 +267,7 @@ NVCCFLAGS  = -std=c++17 -O3 -Iinclude -Isrc --threads 0 $(foreach a,$(CUDA_ARCHS
              $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
 NVCC_VERSION = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1*1000+\2*10/p')
 CUDA_FATBINS := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.fatbin,$(CUDA_SRC))
-.PHONY: FORCE cuda cuda-programs cuda-test-programs cuda-tests test-cuda
+.PHONY: FORCE cuda cuda-programs cuda-test-programs cuda-tests cuda-bundle test-cuda
 $(B)/cuda/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(NVCC) $(NVCCFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCCFLAGS)' >$@
@@ -296,6 +297,10 @@ cuda:
 	@echo "ds4 $(COMMIT): $(ARCH), CUDA kernels for $(CUDA_ARCHS)$(if $(CUDA_PTX), and later cards); built: $(PROGRAMS)"
 cuda-tests:
 	$(call with_nvcc,cuda-test-programs)
+# What bench/gpu.sh runs, for a machine with a card and nothing to build with.
+cuda-bundle:
+	$(call with_nvcc,cuda-test-programs $(filter %/ds4 %/ds4-bench %/ds4-gguf,$(CUDA_PROGRAMS)))
+	@tools/cuda_bundle.sh $(B)/cuda
 test-cuda: cuda-tests
 	@tools/test_cuda.sh $(B)/cuda
 

@@ -13,8 +13,15 @@
 #   LAYERS=N       only the first layers of the shape, for a card or a disk that is small; the table is then
 #                  marked as such
 #   DEVICE=N       which card, as nvidia-smi counts (0)
-#   BUILT=FOLDER   programs and tests that are there already (FOLDER/bin, FOLDER/tests), instead of a build
+#   BUILT=FOLDER   programs and tests that are there already (FOLDER/bin, FOLDER/tests; shared libraries in
+#                  FOLDER/lib), instead of a build; or the archive that `make cuda-bundle` makes of them
 #   RESULTS=FOLDER for the table (bench/results)
+#   LOGS=FOLDER    for what each part says ($DIR)
+#   SECONDS_MOST=N after which nothing new is begun and what runs is ended, so that the table is written (530)
+#
+# A machine that has a card, but nothing to build with and no way to get it:
+#   make cuda-bundle CUDA_ARCHS=90a                                    elsewhere: build/release/cuda/bundle.tar.xz
+#   BUILT=bundle.tar.xz LOGS=kept RESULTS=kept bench/gpu.sh            there, in a copy of this tree
 #
 # Smaller sizes, for a rehearsal; the table is then marked too:
 #   SHAPE=flash  CHUNK=4096  NEAR=2048  FAR=65536  SESSIONS=16  TOKENS=64  RULES="--budget 15"
@@ -26,6 +33,8 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 begin=$(date +%s)
 dir=${DIR:-build/gpu}
+logs=${LOGS:-$dir}
+most=${SECONDS_MOST:-530}
 device=${DEVICE:-0}
 built=${BUILT:-build/release/cuda}
 results=${RESULTS:-bench/results}
@@ -34,21 +43,21 @@ rules=${RULES:---budget 15}
 shape="--shape ${SHAPE:-flash} --mix q2 --alias-layers${LAYERS:+ --layers $LAYERS}"
 jobs=$(getconf _NPROCESSORS_ONLN)
 synth='' smi=''
-mkdir -p "$dir" "$results" || exit 1
-rm -f "$dir"/*.log "$dir"/*.json "$dir"/*.csv "$dir/checks"
+mkdir -p "$dir" "$results" "$logs" || exit 1
+rm -f "$logs"/*.log "$logs"/*.json "$logs"/*.csv "$logs/checks"
 trap 'kill $synth $smi 2>/dev/null' EXIT
 trap 'exit 130' INT TERM
 
 say() { printf 'gpu.sh %4d s: %s\n' $(($(date +%s) - begin)) "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# check NAME COMMAND...: one row of checks; its output is kept in $dir/NAME.log
+# check NAME COMMAND...: one row of checks; its output is kept in $logs/NAME.log
 check() {
     name=$1
     shift
-    if "$@" >"$dir/$name.log" 2>&1; then result=pass; else result=FAIL; fi
-    last=$(tail -n 1 "$dir/$name.log" | tr '\t' ' ' | cut -c 1-160)
-    printf '%s\t%s\t%s\n' "$result" "$name" "$last" >>"$dir/checks"
+    if "$@" >"$logs/$name.log" 2>&1; then result=pass; else result=FAIL; fi
+    last=$(tail -n 1 "$logs/$name.log" | tr '\t' ' ' | cut -c 1-160)
+    printf '%s\t%s\t%s\n' "$result" "$name" "$last" >>"$logs/checks"
     say "$result $name: $last"
     [ $result = pass ]
 }
@@ -80,22 +89,45 @@ export DS4_TEST_DEVICE=cuda CUDA_ARCHS="$capability"
 
 if [ -z "${BUILT-}" ]; then
     say "building"
-    { make -j"$jobs" cuda && make -j"$jobs" cuda-tests; } >"$dir/build.log" 2>&1 ||
-        die "the build failed, see $dir/build.log"
+    { make -j"$jobs" cuda PROGRAMS="ds4 ds4-bench ds4-gguf" && make -j"$jobs" cuda-tests; } >"$logs/build.log" 2>&1 ||
+        die "the build failed, see $logs/build.log; make cuda-bundle on another machine brings programs along:" \
+            "$(grep -m 1 -iE 'error|not found' "$logs/build.log")"
+elif [ -f "$built" ]; then
+    rm -rf "$dir/built"
+    python3 -m tarfile -e "$built" "$dir/built" || die "$built is no archive that can be unpacked"
+    built=$dir/built
 fi
+[ ! -d "$built/lib" ] || export LD_LIBRARY_PATH="$built/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+for program in ds4 ds4-bench ds4-gguf; do
+    said=$("$built/bin/$program" --version 2>&1) ||
+        die "$built/bin/$program does not start here: $(echo "$said" | head -n 1)"
+done
+if [ -x "$built/bin/card" ]; then
+    said=$("$built/bin/card") || die "$said"
+    say "$said"
+fi
+
+left() { echo $((most - $(date +%s) + begin)); }
 # A kernel that never ends costs one row and not the table.
-within() { limit=$1; shift; timeout -k 5 "$limit" "$@"; }
+within() {
+    limit=$1
+    shift
+    [ "$(left)" -lt "$limit" ] && limit=$(left)
+    [ "$limit" -gt 0 ] || { echo "not begun: the $most seconds are over" >&2; return 1; }
+    timeout -k 5 "$limit" "$@"
+}
 
 # ---- compute-sanitizer ------------------------------------------------------------------
 
 if [ "${1-}" = sanitize ]; then
     shift
+    most=${SECONDS_MOST:-86400}
     tool=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
     [ -x "$tool" ] || die "compute-sanitizer is not installed; it comes with the CUDA toolkit"
     for kind in ${*:-memcheck racecheck}; do
         kernel_tests "$kind-" within 500 "$tool" --tool "$kind" --error-exitcode 9 --print-limit 20
     done
-    ! grep -q '^FAIL' "$dir/checks"
+    ! grep -q '^FAIL' "$logs/checks"
     exit
 fi
 
@@ -103,8 +135,8 @@ fi
 
 model=${MODEL:-$dir/flash-q2.gguf}
 calm=$dir/flash-calm.gguf
-make_model() { [ -f "$1" ] || "$built/bin/ds4-gguf" synth $shape $2 -q -o "$1"; }
-(make_model "$model" "" && make_model "$calm" "--branch-gain 0.02") >"$dir/synth.log" 2>&1 &
+make_model() { [ -f "$1" ] || within "$most" "$built/bin/ds4-gguf" synth $shape $2 -q -o "$1"; }
+(make_model "$model" "" && make_model "$calm" "--branch-gain 0.02") >"$logs/synth.log" 2>&1 &
 synth=$!
 
 kernel_tests '' within 120
@@ -120,38 +152,38 @@ greedy() { # file flags...
     within 120 "$built/bin/ds4" "$@" --nothink --temp 0 -n "$tokens" -p "$prompt" --dump-logprobs "$file" -q >/dev/null
 }
 same_tokens() { # model flags...
-    greedy "$dir/cuda.json" --backend cuda -c 4096 -m "$@" && greedy "$dir/cpu.json" --backend cpu -c 4096 -m "$@" &&
-        python3 bench/gpu_table.py same "$dir/cuda.json" "$dir/cpu.json"
+    greedy "$logs/cuda.json" --backend cuda -c 4096 -m "$@" && greedy "$logs/cpu.json" --backend cpu -c 4096 -m "$@" &&
+        python3 bench/gpu_table.py same "$logs/cuda.json" "$logs/cpu.json"
 }
 checked() { within 200 "$built/bin/ds4" --backend check:cuda --nothink --temp 0 "$@"; }
 # Exact: in the narrow rows of the tiny model one activation whose code falls the other way is more than the tolerance.
 check check-tiny checked -m models/tiny/ds4-tiny.gguf --quality -n $((tokens / 4)) -p "$prompt"
 check greedy-tiny same_tokens models/tiny/ds4-tiny.gguf --quality
 say "waiting for the full-shape files"
-wait $synth || die "the files could not be made: $(tail -n 1 "$dir/synth.log")"
+wait $synth || [ -f "$model" ] || die "the files could not be made: $(tail -n 1 "$logs/synth.log")"
 synth=''
 
 # ---- the table --------------------------------------------------------------------------
 
 cat "$model" >/dev/null                              # into the page cache
 nvidia-smi -i "$device" --query-gpu=timestamp,power.draw,clocks.sm,clocks.mem,temperature.gpu,utilization.gpu \
-    --format=csv,noheader -l 1 >"$dir/smi.csv" 2>/dev/null &
+    --format=csv,noheader -l 1 >"$logs/smi.csv" 2>/dev/null &
 smi=$!
 speed() {
     within 200 "$built/bin/ds4-bench" speed -m "$model" --backend cuda --prefill-chunk "$chunk" --fill fast $rules "$@"
 }
-check decode speed -p 0 -n "$tokens" -d "0,$near,$far" --jsonl "$dir/decode.json"
-check prefill speed -p "$chunk" -n 0 -d 0 --jsonl "$dir/prefill.json"
-check sessions speed -p 0 -n $((tokens / 2)) -d $((near / 4)) --sessions "$sessions" --jsonl "$dir/sessions.json"
+check decode speed -p 0 -n "$tokens" -d "0,$near,$far" --jsonl "$logs/decode.json"
+check prefill speed -p "$chunk" -n 0 -d 0 --jsonl "$logs/prefill.json"
+check sessions speed -p 0 -n $((tokens / 2)) -d $((near / 4)) --sessions "$sessions" --jsonl "$logs/sessions.json"
 kill $smi 2>/dev/null
 smi=''
 
 slug=$(echo "$card" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-' | sed 's/^nvidia-//')
 out=$results/$slug-$(date -u +%Y-%m-%d)
 nvidia-smi -i "$device" --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem \
-    --format=csv >"$dir/card.csv"
+    --format=csv >"$logs/card.csv"
 table() {
-    python3 bench/gpu_table.py table --dir "$dir" --json "$out.json" --md "$out.md" --shape "${SHAPE:-flash}" \
+    python3 bench/gpu_table.py table --dir "$logs" --json "$out.json" --md "$out.md" --shape "${SHAPE:-flash}" \
         --layers "${LAYERS:-43}" --chunk "$chunk" --near "$near" --far "$far" --sessions "$sessions" \
         --seconds $(($(date +%s) - begin)) --commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 }
@@ -166,4 +198,4 @@ rm -f "$calm"
 table || exit 1
 cat "$out.md"
 say "$out.json, $out.md"
-! grep -q '^FAIL' "$dir/checks"
+! grep -q '^FAIL' "$logs/checks"

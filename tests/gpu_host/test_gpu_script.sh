@@ -128,8 +128,25 @@ ok "says where to look" grep -q "the build failed, see $tmp/dir/build.log" "$tmp
 ok "both builds, for this card alone" [ "$(grep -c 'cuda.* for 90a$' "$MAKE_LOG")" = 2 ]
 mkdir -p "$tmp/empty"
 script BUILT="$tmp/empty" MODEL="$model"
+ok "programs that are not there" [ $? = 1 ]
+ok "do not start" grep -q "$tmp/empty/bin/ds4 does not start here: .*not found" "$tmp/err"
+ln -s "$tmp/built/bin" "$tmp/empty/bin"
+script BUILT="$tmp/empty" MODEL="$model"
 ok "tests that are not there" [ $? = 1 ]
 ok "are named" grep -q "there are no kernel tests in $tmp/empty" "$tmp/err"
+
+# ---- as a bundle, and out of time ----------------------------------------------------------
+
+mkdir -p "$tmp/built/lib" "$tmp/kept"
+printf '#!/bin/sh\necho "the card, with $LD_LIBRARY_PATH"\n' >"$tmp/card"
+chmod +x "$tmp/card"
+(cd "$tmp/built" && tar -chf "$tmp/bundle.tar" bin tests lib && tar -rf "$tmp/bundle.tar" -C "$tmp" --transform 's,^,bin/,' card)
+script BUILT="$tmp/bundle.tar" MODEL="$model" LOGS="$tmp/kept" RESULTS="$tmp/kept" SECONDS_MOST=0
+ok "rows that were not begun are red" [ $? = 1 ]
+ok "libraries come along: $(head -n 3 "$tmp/err" | tail -n 1)" grep -q "the card, with $tmp/dir/built/lib" "$tmp/err"
+ok "each says why" [ "$(grep -c "^FAIL.*not begun: the 0 seconds are over" "$tmp/kept/checks")" = 10 ]
+ok "the table is written all the same" grep -q "not measured" "$tmp"/kept/h200-*.md
+ok "what is kept lies together" [ -f "$tmp/kept/decode.log" ]
 
 # ---- sanitize -------------------------------------------------------------------------------
 
