@@ -97,7 +97,7 @@ static inline bool open_parts(parts *p, const char *mix, const char *kind, const
     gpu_device *d;
     memset(p, 0, sizeof *p);
     const forward_options fo = { .max_rows = MOST, .max_tokens = CONTEXT, .max_sessions = CROWD, .rounding = !unrounded,
-                                 .stop = stop, .stop_ctx = p };
+                                 .on_device = fake != NULL, .stop = stop, .stop_ctx = p };
     const kv_options ko = { .max_sessions = CROWD, .max_tokens = CONTEXT, .max_step = MOST, .packed = !unrounded };
     const char *path = narrow_model(mix);
     if (!path) return false;
