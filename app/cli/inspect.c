@@ -128,10 +128,22 @@ static void describe_device(bytes *out, const ds4_plan *p)
     bytes_printf(out, "\n");
 }
 
+/* The same where the CPU computes; why: of the line before. */
+static void describe_host(bytes *out, const ds4_plan *p, char *why)
+{
+    char cache[24];
+    console_bytes(cache, p->expert_cache_bytes);
+    if (p->expert_cache_bytes)
+        bytes_printf(out, "            expert cache %s; other experts are read from the file\n", cache);
+    if (strcmp(why, p->why_cpu) != 0) bytes_printf(out, "            %s\n", p->why_cpu);
+    memcpy(why, p->why_cpu, sizeof p->why_cpu);
+}
+
 /* Contexts people ask about. */
 static ds4_status describe_memory(bytes *out, const cli_options *o, const char *path, console *c, ds4_error *err)
 {
     static const int contexts[] = { 32768, 100000, 1000000 };
+    char why[sizeof (ds4_plan){ 0 }.why_cpu] = "";
     for (size_t i = 0; i < countof(contexts); i++) {
         char weights[24], kv[24], work[24], total[24];
         ds4_plan p;
@@ -145,6 +157,7 @@ static ds4_status describe_memory(bytes *out, const cli_options *o, const char *
         console_bytes(total, p.device[0] ? p.device_bytes : p.total_bytes);
         bytes_printf(out, "%-12d%12s%12s%14s%12s\n", contexts[i], weights, kv, work, total);
         if (p.device[0]) describe_device(out, &p);
+        else describe_host(out, &p, why);
         if (p.no_room.status) bytes_printf(out, "            no room: %s\n", p.no_room.message);
     }
     return DS4_OK;
