@@ -18,12 +18,17 @@ mkdir -p "$logs" || exit 1
 newest=$(find src/kernels src/quant include -name '*.h' -o -name '*.cuh' | xargs ls -t | head -n 1)
 export nvcc logs newest
 
-compile() {     # FILE: leaves what nvcc says in a log, and its status in the log's last line
-    local log=$logs/$(basename "$1" .cu).log
-    if [ "$log" -nt "$1" ] && [ "$log" -nt "$newest" ]; then return; fi
+compile() {     # FILE: leaves what nvcc says in a log, its status in the log's last line, and the PTX beside it
+    local name log work
+    name=$(basename "$1" .cu)
+    log=$logs/$name.log work=$logs/$name.kept
+    if [ "$log" -nt "$1" ] && [ "$log" -nt "$newest" ] && [ -s "$logs/$name.ptx" ]; then return; fi
+    rm -rf "$work" "$logs/$name.ptx"
+    mkdir "$work"
     "$nvcc" -std=c++17 -O3 -Iinclude -Isrc -Werror all-warnings -Xptxas -v -gencode arch=compute_90a,code=sm_90a \
-        -cubin -o /dev/null "$1" >"$log.new" 2>&1
+        --keep --keep-dir "$work" -cubin -o "$work/$name.cubin" "$1" >"$log.new" 2>&1
     echo "status $?" >>"$log.new"
+    mv "$work/$name.ptx" "$logs/" && rm -rf "$work"
     mv "$log.new" "$log"
 }
 export -f compile
