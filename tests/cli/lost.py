@@ -1,9 +1,6 @@
-"""Programs whose device is lost while they run, or is not there (tests/tiny/fate.h). Two devices: the CPU's
-backend as if its memory were far, in every build; and the CUDA backend over the driver that is none, whose kernels run
-lane by lane, where that is built. Nothing is timed but what must not be quick."""
+"""ds4-server as a process whose device is lost while it runs. Nothing is timed but what must not be quick."""
 import concurrent.futures
 import contextlib
-import functools
 import http.client
 import json
 import os
@@ -15,54 +12,9 @@ import sys
 import time
 
 import harness
-from harness import BIN, PATIENCE, SLOW, THREADS, Skip, check, environment, equal, expect_exit, path_of, scratch, test, wait_until
-from serving import MODEL, Running
-
-
-class Device:
-    """One of the two, and what becomes of it."""
-
-    def __init__(self, kind):
-        self.far = kind == "far"
-        self.folder = BIN if self.far else os.path.join(os.path.dirname(BIN), "mock", "bin")
-        self.says = "stopped answering" if self.far else "CUDA_ERROR_ILLEGAL_ADDRESS"
-        self.missing = "no far device" if self.far else "CUDA_ERROR_NO_DEVICE"
-        self.fate = os.path.join(scratch(), "fate-" + kind)
-        os.makedirs(self.fate, exist_ok=True)
-        self.back()
-
-    def program(self, name):
-        path = os.path.join(self.folder, name + "-far" if self.far else name)
-        if not os.path.exists(path):
-            raise Skip("%s is not built" % path)
-        return path
-
-    def environment(self):
-        return environment(DEVICE_FATE=self.fate)
-
-    def lose(self, *calls):
-        """When so many steps (far), or calls of the driver, have gone well."""
-        self.put("lose", " ".join(map(str, calls or (0,))))
-
-    def away(self):
-        self.put("away", "")
-
-    def back(self):
-        for name in "lose", "away":
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.fate, name))
-
-    def put(self, name, text):
-        """Whole at once."""
-        whole = os.path.join(self.fate, "." + name)
-        with open(whole, "w", encoding="ascii") as f:
-            f.write(text)
-        os.rename(whole, os.path.join(self.fate, name))
-
-    def run(self, name, *args):
-        p = subprocess.run([self.program(name), *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, env=self.environment(), cwd=scratch(), timeout=PATIENCE)
-        return harness.Result(p.returncode, p.stdout, p.stderr.decode("utf-8", "replace"))
+from device import Device, on_both, on_far
+from harness import BIN, PATIENCE, SLOW, THREADS, Skip, check, environment, equal, path_of, test, wait_until
+from serving import Running
 
 
 class Server(Running):
@@ -121,22 +73,6 @@ def body_of(path, **more):
     if path == RESPONSES:
         return dict(input="What is ds4?", max_output_tokens=200, **more)
     return chat("What is ds4?", max_tokens=200, **more)
-
-
-def on_both(function):
-    """A test for each of the devices."""
-    for kind in "far", "mock":
-        def run(kind=kind):
-            function(Device(kind))
-        run.__name__ = "%s_%s" % (function.__name__, kind)
-        test(run)
-
-
-def on_far(function):
-    def run():
-        function(Device("far"))
-    run.__name__ = function.__name__
-    test(run)
 
 
 # ---- who is running --------------------------------------------------------------------------
@@ -395,6 +331,27 @@ def a_signal_while_it_is_away_ends_it_cleanly(device):
         check("shutting down" in s.text(), "the log", s.text()[-300:])
 
 
+@test
+def a_signal_while_weights_go_up_again_does_not_wait_for_them():
+    device, model = Device("mock"), path_of("broad.gguf")
+    gguf = os.path.join(BIN, "ds4-gguf")
+    if not os.path.exists(gguf):
+        raise Skip("%s is not built" % gguf)
+    subprocess.run([gguf, "synth", "--shape", "tiny", "--mix", "q2", "--layers", "12", "--experts", "64", "-q", "-o", model],
+                   check=True, timeout=PATIENCE)
+    with Server(device, "-m", model, "-c", "256") as s:
+        told = lambda: json.loads(s.ask("/health")[2]).get("progress", 1)
+        for _ in range(5):
+            device.lose(2)
+            equal(s.ask(CHAT, chat("a"))[0], 500, "status")
+            check(wait_until(lambda: told() > 0), "no progress")
+            if told() < 1:                              # else this process had to wait for the processor
+                break
+            s.healthy()
+        equal(s.end(), 0, "exit code")
+        check(not re.search("shutting down[^\n]*\n.*(open again|could not)", s.text(), re.S), "the log", s.text()[-400:])
+
+
 @on_both
 def a_loss_while_it_ends_is_told_and_ends_it_cleanly(device):
     with Server(device, *SLOWLY, "--kv-disk-dir", path_of("kv-end"), "--kv-cache-min-tokens", "4") as s:
@@ -423,69 +380,6 @@ def conversations_that_can_not_be_saved_at_the_end_are_told_of():
         equal(s.end(), 0, "exit code")
         check("slot=0 not saved: " in s.text() and device.says in s.text(), "the log", s.text()[-600:])
         check(not any(n.endswith(".kv") for _, _, names in os.walk(folder) for n in names), "a file of rows that are lost")
-
-
-# ---- programs that end -------------------------------------------------------------------------
-
-def flags(*more, backend="cuda"):
-    return ("-m", MODEL, "--backend", backend, *THREADS, *more)
-
-
-def lines_of(result):
-    """What stderr says but for the model's path and the memory."""
-    return [l for l in result.err.splitlines() if ": model /" not in l and ": memory" not in l and ": listening on" not in l]
-
-
-@on_both
-def one_answer_ends_with_the_sentence(device):
-    """In a step, and for the CUDA backend also at the start, while weights go up and in a step that is recorded."""
-    saved = path_of("lost.kvc")
-    for calls in (0, 4) if device.far else (2, 500, 3300):
-        device.lose(calls)
-        r = device.run("ds4", *flags("-c", "512", "--nothink", "-p", "What is ds4?", "-n", "6", "--save", saved))
-        expect_exit(r, 1, device.says)
-        lines = lines_of(r)
-        check(lines[-1].startswith("ds4: ") and device.says in lines[-1], "the last line", r.err)
-        equal(sum(device.says in l for l in lines), 1, "lines with the sentence, of %r" % lines)
-        check(len(lines) <= 2, "other lines than that and the model's", lines)
-        check(not os.path.exists(saved), "a session without its rows was saved")
-
-
-@test
-def no_card_is_one_sentence_whatever_program():
-    device = Device("mock")
-    device.away()
-    for code, name, more in ((3, "ds4", ("-p", "hi")), (3, "ds4", ("--inspect",)), (3, "ds4-server", ("--port", "0")),
-                             (3, "ds4-server", ("--check",)), (1, "ds4-bench", ("-p", "8", "-n", "2"))):
-        mode = ("speed",) if name == "ds4-bench" else ()
-        r = device.run(name, *mode, *flags(*more))
-        expect_exit(r, code, device.missing, "nvidia-smi")
-        equal(len(lines_of(r)), 1, "lines of %s in %r" % (name, r.err))
-
-
-@test
-def auto_says_why_the_cpu_computes():
-    """The same sentence wherever it stands."""
-    device = Device("mock")
-    device.away()
-    why = "the CPU computes: cuda: starting the driver: CUDA_ERROR_NO_DEVICE; is there a card in nvidia-smi, and not " \
-          "hidden by CUDA_VISIBLE_DEVICES?"
-    auto = functools.partial(flags, backend="auto")
-    md = path_of("lost.md")
-    for name, more in (("ds4", ("-p", "hi", "-n", "1")), ("ds4-server", ("--check",)),
-                       ("ds4-bench", ("-p", "8", "-n", "0", "-r", "1", "--warmup-max", "0", "--json", "-", "--md", md))):
-        mode = ("speed",) if name == "ds4-bench" else ()
-        r = device.run(name, *mode, *auto(*more))
-        expect_exit(r, 0, "%s: %s\n" % (name, why))
-        equal(r.err.count(why), 1, "times that %s says it in %r" % (name, r.err))
-    equal(json.loads(r.out)[0]["model"]["why_cpu"], why, "the record")
-    with open(md, encoding="utf-8") as f:
-        check("\n%s\n" % why in f.read(), "the Markdown lacks it")
-    device.back()
-    r = device.run("ds4-bench", "speed", *auto("-p", "2", "-n", "0", "-r", "1", "--warmup-max", "0", "--json", "-"))
-    expect_exit(r, 0)
-    model = json.loads(r.out)[0]["model"]
-    check(model["why_cpu"] is None and model["backend"].startswith("cuda"), "where there is a card", model)
 
 
 if __name__ == "__main__":
