@@ -276,17 +276,29 @@ ds4_status engine_note(ds4_engine *e, ds4_status st)
 
 bool ds4_engine_lost(const ds4_engine *e) { return e->lost; }
 
+/* A device that is lost again and again as soon as it works may be lost by how it is driven. */
+static void take_care(ds4_engine *e)
+{
+    enum { SOON = 100 };        /* steps */
+    if (!e->lost || e->backend_o.careful || e->n_passes - e->passes_at_open >= SOON) return;
+    e->backend_o.careful = true;
+    log_line(&e->log, LOG_WARNING, "%s was lost after %llu steps: from now on it is given one operation after another, "
+             "which is slower", e->shape.backend, (unsigned long long)(e->n_passes - e->passes_at_open));
+}
+
 ds4_status ds4_engine_reopen(ds4_engine *e, ds4_error *err)
 {
     if (e->n_sessions > 0) return ds4_fail(err, DS4_EARG, "%d sessions are open; they go with the device", e->n_sessions);
     if (!e->keeps_logits) return ds4_fail(err, DS4_EUNSUPPORTED, "%s has no device that could be lost", e->shape.backend);
     const weights_options w = { .progress = e->o.progress, .progress_ctx = e->o.progress_ctx };
+    take_care(e);
     e->lost = true;
     close_backend(e);
     ds4_status st = open_backend(e, &w, err);
     if (!st) st = open_forward(e, err);
     if (st) close_backend(e);
     else e->lost = false;
+    if (!st) e->passes_at_open = e->n_passes;
     return st;
 }
 

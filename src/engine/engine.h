@@ -28,6 +28,7 @@ struct ds4_engine {
     bool               keeps_logits;        /* on the device (FORWARD_KEPT rows), until somebody asks     */
     ds4_session       *kept[FORWARD_KEPT];  /* whose logits the rows of the last step are; NULL: nobody's */
     uint64_t           n_passes;            /* run so far: rows of an earlier one are gone                */
+    uint64_t           passes_at_open;      /* of the backend                                             */
     bool               lost;                /* the device, and with it all that follows weights           */
     pthread_mutex_t    metrics_lock;        /* guards metrics only */
     ds4_metrics        metrics;

@@ -113,6 +113,7 @@ typedef struct {
     bool           mirrored;    /* device memory has a copy in the host's (buf.host), so that check:,
                                    trace: and time: can look at it                   */
     int            device;      /* which one of several                              */
+    bool           careful;     /* a device is given one op after another, and no recordings: it was lost before */
     uint64_t       expert_bytes;/* device memory for routed experts; the others stay in host
                                    memory; 0: room for all                           */
     backend_limits limits;

@@ -225,6 +225,19 @@ TEST(a_kernel_behind_a_kernel_begins_early_where_card_and_driver_have_that)
     EXPECT_INT(early_launches(), 2);
 }
 
+TEST(no_kernel_begins_early_on_a_device_that_is_treated_with_care)
+{
+    mock_reset();
+    gpu_device *d = opened();
+    const gpu_ptr p = cleared(d, 256);
+    d->careful = true;
+    norm(d, 0, p, 0);
+    EXPECT_OK(norm(d, 0, p, 0), err);
+    EXPECT_INT(mock_calls("cuLaunchKernelEx"), 0);
+    d->free(d, GPU_LOCAL, p);
+    closed(d);
+}
+
 TEST(an_event_keeps_the_next_kernel_from_an_early_begin_but_not_in_a_recording)
 {
     for (int recording = 0; recording < 2; recording++) {

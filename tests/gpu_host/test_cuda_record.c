@@ -92,6 +92,29 @@ TEST(a_device_without_recordings_runs_every_step)
     close_two(b, x, y);
 }
 
+TEST(a_device_that_is_treated_with_care_gets_one_op_after_another)
+{
+    ds4_error err;
+    gpu_device *d;
+    backend *base = NULL;
+    const backend_options o = { .name = "cuda", .careful = true, .limits = limits };
+    EXPECT_OK(fake_device_open(&d, &(fake_options){ .seed = 3 }, &err), err);
+    memset(&spy, 0, sizeof spy);
+    spy.launch = d->launch, d->launch = spy_launch;
+    spy.copy = d->copy, d->copy = spy_copy;
+    EXPECT_OK(cuda_open_on(&base, d, &o, &err), err);
+    cuda_backend *b = (cuda_backend *)base;
+    EXPECT(d->careful);
+    const view x = floats(b, MOST, 7), y = floats(b, MOST, 0);
+    for (int step = 0; step < 3; step++) {
+        memset(spy.work, 0, sizeof spy.work);
+        EXPECT(!run_step(b, x, y, 3, 10 + step));
+        EXPECT(spy.work[0] > 0 && spy.work[1] + spy.work[2] == 0);
+        expect_step(y, b, 7, 3, 10 + step);
+    }
+    close_two(b, x, y);
+}
+
 /* ---- a device that refuses recordings ---------------------------------------------------------- */
 
 enum { BEGIN, RECORD, LAUNCH, WAIT, END, RUN, CALLS };

@@ -87,6 +87,7 @@ ds4_status backend_cuda_open(backend **out, const backend_options *o, ds4_error 
     strcpy(shown->name, "far");
     far.opened++;
     far.expert_bytes = o->expert_bytes;
+    far.careful = o->careful;
     far.lost = false;
     return DS4_OK;
 }

@@ -19,6 +19,7 @@ typedef struct {
     /* counted */
     int      opened, adopted, expert_adopted, freed, rows_brought, steps;
     uint64_t expert_bytes;      /* of the options                                         */
+    bool     careful;
     bool     lost;
 } far_memory;
 

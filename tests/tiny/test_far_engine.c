@@ -250,6 +250,30 @@ TEST(an_engine_that_lost_its_device_is_opened_again_and_computes_the_same)
     ds4_engine_close(e);                            /* without a device */
 }
 
+TEST(a_device_that_is_lost_soon_after_it_was_opened_is_treated_with_care_from_then_on)
+{
+    for (int soon = 0; soon < 2; soon++) {
+        far_reset();
+        ds4_error err;
+        const ds4_engine_options o = options("cuda");
+        ds4_engine *e = open_engine(&o);
+        if (!e) return;
+        ds4_session *s = open_session(e, CONTEXT);
+        const ds4_token t = 1;
+        for (int i = 0; i < (soon ? 99 : 100); i++) feed(s, &t, 1);
+        far.fail_step = 1;
+        EXPECT_INT(ds4_session_feed(s, &t, 1, NULL, NULL, &err), DS4_EDEVICE);
+        EXPECT(!far.careful);
+        ds4_session_close(s);
+        for (int twice = 0; twice < 2; twice++) {               /* the second time nothing was lost */
+            EXPECT_OK(ds4_engine_reopen(e, &err), err);
+            EXPECT_INT(far.careful, soon);
+        }
+        EXPECT_INT(strstr(said[1], "lost after 99 steps: from now on it is given one operation after another") != NULL, soon);
+        ds4_engine_close(e);
+    }
+}
+
 /* ---- the plan ------------------------------------------------------------------------- */
 
 static ds4_plan plan(const ds4_engine_options *o)

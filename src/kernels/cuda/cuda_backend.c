@@ -254,6 +254,7 @@ ds4_status cuda_open_on(backend **out, gpu_device *d, const backend_options *o, 
     b->device = d;
     b->o = *o;
     b->o.name = NULL;
+    d->careful = o->careful;
     snprintf(b->base.name, sizeof b->base.name, "cuda (%.40s, sm_%d)", d->info.name, d->info.arch);
     b->base.buf_alloc = buf_alloc;
     b->base.buf_map = buf_map;

@@ -75,7 +75,7 @@ static ds4_status launch(gpu_device *base, int stream, const gpu_launch *l, ds4_
     if (!st) st = allow_shared(d, k, l, err);
     if (st) return st;
     cu_result r = CU_NOT_SUPPORTED, refused = CU_OK;
-    if (d->early[d->recording] && d->after_kernel[stream]) {
+    if (d->early[d->recording] && d->after_kernel[stream] && !base->careful) {
         cu_launch_attribute early = { .id = CU_LAUNCH_SERIAL_EARLY, .value.allowed = 1 };
         const cu_launch_config c = { { l->grid[0], l->grid[1], l->grid[2] }, { l->block, 1, 1 }, l->shared,
                                      d->stream[stream], &early, 1 };

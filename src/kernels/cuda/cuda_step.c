@@ -13,6 +13,7 @@ ds4_status cuda_step_open(cuda_backend *b, ds4_error *err)
 {
     b->step = calloc(1, sizeof *b->step);
     if (!b->step) return ds4_fail(err, DS4_EMEMORY, "%s: no memory for a step's tables", b->base.name);
+    b->step->records.unsupported = b->o.careful;
     return tables_open(b, &b->step->tables, err);
 }
 
@@ -47,7 +48,8 @@ ds4_status cuda_step_begin(backend *base, const step_shape *shape, bool *done, d
     if (!st) st = tables_fill(b, &s->tables, shape->rows, 0, b->o.limits.n_layer, err);
     if (!st) st = records_begin(b, shape, done, err);
     if (!st) s->tables.rows = shape->rows;
-    if (!st && !*done && (st = order_begin(b, shape->rows->n <= CUDA_STEP_ROWS, err))) failed(b, st, err);
+    if (!st && !*done && (st = order_begin(b, shape->rows->n <= CUDA_STEP_ROWS && !b->o.careful, err)))
+        failed(b, st, err);
     if (!st) return DS4_OK;
     bool again;
     cuda_step_end(base, false, &again, NULL);   /* the caller does not end what could not be begun */

@@ -97,7 +97,7 @@ typedef struct {
 } recording;
 
 typedef struct {
-    bool       unsupported;     /* the device has no graphs                        */
+    bool       unsupported;     /* the device has no graphs, or is treated with care */
     bool       check;           /* run plainly what was recorded and compare       */
     bool       checking;        /* this step is                                    */
     recording *now;             /* being made or checked; else NULL                */

@@ -93,6 +93,9 @@ struct gpu_device {
     ds4_status (*transfer)(gpu_device *d, bool to_device, const gpu_piece *pieces, int n, ds4_error *err);
     void       (*close)(gpu_device *d);
 
+    /* Set by whoever opened it: no kernel begins before the one ahead of it is over. */
+    bool       careful;
+
     /* What it gave up and does otherwise from now on; "": nothing. Whoever tells it empties it. */
     char       remark[320];
 };
