@@ -178,6 +178,20 @@ TEST(an_error_that_leaves_no_way_on_makes_every_later_call_say_it_again)
     closed(d);
 }
 
+TEST(a_card_that_went_away_is_lost_and_not_one_that_was_never_there)
+{
+    mock_reset();
+    gpu_device *d = opened();
+    mock_fail("cuStreamSynchronize", 1, CU_NO_DEVICE, true);
+    EXPECT_INT(d->sync(d, -1, &err), DS4_EDEVICE);
+    EXPECT_INT(err.status, DS4_EDEVICE);
+    EXPECT(strstr(err.message, "CUDA_ERROR_NO_DEVICE") != NULL);
+    const int calls = mock_calls(NULL);
+    EXPECT_INT(d->sync(d, -1, &err), DS4_EDEVICE);
+    EXPECT_INT(mock_calls(NULL), calls);
+    closed(d);
+}
+
 /* ---- launches ------------------------------------------------------------------------------- */
 
 static ds4_status norm(gpu_device *d, int stream, gpu_ptr x, unsigned shared)

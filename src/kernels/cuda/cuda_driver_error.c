@@ -15,6 +15,7 @@ static bool is_fatal(cu_result r)
     case CU_CONTEXT_IS_DESTROYED: case CU_ASSERT: case CU_HARDWARE_STACK_ERROR: case CU_ILLEGAL_INSTRUCTION:
     case CU_MISALIGNED_ADDRESS: case CU_INVALID_ADDRESS_SPACE: case CU_INVALID_PC: case CU_LAUNCH_FAILED:
     case CU_TENSOR_MEMORY_LEAK: case CU_UNKNOWN:
+    case CU_NO_DEVICE:                              /* there was one when it was opened */
         return true;
     default:
         return false;
@@ -87,8 +88,9 @@ ds4_status driver_result(driver_device *d, cu_result r, ds4_error *err, const ch
     ds4_error own;
     va_list args;
     va_start(args, fmt);
-    const ds4_status st = say(&d->api, r, &own, fmt, args);
+    ds4_status st = say(&d->api, r, &own, fmt, args);
     va_end(args);
+    if (st == DS4_ENOTFOUND) st = own.status = DS4_EDEVICE;     /* it is lost, as after other errors of hardware */
     if (err) *err = own;
     if (!is_fatal(r)) return st;
     pthread_mutex_lock(&d->lock);
