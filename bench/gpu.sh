@@ -78,6 +78,7 @@ kernel_tests() {
     [ $n != 0 ] || die "there are no kernel tests in $built/tests/gpu_host"
 }
 
+PATH=$PATH:/usr/lib/wsl/lib:/usr/local/nvidia/bin       # where it lies where nobody installed it
 command -v nvidia-smi >/dev/null || die "no nvidia-smi here: this measures a card of NVIDIA's"
 ask() { nvidia-smi -i "$device" --query-gpu="$1" --format=csv,noheader; }
 card=$(ask name) && capability=$(ask compute_cap | tr -d .) || die "card $device is not there"

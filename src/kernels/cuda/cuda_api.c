@@ -10,8 +10,9 @@ _Static_assert(sizeof(cu_launch_attribute) == 72 && sizeof(cu_launch_config) == 
 
 static void *open_library(void)
 {
-    /* By the loader's paths; then where WSL keeps it. */
-    static const char *const names[] = { "libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1" };
+    /* By the loader's paths; then where WSL keeps it, and where hosts of containers and small machines mount it. */
+    static const char *const names[] = { "libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1",
+                                         "/usr/local/nvidia/lib64/libcuda.so.1" };
     for (size_t i = 0; i < countof(names); i++) {
         void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (library) return library;
