@@ -108,6 +108,9 @@ ok "kernels are named" sh -c "'$mock/bin/ds4' --version | grep -q 'cpu, cuda (ke
 ok "the plan of a card" sh -c "'$mock/bin/ds4' --inspect -m '$model' | grep -q 'on Mock H200, 128.0 MiB available' &&
     '$mock/bin/ds4' -m '$model' -c 64 -p a -n 1 2>&1 |
         grep -q 'memory of Mock H200: weights .*, KV .* for 64 tokens, work space .* available; contexts up to [0-9]* tokens fit'"
+"$mock/bin/ds4" -m "$model" --backend cuda -c 16000000 -p a -n 1 >"$tmp/out" 2>"$tmp/err"
+ok "a context that is too long for the card ends with 4" [ $? = 4 ]
+ok "and the longest is told" grep -q "GiB can be had.*the largest context that fits is [0-9]* tokens" "$tmp/err"
 ok "and none where there are none" not sh -c "'$DS4_BIN/ds4' --version | grep -q cuda"
 
 # ---- a token taken apart ---------------------------------------------------------------------
