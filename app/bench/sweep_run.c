@@ -3,7 +3,6 @@
 
 #include "base/checked.h"
 #include "output.h"
-#include "../cli/signals.h"
 
 /* With --csv the lines are kept for the file and shown as well. */
 static exit_code put_line(bytes *all, size_t from, console *c)

@@ -4,7 +4,6 @@
 #include "base/utf8.h"
 #include "gguf/gguf.h"
 #include "model.h"
-#include "text/tokenizer.h"
 
 /* Printable UTF-8 as it is, every other byte as \xNN. */
 static void append_entry(bytes *out, const char *data, size_t n)

@@ -2,7 +2,6 @@
 #include <stdio.h>
 
 #include "api/api_common.h"
-#include "api/responses.h"
 #include "api/responses_store.h"
 
 bool api_refuse_orphan(api_error *e, slice call_id)

@@ -20,7 +20,6 @@
 #include "base/random.h"
 #include "kernels/boxes.h"
 #include "kernels/cpu/cpu_kernels.h"
-#include "quant/blocks.h"
 #include "quant/float_formats.h"
 
 /* ---- what is tested ----------------------------------------------------------- */

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/text_file.h"
 #include "host/usage.h"
 #include "runner.h"
 #include "tree.h"
