@@ -378,12 +378,14 @@ static int run_synth(console *c, int argc, char **argv)
         .help = recipe_help);
     ROW(.long_name = "layout", .kind = OPTION_CHOICE, .target = &layout, .value_name = "NAME", .choices = "ds4|llamacpp",
         .help = "ds4: as the published files (default); llamacpp: small matrices as other engines want them");
-    ROW(.long_name = "seed", .kind = OPTION_U64, .target = &run.seed, .value_name = "N", .help = "of all numbers (default 1)");
+    ROW(.long_name = "seed", .kind = OPTION_U64, .target = &run.seed, .value_name = "N",
+        .help = "of all numbers (default 1)");
     ROW(.long_name = "alias-layers", .kind = OPTION_FLAG, .target = &run.alias_layers,
         .help = "layers of one kind share their data: a complete model in a small file");
     ROW(.long_name = "branch-gain", .kind = OPTION_FLOAT, .target = &run.branch_gain, .value_name = "G",
         .help = "scales the last matrix of every residual branch (default 1)");
-    ROW(.long_name = "dry-run", .kind = OPTION_FLAG, .target = &dry_run, .help = "print the tensors and sizes, write nothing");
+    ROW(.long_name = "dry-run", .kind = OPTION_FLAG, .target = &dry_run,
+        .help = "print the tensors and sizes, write nothing");
     ROW(.long_name = "force", .short_name = 'f', .kind = OPTION_FLAG, .target = &run.overwrite,
         .help = "replace an existing file");
     ROW(.long_name = "threads", .short_name = 't', .kind = OPTION_POSITIVE, .target = &run.n_threads, .value_name = "N",

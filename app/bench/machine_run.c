@@ -37,8 +37,10 @@ static void build_table(machine_flags *o, option table[MAX_FLAGS])
     ROW(.long_name = "fresh", .kind = OPTION_FLAG, .target = &o->fresh, .help = "measure again instead of what is kept");
     ROW(.long_name = "json", .kind = OPTION_TEXT, .target = &o->json, .value_name = "FILE",
         .help = "the record as JSON (- is standard output, in place of the text)");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet, .help = "only errors on stderr");
-    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose, .help = "each part on stderr");
+    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
+        .help = "only errors on stderr");
+    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
+        .help = "each part on stderr");
     ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help, .help = "this text");
     table[n] = (option){ 0 };
 }
@@ -50,7 +52,8 @@ static exit_code print_help(console *c)
     bytes out;
     build_table(&unused, table);
     bytes_init(&out, 1 << 16);
-    bytes_text(&out, "Usage: ds4-bench machine [options]\n\nMeasures memory, files, multiply-adds and kernels, and tells what "
+    bytes_text(&out,
+               "Usage: ds4-bench machine [options]\n\nMeasures memory, files, multiply-adds and kernels, and tells what "
                      "they allow.\n\n");
     options_help(table, NULL, &out);
     const exit_code code = output_standard(&out, c);
@@ -150,7 +153,8 @@ static exit_code tell(const machine_flags *o, bytes *text, const bytes *json, co
     machine_model *m = calloc(MAX_MODELS, sizeof *m);
     struct json_object *record = json_tokener_parse(json->data);
     if (m && record)
-        machine_ceilings(m, models_of(o, m, c), best_of(record, "read_all_GBps"), best_of(record, "int8_all_gmacs"), text);
+        machine_ceilings(m, models_of(o, m, c), best_of(record, "read_all_GBps"), best_of(record, "int8_all_gmacs"),
+                         text);
     json_object_put(record);
     free(m);
     const bool json_only = o->json && strcmp(o->json, "-") == 0;

@@ -23,8 +23,8 @@ static int model_rows(bench_options *o, option *table)
         .help = "host threads; several, such as 1,2, are measured in turn (default: one per core)");
     ROW(.long_name = "isa", .kind = OPTION_TEXT, .target = &o->isa, .value_name = "LIST",
         .help = "instruction sets the kernels may use: auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm");
-    ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE", .choices = "packed|f32",
-        .help = "how attention rows are stored: packed or f32 (default packed)");
+    ROW(.long_name = "kv-type", .kind = OPTION_CHOICE, .target = &o->kv_type, .value_name = "TYPE",
+        .choices = "packed|f32", .help = "how attention rows are stored: packed or f32 (default packed)");
     ROW(.long_name = "expert-cache", .kind = OPTION_BYTES, .target = &o->expert_cache, .value_name = "SIZE",
         .help = "memory for routed experts, such as 8g; the others are read when needed (default: what there is)");
     ROW(.long_name = "prefill-chunk", .kind = OPTION_POSITIVE, .target = &o->prefill_chunk, .value_name = "N",
@@ -38,7 +38,8 @@ static int cell_rows(bench_options *o, option *table)
 {
     int n = 0;
     ROW(.topic = "cells", .long_name = "prompt", .short_name = 'p', .kind = OPTION_TEXT, .target = &o->prompt_text,
-        .value_name = "LIST", .help = "prompt lengths to time, such as 128,512 or 128-1024*2; 0: none (default 512,2048)");
+        .value_name = "LIST",
+        .help = "prompt lengths to time, such as 128,512 or 128-1024*2; 0: none (default 512,2048)");
     ROW(.long_name = "gen", .short_name = 'n', .kind = OPTION_TEXT, .target = &o->gen_text, .value_name = "LIST",
         .help = "numbers of decoded tokens to time; 0: none (default 128)");
     ROW(.long_name = "prompt-gen", .alias = "pg", .kind = OPTION_LIST, .target = &o->pairs, .value_name = "P,N",
@@ -96,11 +97,15 @@ static int output_rows(bench_options *o, option *table)
     ROW(.long_name = "jsonl", .kind = OPTION_TEXT, .target = &o->jsonl, .value_name = "FILE",
         .help = "a record per line");
     ROW(.long_name = "csv", .kind = OPTION_TEXT, .target = &o->csv, .value_name = "FILE", .help = "the columns as CSV");
-    ROW(.long_name = "md", .kind = OPTION_TEXT, .target = &o->md, .value_name = "FILE", .help = "the columns as a Markdown table");
-    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet, .help = "only errors on stderr");
-    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose, .help = "every pass on stderr");
+    ROW(.long_name = "md", .kind = OPTION_TEXT, .target = &o->md, .value_name = "FILE",
+        .help = "the columns as a Markdown table");
+    ROW(.long_name = "quiet", .short_name = 'q', .kind = OPTION_FLAG, .target = &o->quiet,
+        .help = "only errors on stderr");
+    ROW(.long_name = "verbose", .short_name = 'v', .kind = OPTION_FLAG, .target = &o->verbose,
+        .help = "every pass on stderr");
     ROW(.long_name = "help", .short_name = 'h', .kind = OPTION_FLAG, .target = &o->help, .help = "this text");
-    ROW(.long_name = "version", .kind = OPTION_FLAG, .target = &o->version, .help = "version, commit, backends and build flags");
+    ROW(.long_name = "version", .kind = OPTION_FLAG, .target = &o->version,
+        .help = "version, commit, backends and build flags");
     return n;
 }
 
@@ -161,7 +166,9 @@ static ds4_status lists_of(bench_options *o, ds4_error *err)
 static ds4_status check(bench_options *o, ds4_error *err)
 {
     if (!isa_mask_parse(o->isa, &o->isa_mask))
-        return ds4_fail(err, DS4_EARG, "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"", o->isa);
+        return ds4_fail(err, DS4_EARG,
+                        "--isa: expected auto, ref, or a list of avx2, avx512, avx512vbmi, neon, neon_i8mm, got \"%s\"",
+                        o->isa);
     if (!backend_exists(o->backend)) return ds4_fail(err, DS4_EARG, "--backend: \"%s\" is not built in", o->backend);
     if (o->text_file && o->random_given)
         return ds4_fail(err, DS4_EARG, "--random-tokens: the text is already given with --prompt-file");
@@ -170,7 +177,8 @@ static ds4_status check(bench_options *o, ds4_error *err)
         return ds4_fail(err, DS4_EARG, "--ctx-start: a sweep takes no -p, -n, -pg, -d or --sessions");
     if (o->sweep && o->threads.n > 1) return ds4_fail(err, DS4_EARG, "--threads: a sweep takes one number");
     if (o->sweep && (o->json || o->jsonl || o->md))
-        return ds4_fail(err, DS4_EARG, "%s: a sweep is written as CSV only", o->json ? "--json" : o->jsonl ? "--jsonl" : "--md");
+        return ds4_fail(err, DS4_EARG, "%s: a sweep is written as CSV only",
+                        o->json ? "--json" : o->jsonl ? "--jsonl" : "--md");
     if (o->rules.repetitions > SPEED_CAP)
         return ds4_fail(err, DS4_EARG, "--repetitions: at most %d", SPEED_CAP);
     return o->sweep ? frontier_check(&o->frontier, err) : DS4_OK;

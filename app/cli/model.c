@@ -99,8 +99,8 @@ static void print_device_plan(const ds4_plan *p, int ctx, const char *most, cons
     console_bytes(scratch, p->scratch_bytes);
     console_bytes(experts, p->host_expert_bytes);
     console_bytes(host, p->total_bytes);
-    console_note(c, "memory of %s: weights %s, KV %s for %d tokens, work space %s; %s of %s available%s", p->device, weights,
-                 kv, ctx, scratch, total, available, most);
+    console_note(c, "memory of %s: weights %s, KV %s for %d tokens, work space %s; %s of %s available%s", p->device,
+                 weights, kv, ctx, scratch, total, available, most);
     if (p->host_expert_bytes) console_note(c, "memory of the host: routed experts %s; %s in all", experts, host);
 }
 
@@ -170,7 +170,8 @@ void model_set_numa(const model_flags *f, console *c)
     ds4_error err = { 0 };
     const uint64_t nodes = numa_nodes("");
     const int n = __builtin_popcountll(nodes);
-    if (n < 2)                              console_note(c, "--numa: this machine has one memory node; nothing to spread over");
+    if (n < 2)
+        console_note(c, "--numa: this machine has one memory node; nothing to spread over");
     else if (numa_interleave(nodes, &err))  console_warning(c, "--numa: %s", err.message);
     else console_note(c, "--numa: new pages are spread over %d nodes; pages of the model that are in memory already stay "
                       "where they are", n);

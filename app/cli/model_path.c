@@ -39,8 +39,9 @@ static int readable(const char *path)
 /* In the source tree (build/<variant>/bin, build/<variant>/cuda/bin), beside a copied folder, installed. */
 int model_path_bundled(char out[PATH_MAX], const char *name)
 {
-    static const char *const places[] = { "../../../models/tiny", "../../../../models/tiny", "models/tiny", "../share/ds4",
-                                          "../../../models/text", "../../../../models/text", "models/text" };
+    static const char *const places[] = { "../../../models/tiny", "../../../../models/tiny", "models/tiny",
+                                          "../share/ds4", "../../../models/text", "../../../../models/text",
+                                          "models/text" };
     char folder[PATH_MAX], candidate[2 * PATH_MAX];
     if (!executable_folder(folder)) return 0;
     for (size_t i = 0; i < countof(places); i++) {

@@ -102,7 +102,8 @@ static void build_table(cli_options *o, option table[MAX_FLAGS])
 static cli_options defaults(void)
 {
     return (cli_options){
-        .flags = model_flags_defaults(), .n = 50000, .show_thinking = "auto", .say = console_flags_defaults(), .logprobs_top_k = 20,
+        .flags = model_flags_defaults(), .n = 50000, .show_thinking = "auto", .say = console_flags_defaults(),
+        .logprobs_top_k = 20,
     };
 }
 

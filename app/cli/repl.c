@@ -212,7 +212,8 @@ exit_code repl_run(const cli_options *o, const prompt_source *prompt, console *c
     if (!r.code && signals_interrupted()) r.code = CLI_INTERRUPTED;
     if (!r.code) {
         history_open(&history);
-        line_editor *editor = line_editor_open(terminal_colors(2, console_flags_color(&o->say)), &history, repl_command_name);
+        line_editor *editor = line_editor_open(terminal_colors(2, console_flags_color(&o->say)), &history,
+                                               repl_command_name);
         console_note(c, "/help lists the commands, Ctrl-D leaves");
         if (editor) loop(&r, editor, &history);
         else console_error(c, "no memory for the line editor");

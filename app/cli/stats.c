@@ -7,7 +7,8 @@
 turn_stats turn_stats_of(const conversation *c, size_t prompt_tokens, const generate_result *r)
 {
     return (turn_stats){
-        .prompt_tokens = prompt_tokens, .prefilled = c->prefilled, .prefill_ns = c->prefill_ns, .prefill_pages = c->pages, .answer = *r,
+        .prompt_tokens = prompt_tokens, .prefilled = c->prefilled, .prefill_ns = c->prefill_ns,
+        .prefill_pages = c->pages, .answer = *r,
         .used = (int)c->line.tokens.n, .capacity = ds4_session_capacity(c->line.session),
     };
 }
@@ -94,7 +95,8 @@ bool turn_stats_paging(const turn_stats *s, char *out, size_t size)
     if (!paging_hurts(s)) return false;
     console_bytes(read, p->read_bytes);
     console_bytes(per_token, g->read_bytes / (uint64_t)tokens);
-    snprintf(out, size, "waiting for the disk: %s in %llu page faults for the prompt, %s in %.0f per token of the answer; %s",
+    snprintf(out, size,
+             "waiting for the disk: %s in %llu page faults for the prompt, %s in %.0f per token of the answer; %s",
              read, (unsigned long long)p->page_ins, per_token, (double)g->page_ins / tokens,
              again ? "they were in memory before and were dropped: close other programs, or give --expert-cache a size"
                    : "the weights were not in memory yet: --warm-weights reads them before the prompt");

@@ -107,8 +107,8 @@ void classes_table(const class_times *t, bytes *out)
 {
     class_sum s[MOST_CLASSES], all = { .class = "sum" };
     const int n = sum_up(t, s);
-    bytes_printf(out, "  %-24s %9s %6s %9s %8s %7s %8s %7s\n", "class", "ms/token", "time %", "MB/token", "GB/s", "read %",
-                 "G mac/s", "peak %");
+    bytes_printf(out, "  %-24s %9s %6s %9s %8s %7s %8s %7s\n", "class", "ms/token", "time %", "MB/token", "GB/s",
+                 "read %", "G mac/s", "peak %");
     for (int i = 0; i < n; i++) {
         class_line(t, &s[i], out);
         all.ns += s[i].ns, all.bytes += s[i].bytes, all.macs += s[i].macs;

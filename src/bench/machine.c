@@ -93,7 +93,8 @@ ds4_status machine_measure(machine_report *r, const machine_options *o, ds4_erro
     host_read_limits(&r->readings, "");
     host_read_clock(&r->readings, "");
     host_read_heat(&r->readings, "");
-    host_note_missing(&r->readings, "GPU", "this mode measures the processor", "ds4-bench speed --backend cuda reads the card's memory beside every cell");
+    host_note_missing(&r->readings, "GPU", "this mode measures the processor",
+                      "ds4-bench speed --backend cuda reads the card's memory beside every cell");
     r->threads = o->threads ? o->threads : pool_default_threads();
 
     r->read_bytes = read_speed_bytes(1u << 30, r->machine.l3_bytes) & ~(uint64_t)0xfffff;
@@ -118,23 +119,26 @@ static void line_of(bytes *out, const char *name, const stats *s, const char *un
 
 static void tiles_text(const machine_report *r, bytes *out)
 {
-    bytes_printf(out, "\nkernels (%s)%*s in cache, one core        from memory, %d threads\n", cpu_isa_name(cpu_isa_present()),
-                 (int)(14 - strlen(cpu_isa_name(cpu_isa_present()))), "", r->threads);
-    bytes_printf(out, "  %-10s %19s %11s %19s %11s\n", "type", "decode G/s (GB/s)", "batch G/s", "decode G/s (GB/s)", "batch G/s");
+    bytes_printf(out, "\nkernels (%s)%*s in cache, one core        from memory, %d threads\n",
+                 cpu_isa_name(cpu_isa_present()), (int)(14 - strlen(cpu_isa_name(cpu_isa_present()))), "", r->threads);
+    bytes_printf(out, "  %-10s %19s %11s %19s %11s\n", "type", "decode G/s (GB/s)", "batch G/s", "decode G/s (GB/s)",
+                 "batch G/s");
     for (int i = 0; i < r->n_tiles; i++) {
         const tile_speed *t = &r->tile[i];
-        bytes_printf(out, "  %-10s %10.1f (%6.2f) %11.1f %10.1f (%6.2f) %11.1f\n", quant_get(t->type)->name, t->cached[0].gmacs,
-                     t->cached[0].gbs, t->cached[1].gmacs, t->memory[0].gmacs, t->memory[0].gbs, t->memory[1].gmacs);
+        bytes_printf(out, "  %-10s %10.1f (%6.2f) %11.1f %10.1f (%6.2f) %11.1f\n", quant_get(t->type)->name,
+                     t->cached[0].gmacs, t->cached[0].gbs, t->cached[1].gmacs, t->memory[0].gmacs, t->memory[0].gbs,
+                     t->memory[1].gmacs);
     }
 }
 
 void machine_text(const machine_report *r, bytes *out)
 {
     const host_machine *m = &r->machine;
-    bytes_printf(out, "%s, %d of %d processors allowed, %d cores; %.1f GiB memory, %.1f available; L1d %" PRIu64 " KiB, L2 %"
+    bytes_printf(out,
+                 "%s, %d of %d processors allowed, %d cores; %.1f GiB memory, %.1f available; L1d %" PRIu64 " KiB, L2 %"
                  PRIu64 " KiB, L3 %" PRIu64 " KiB\n%s\n\n", m->cpu, m->n_allowed, m->n_cpus, m->n_cores,
-                 (double)m->memory_bytes / 0x1p30, (double)m->available_bytes / 0x1p30, m->l1d_bytes >> 10, m->l2_bytes >> 10,
-                 m->l3_bytes >> 10, m->os);
+                 (double)m->memory_bytes / 0x1p30, (double)m->available_bytes / 0x1p30, m->l1d_bytes >> 10,
+                 m->l2_bytes >> 10, m->l3_bytes >> 10, m->os);
 
     char name[64];
     bytes_printf(out, "  %-34s %9s %9s %9s %9s\n", "", "p10", "p50", "p90", "best");
@@ -148,13 +152,14 @@ void machine_text(const machine_report *r, bytes *out)
     line_of(out, "f32 multiply-adds, all threads", &r->f32_all, "G/s");
     if (r->int8_name) bytes_printf(out, "  (%s; %s)\n", r->int8_name, r->f32_name);
     if (r->file_measured)
-        bytes_printf(out, "  cold file, in order %.2f GB/s, 4 MiB at random %.2f GB/s%s\n", r->file.sequential, r->file.random,
-                     r->file.verified ? "" : "  (cache_state: unverified)");
+        bytes_printf(out, "  cold file, in order %.2f GB/s, 4 MiB at random %.2f GB/s%s\n", r->file.sequential,
+                     r->file.random, r->file.verified ? "" : "  (cache_state: unverified)");
     tiles_text(r, out);
 
     bytes_text(out, "\n");
     for (int i = 0; i < r->readings.n; i++)
-        bytes_printf(out, "  %-8s %-22s %s\n", r->readings.reading[i].group, r->readings.reading[i].name, r->readings.reading[i].value);
+        bytes_printf(out, "  %-8s %-22s %s\n", r->readings.reading[i].group, r->readings.reading[i].name,
+                     r->readings.reading[i].value);
     for (int i = 0; i < r->readings.n_missing; i++) {
         const host_missing *x = &r->readings.missing[i];
         bytes_printf(out, "  missing  %-22s %s%s%s\n", x->name, x->why, *x->remedy ? "; " : "", x->remedy);
@@ -165,7 +170,8 @@ void machine_ceilings(const machine_model *m, int n, double read_gbs, double int
 {
     bytes_printf(out, "\nmost that %.1f GB/s and %.0f G multiply-adds/s allow\n", read_gbs, int8_gmacs);
     for (int i = 0; i < n; i++) {
-        const double gb = (double)token_bytes_step(&m[i].bytes, 1, 0) * 1e-9, gmacs = (double)m[i].bytes.matrix_macs * 1e-9;
+        const double gb = (double)token_bytes_step(&m[i].bytes, 1, 0) * 1e-9;
+        const double gmacs = (double)m[i].bytes.matrix_macs * 1e-9;
         bytes_printf(out, "  %-28s decode %7.2f t/s (%.2f GB a token)", m[i].name, read_gbs / gb, gb);
         if (int8_gmacs > 0) bytes_printf(out, ", prefill %8.2f t/s (%.2f G multiply-adds)", int8_gmacs / gmacs, gmacs);
         bytes_char(out, '\n');
@@ -298,7 +304,7 @@ void machine_json(const machine_report *r, const char *build, const char *flags,
 uint64_t machine_key(const host_machine *m, const char *build)
 {
     char all[512];
-    snprintf(all, sizeof all, "%s|%d|%d|%d|%" PRIu64 "|%s|%s", m->cpu, m->n_cpus, m->n_allowed, m->n_cores, m->memory_bytes,
-             m->release, build);
+    snprintf(all, sizeof all, "%s|%d|%d|%d|%" PRIu64 "|%s|%s", m->cpu, m->n_cpus, m->n_allowed, m->n_cores,
+             m->memory_bytes, m->release, build);
     return hash_bytes(HASH_BEGIN, all, strlen(all));
 }

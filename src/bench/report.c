@@ -21,7 +21,8 @@ static void list_types(report_context *c, const gguf *g)
     for (int t = 0; t < QUANT_COUNT; t++) {
         if (!count[t]) continue;
         const size_t room = sizeof c->model_types - len;
-        const int n = snprintf(c->model_types + len, room, "%s%s %d", len ? ", " : "", quant_get((uint32_t)t)->name, count[t]);
+        const int n = snprintf(c->model_types + len, room, "%s%s %d", len ? ", " : "", quant_get((uint32_t)t)->name,
+                               count[t]);
         if ((size_t)n >= room) return;
         len += (size_t)n;
     }
@@ -130,8 +131,10 @@ static class_times times_of(const speed_row *r, double dot_peak)
 static const speed_row *alone(const speed_row *rows, int n, const speed_row *r)
 {
     for (int i = 0; i < n; i++)
-        if (rows[i].n && rows[i].cell.sessions == 1 && rows[i].threads == r->threads && rows[i].cell.depth == r->cell.depth
-            && rows[i].cell.prompt == r->cell.prompt && rows[i].cell.gen == r->cell.gen) return &rows[i];
+        if (rows[i].n && rows[i].cell.sessions == 1 && rows[i].threads == r->threads &&
+            rows[i].cell.depth == r->cell.depth && rows[i].cell.prompt == r->cell.prompt &&
+            rows[i].cell.gen == r->cell.gen)
+            return &rows[i];
     return NULL;
 }
 
@@ -150,12 +153,14 @@ void report_table_notes(const speed_row *rows, int n, const report_context *c, b
         cell_name(&r->cell, name);
         bytes_printf(out, "%s, %d threads: %.1f G multiply-adds/s, %.1f %% of the int8 peak of %.0f\n", name, r->threads,
                      r->tps.p50 * (double)r->token_macs * 1e-9,
-                     100 * r->tps.p50 * (double)r->token_macs * 1e-9 / c->dot_peak[i % c->n_arms], c->dot_peak[i % c->n_arms]);
+                     100 * r->tps.p50 * (double)r->token_macs * 1e-9 / c->dot_peak[i % c->n_arms],
+                     c->dot_peak[i % c->n_arms]);
     }
     for (int i = 0; i < n; i++) {
         if (!rows[i].n || !rows[i].expert_slots) continue;
         cell_name(&rows[i].cell, name);
-        bytes_printf(out, "%s, %d threads: %.1f %% of the experts were in the cache, %.1f MB read a token, %.0f %% of the "
+        bytes_printf(out,
+                     "%s, %d threads: %.1f %% of the experts were in the cache, %.1f MB read a token, %.0f %% of the "
                      "time spent waiting for them\n", name, rows[i].threads, 100 * rows[i].expert_hits,
                      rows[i].expert_bytes * 1e-6, 100 * rows[i].expert_wait);
     }

@@ -111,7 +111,8 @@ static bool make_activations(tile_job *j, uint8_t **owned)
     return made;
 }
 
-static bool measure_type(pool *one, pool *all, tile_job *j, const uint8_t *w, uint64_t bytes, int n_threads, tile_speed *out)
+static bool measure_type(pool *one, pool *all, tile_job *j, const uint8_t *w, uint64_t bytes, int n_threads,
+                         tile_speed *out)
 {
     uint8_t *activations = NULL;
     *out = (tile_speed){ .type = j->type };

@@ -88,13 +88,15 @@ static ds4_status check_add(const ds4_batch *b, const ds4_session *s, const ds4_
     if (s->engine != e) return ds4_fail(err, DS4_EARG, "the session belongs to another engine");
     if (s->in_batch) return ds4_fail(err, DS4_EARG, "the session is in a batch already");
     if (n > e->o.max_batch_rows - b->n_rows)
-        return ds4_fail(err, DS4_EFULL, "%d rows do not fit a step of %d that holds %d", n, e->o.max_batch_rows, b->n_rows);
+        return ds4_fail(err, DS4_EFULL, "%d rows do not fit a step of %d that holds %d", n, e->o.max_batch_rows,
+                        b->n_rows);
     if (n > s->kv->capacity - s->kv->length)
         return ds4_fail(err, DS4_EFULL, "the context is full: %d of %d tokens are used and %d more were to come",
                         s->kv->length, s->kv->capacity, n);
     for (int i = 0; i < n; i++)
         if (t[i] < 0 || t[i] >= e->config.n_vocab)
-            return ds4_fail(err, DS4_EARG, "token id %d is out of range: the model has %d tokens", t[i], e->config.n_vocab);
+            return ds4_fail(err, DS4_EARG, "token id %d is out of range: the model has %d tokens", t[i],
+                            e->config.n_vocab);
     return DS4_OK;
 }
 

@@ -56,11 +56,14 @@ static ds4_status check_options(const ds4_engine_options *o, ds4_error *err)
     if (o->max_tokens < 1 || o->max_tokens > 1 << 24)
         return ds4_fail(err, DS4_EARG, "a context of %d tokens; it must be 1 to %d", o->max_tokens, 1 << 24);
     if (o->other_tokens < 0 || o->other_tokens > o->max_tokens)
-        return ds4_fail(err, DS4_EARG, "other_tokens is %d; it must be 0 to max_tokens, %d", o->other_tokens, o->max_tokens);
+        return ds4_fail(err, DS4_EARG, "other_tokens is %d; it must be 0 to max_tokens, %d", o->other_tokens,
+                        o->max_tokens);
     if (o->side_tokens < 0 || o->side_tokens > o->max_tokens)
-        return ds4_fail(err, DS4_EARG, "side_tokens is %d; it must be 0 to max_tokens, %d", o->side_tokens, o->max_tokens);
+        return ds4_fail(err, DS4_EARG, "side_tokens is %d; it must be 0 to max_tokens, %d", o->side_tokens,
+                        o->max_tokens);
     if (o->max_batch_rows < 0 || o->max_batch_rows > 1 << 16)
-        return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d, or 0 for what memory allows", o->max_batch_rows, 1 << 16);
+        return ds4_fail(err, DS4_EARG, "a step of %d rows; it must be 1 to %d, or 0 for what memory allows",
+                        o->max_batch_rows, 1 << 16);
     if (o->rewind_points < 0 || o->rewind_points > 4096)
         return ds4_fail(err, DS4_EARG, "%d rewind points; there may be 0 to 4096", o->rewind_points);
     if (o->n_threads < 0 || o->n_threads > 1024)
@@ -157,7 +160,8 @@ static void warn_of_streaming(const ds4_engine *e)
     const double hit = (double)s.slots / (double)s.experts, gb = 1e9;
     const double rate = e->weights.dense_ns ? (double)e->weights.dense_bytes / (double)e->weights.dense_ns : 0;   /* GB/s */
     if (s.slots == s.experts || rate <= 0) return;
-    log_line(&e->log, LOG_WARNING, "%llu of %llu experts fit into memory: a token reads up to %.2f GB of them; with %.0f %% "
+    log_line(&e->log, LOG_WARNING,
+             "%llu of %llu experts fit into memory: a token reads up to %.2f GB of them; with %.0f %% "
              "there and the %.2f GB/s that this disk just gave, not more than about %.2f tokens/s",
              (unsigned long long)s.slots, (unsigned long long)s.experts, (double)sizes.token_bytes / gb, 100 * hit, rate,
              rate * gb / ((double)sizes.token_bytes * (1 - hit)));
@@ -173,7 +177,8 @@ static ds4_status open_experts(ds4_engine *e, uint64_t cache_bytes, ds4_error *e
 static ds4_status copy_weights(ds4_engine *e, const ds4_plan *p, ds4_error *err)
 {
     if (p->expert_cache_bytes)
-        return ds4_fail(err, DS4_EARG, "huge pages are for weights that stay in memory; with an expert cache they do not");
+        return ds4_fail(err, DS4_EARG,
+                        "huge pages are for weights that stay in memory; with an expert cache they do not");
     return load_huge_pages(e, p->kv_bytes + p->scratch_bytes + p->table_bytes, err);
 }
 

@@ -113,7 +113,8 @@ static ds4_status read_blocks(int fd, const kvc_header *h, uint64_t from, uint64
         if (st) return st;
         if (verify && get_u32(crc) != crc32c(0, block, n))
             return ds4_fail(err, DS4_EFORMAT, "checkpoint: a checksum does not match; the file is damaged");
-        if (!bytes_append(out, block + skip, n - skip)) return ds4_fail(err, DS4_EMEMORY, "no memory for a checkpoint's tool map");
+        if (!bytes_append(out, block + skip, n - skip))
+            return ds4_fail(err, DS4_EMEMORY, "no memory for a checkpoint's tool map");
     }
     return DS4_OK;
 }

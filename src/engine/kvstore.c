@@ -44,7 +44,8 @@ kvstore_size kvstore_counts(const kvstore *s)
 {
     kvstore *k = (kvstore *)s;
     return (kvstore_size){ .bytes = atomic_load_explicit(&k->bytes, memory_order_relaxed),
-                           .files = atomic_load_explicit(&k->files, memory_order_relaxed), .budget_bytes = s->o.budget_bytes };
+                           .files = atomic_load_explicit(&k->files, memory_order_relaxed),
+                           .budget_bytes = s->o.budget_bytes };
 }
 
 /* ---- putting aside --------------------------------------------------------------------------------- */
@@ -113,10 +114,12 @@ double kvstore_load_seconds(const kvstore *s, const kvstore_hit *h) { return (do
 static ds4_status text_of(int fd, const kvc_header *h, bytes *out, ds4_error *err)
 {
     if (!bytes_reserve(out, h->text_bytes)) return ds4_fail(err, DS4_EMEMORY, "no memory for a stored session's text");
-    if (lseek(fd, 52, SEEK_SET) != 52) return ds4_fail(err, DS4_EIO, "a stored session can not be read: %s", strerror(errno));
+    if (lseek(fd, 52, SEEK_SET) != 52)
+        return ds4_fail(err, DS4_EIO, "a stored session can not be read: %s", strerror(errno));
     const ds4_status st = file_read_exact(fd, out->data, h->text_bytes, "stored session", err);
     out->len = st ? 0 : h->text_bytes;
-    if (!st && lseek(fd, 0, SEEK_SET) != 0) return ds4_fail(err, DS4_EIO, "a stored session can not be read: %s", strerror(errno));
+    if (!st && lseek(fd, 0, SEEK_SET) != 0)
+        return ds4_fail(err, DS4_EIO, "a stored session can not be read: %s", strerror(errno));
     return st;
 }
 
@@ -213,7 +216,8 @@ ds4_status kvstore_load(kvstore *s, const kvstore_hit *hit, ds4_session *session
         if (seconds > 0) s->load_rate = (s->load_rate + (double)h.file_bytes / seconds) / 2;
         histogram_add(&s->o.metrics->kv_load, seconds);
         count_hit(s, fd, &h, hit->sha, replay != NULL);
-        log_line(&s->o.log, LOG_INFO, "kv: loaded %d tokens (%.1f MB) in %.3f s", hit->tokens, (double)h.file_bytes / 1e6, seconds);
+        log_line(&s->o.log, LOG_INFO, "kv: loaded %d tokens (%.1f MB) in %.3f s", hit->tokens,
+                 (double)h.file_bytes / 1e6, seconds);
     } else {
         ds4_session_reset(session);
     }
@@ -274,7 +278,8 @@ ds4_status kv_make_folder(const char *path, ds4_error *err)
         if (path[i] != '/' && path[i] != 0) continue;
         memcpy(part, path, i);
         part[i] = 0;
-        if (mkdir(part, 0700) && errno != EEXIST && i == n) return ds4_fail(err, DS4_EIO, "%s: making it: %s", path, strerror(errno));
+        if (mkdir(part, 0700) && errno != EEXIST && i == n)
+            return ds4_fail(err, DS4_EIO, "%s: making it: %s", path, strerror(errno));
     }
     return DS4_OK;
 }
@@ -317,7 +322,8 @@ static void clean(const kv_index *ix)
         if (!d) continue;
         for (struct dirent *f; (f = readdir(d));) {
             const bool temp = f->d_name[0] == '.' && ends_with(f->d_name, ".tmp");
-            if (temp ? is_left_over(dirfd(d), f->d_name) : ends_with(f->d_name, ".kv.bad")) (void)unlinkat(dirfd(d), f->d_name, 0);
+            if (temp ? is_left_over(dirfd(d), f->d_name) : ends_with(f->d_name, ".kv.bad"))
+                (void)unlinkat(dirfd(d), f->d_name, 0);
         }
         closedir(d);
     }
@@ -325,7 +331,8 @@ static void clean(const kv_index *ix)
 
 ds4_status kvstore_check(const char *dir, ds4_error *err)
 {
-    if (strlen(dir) == 0 || strlen(dir) > MAX_DIR_CHARS) return ds4_fail(err, DS4_EARG, "the folder's name is empty or too long");
+    if (strlen(dir) == 0 || strlen(dir) > MAX_DIR_CHARS)
+        return ds4_fail(err, DS4_EARG, "the folder's name is empty or too long");
     const ds4_status st = kv_make_folder(dir, err);
     return st ? st : check_writable(dir, err);
 }
@@ -370,8 +377,8 @@ ds4_status kvstore_open(kvstore **out, const kvstore_options *o, ds4_engine *e, 
         kvstore_close(s);
         return st;
     }
-    log_line(&s->o.log, LOG_INFO, "kv: %d stored sessions, %.1f of %.1f MB in %s", s->index.n, (double)s->index.bytes / 1e6,
-             (double)o->budget_bytes / 1e6, s->o.dir);
+    log_line(&s->o.log, LOG_INFO, "kv: %d stored sessions, %.1f of %.1f MB in %s", s->index.n,
+             (double)s->index.bytes / 1e6, (double)o->budget_bytes / 1e6, s->o.dir);
     *out = s;
     return DS4_OK;
 }

@@ -123,7 +123,8 @@ static bool read_entry(int dir, const char *name, kv_entry *e)
 }
 
 /* The files of one folder; known: entries by name, whose headers need not be read again. */
-static ds4_status read_folder(const kv_index *ix, int folder, const kv_entry *known, int n_known, entry_list *out, ds4_error *err)
+static ds4_status read_folder(const kv_index *ix, int folder, const kv_entry *known, int n_known, entry_list *out,
+                              ds4_error *err)
 {
     char path[KV_PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", ix->dir, ix->folders[folder].name);
@@ -279,7 +280,8 @@ static void sha_add(text_sha *s, const char *data, size_t n)
 
 static void sha_so_far(text_sha *s, uint8_t *out)
 {
-    if (!s->failed && (EVP_MD_CTX_copy_ex(s->copy, s->sum) != 1 || EVP_DigestFinal_ex(s->copy, out, NULL) != 1)) s->failed = true;
+    if (!s->failed && (EVP_MD_CTX_copy_ex(s->copy, s->sum) != 1 || EVP_DigestFinal_ex(s->copy, out, NULL) != 1))
+        s->failed = true;
 }
 
 static ds4_status sha_close(text_sha *s, ds4_error *err)

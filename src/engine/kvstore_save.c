@@ -109,7 +109,8 @@ static bool make_room(kvstore *s, const save_job *j)
         if (used_since(e, path)) continue;
         if (unlink(path) && errno != ENOENT) return false;
         counter_add(&s->o.metrics->kv_evictions, 1);
-        log_line(&s->o.log, LOG_INFO, "kv: evicted %u tokens (%.1f MB)", (unsigned)e->h.tokens, (double)e->h.file_bytes / 1e6);
+        log_line(&s->o.log, LOG_INFO, "kv: evicted %u tokens (%.1f MB)", (unsigned)e->h.tokens,
+                 (double)e->h.file_bytes / 1e6);
         kv_index_remove(&s->index, e);
     }
     return true;
@@ -284,7 +285,8 @@ static ds4_status plan_job(kvstore *s, save_job *j, const kvstore_save_options *
     kv_lock(s);
     ds4_status st = DS4_OK;
     *there = false;
-    if (clock_ns() < s->paused_until_ns) st = ds4_fail(err, DS4_EIO, "saving pauses for a minute after a failure of the disk");
+    if (clock_ns() < s->paused_until_ns)
+        st = ds4_fail(err, DS4_EIO, "saving pauses for a minute after a failure of the disk");
     if (!st) {
         kv_refresh(s);
         const kv_entry *same = kv_index_own(&s->index, j->sha);
@@ -301,7 +303,8 @@ static ds4_status plan_job(kvstore *s, save_job *j, const kvstore_save_options *
 }
 
 /* The sampled blocks of the conversation. A visible transcript may spell them otherwise, so its tokens are searched too. */
-static ds4_status make_tool_map(kvstore *s, const ds4_session *session, const kvstore_save_options *o, bytes *out, ds4_error *err)
+static ds4_status make_tool_map(kvstore *s, const ds4_session *session, const kvstore_save_options *o, bytes *out,
+                                ds4_error *err)
 {
     if (!o->replay) return DS4_OK;
     if (!o->visible) return replay_section_write(o->replay, o->text, out, err);
@@ -323,7 +326,8 @@ static ds4_status check_size(const kvstore *s, uint64_t size, uint64_t kept_byte
     struct statvfs f;
     const uint64_t want = size + size / 20;
     if (want > s->o.budget_bytes || kept_bytes > s->o.budget_bytes - size)
-        return ds4_fail(err, DS4_EFULL, "a session of %.1f MB does not fit the budget of %.1f MB, of which %.1f MB must stay",
+        return ds4_fail(err, DS4_EFULL,
+                        "a session of %.1f MB does not fit the budget of %.1f MB, of which %.1f MB must stay",
                         (double)size / 1e6, (double)s->o.budget_bytes / 1e6, (double)kept_bytes / 1e6);
     if (statvfs(s->o.dir, &f)) return DS4_OK;
     const uint64_t block = f.f_frsize ? f.f_frsize : f.f_bsize, available = (uint64_t)f.f_bavail * block;
@@ -333,7 +337,8 @@ static ds4_status check_size(const kvstore *s, uint64_t size, uint64_t kept_byte
     return DS4_OK;
 }
 
-static ds4_status copy_session(kvstore *s, save_job *j, ds4_session *session, const kvstore_save_options *o, ds4_error *err)
+static ds4_status copy_session(kvstore *s, save_job *j, ds4_session *session, const kvstore_save_options *o,
+                               ds4_error *err)
 {
     bytes map;
     bytes_init(&map, MAX_MAP_BYTES);

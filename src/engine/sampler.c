@@ -31,9 +31,11 @@ ds4_sampling ds4_sampling_defaults(void)
 
 static ds4_status check(const ds4_sampling *p, int n_vocab, ds4_error *err)
 {
-    if (!(p->temperature >= 0) || !isfinite(p->temperature)) return ds4_fail(err, DS4_EARG, "temperature %g; it must be 0 or more", p->temperature);
+    if (!(p->temperature >= 0) || !isfinite(p->temperature))
+        return ds4_fail(err, DS4_EARG, "temperature %g; it must be 0 or more", p->temperature);
     if (p->top_k < 0) return ds4_fail(err, DS4_EARG, "top_k %d; it must be 0 (off) or more", p->top_k);
-    if (!(p->top_p > 0 && p->top_p <= 1)) return ds4_fail(err, DS4_EARG, "top_p %g; it must be above 0 and at most 1", p->top_p);
+    if (!(p->top_p > 0 && p->top_p <= 1))
+        return ds4_fail(err, DS4_EARG, "top_p %g; it must be above 0 and at most 1", p->top_p);
     if (!(p->min_p >= 0 && p->min_p <= 1)) return ds4_fail(err, DS4_EARG, "min_p %g; it must be 0 to 1", p->min_p);
     if (!(p->repetition_penalty > 0) || !isfinite(p->repetition_penalty))
         return ds4_fail(err, DS4_EARG, "repetition_penalty %g; it must be positive", p->repetition_penalty);

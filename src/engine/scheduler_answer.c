@@ -38,8 +38,8 @@ static const char *finish_word(answer_finish f)
 static sched_times times_of(const sched_ticket *t, uint64_t now)
 {
     const uint64_t prefilled = t->prefilled_ns ? t->prefilled_ns : now;
-    return (sched_times){ .queue_s = seconds(t->arrived_ns, t->started_ns), .prefill_s = seconds(t->started_ns, prefilled),
-                          .decode_s = seconds(t->prefilled_ns, now) };
+    return (sched_times){ .queue_s = seconds(t->arrived_ns, t->started_ns),
+                          .prefill_s = seconds(t->started_ns, prefilled), .decode_s = seconds(t->prefilled_ns, now) };
 }
 
 /* Histograms and the line in the log. */
@@ -97,8 +97,9 @@ static void keep_calls(scheduler *s, sched_ticket *t, const answer *a)
         names[i] = turn.calls[i].name;
         arguments[i] = turn.calls[i].arguments;
     }
-    replay_add(s->o.replay, &(replay_record){ .block = turn.block, .reasoning_closed = turn.reasoning_closed, .ids = lists,
-                                              .names = names, .arguments = arguments, .n_calls = turn.n_calls }, NULL);
+    replay_add(s->o.replay, &(replay_record){ .block = turn.block, .reasoning_closed = turn.reasoning_closed,
+                                              .ids = lists, .names = names, .arguments = arguments,
+                                              .n_calls = turn.n_calls }, NULL);
     free(lists);
 }
 

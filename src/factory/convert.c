@@ -158,7 +158,8 @@ static ds4_status run(conversion *c, ds4_error *err)
     ds4_status st;
     if ((st = recipe_make(&c->recipe, o->recipe, o->layout, err))) return st;
     if ((st = release_config_read(&c->config, o->dir, &o->log, err))) return st;
-    if ((st = token_table_read(&c->tokens, o->dir, c->config.shape.n_vocab, c->config.bos, c->config.eos, err))) return st;
+    if ((st = token_table_read(&c->tokens, o->dir, c->config.shape.n_vocab, c->config.bos, c->config.eos, err)))
+        return st;
     if ((st = tensor_plan_make(&c->plan, &c->config.shape, &c->recipe, false, &o->log, err))) return st;
     if ((st = checkpoint_open(&c->weights, o->dir, err))) return st;
     if ((st = check_checkpoint(c, err))) return st;

@@ -168,7 +168,8 @@ static bool prepare(job *j, uint64_t block_rows)
     row_encoder   *e = j->e;
     const uint64_t cols = j->s->n_cols;
     const size_t   pieces = (size_t)((j->s->n_rows + j->piece_rows - 1) / j->piece_rows);
-    e->scratch = reserve(e->scratch, &e->scratch_len, (size_t)pool_threads(e->threads) * j->piece_rows * cols, sizeof(float));
+    e->scratch = reserve(e->scratch, &e->scratch_len, (size_t)pool_threads(e->threads) * j->piece_rows * cols,
+                         sizeof(float));
     e->out     = reserve(e->out, &e->out_bytes, block_rows * j->row_bytes, 1);
     e->results = reserve(e->results, &e->results_len, pieces, sizeof *e->results);
     if (!e->scratch || !e->out || !e->results) return false;
@@ -195,7 +196,8 @@ ds4_status row_encoder_matrix(row_encoder *e, const source *s, quant_type type, 
     uint64_t block = BLOCK_BYTES / j.row_bytes ? BLOCK_BYTES / j.row_bytes : 1;
     if (block > s->n_rows) block = s->n_rows;
     if (!prepare(&j, block))
-        return ds4_fail(err, DS4_EMEMORY, "%s: no memory for rows of %llu", s->values->name, (unsigned long long)s->n_cols);
+        return ds4_fail(err, DS4_EMEMORY, "%s: no memory for rows of %llu", s->values->name,
+                        (unsigned long long)s->n_cols);
     if (j.weighted && (st = measure_importance(&j, err))) return st;
 
     for (uint64_t row = 0; row < s->n_rows; row += j.n_rows) {

@@ -87,7 +87,8 @@ static void drop_results(check_backend *c)
 static ds4_status compare_integers(queue *dev, const char *op, const result_visit *at, const kept_result *k)
 {
     for (int64_t r = 0; r < k->v.rows; r++) {
-        const int32_t *got = view_i32(k->v, r), *want = (const int32_t *)(const void *)(k->want + (uint64_t)r * k->row_bytes);
+        const int32_t *got = view_i32(k->v, r);
+        const int32_t *want = (const int32_t *)(const void *)(k->want + (uint64_t)r * k->row_bytes);
         for (int c = 0; c < k->v.cols; c++)
             if (got[c] != want[c])
                 return queue_fail(dev, DS4_EDEVICE, "check: %s %s layer %d: %s[%lld][%d] is %d, the definition gives %d",
@@ -120,10 +121,12 @@ static ds4_status compare(queue *dev, const char *op, const result_visit *at, co
         for (int c = 0; c < cols; c++) {
             const double off = fabs((double)got[c] - want[c]);
             if (got[c] == want[c] || off <= tolerance || (isnan(got[c]) && isnan(want[c]))) continue;
-            if (off <= tolerance + fmaxf(kv_row_step(k->stored, got_row, c), kv_row_step(k->stored, want_row, c))) continue;
+            if (off <= tolerance + fmaxf(kv_row_step(k->stored, got_row, c), kv_row_step(k->stored, want_row, c)))
+                continue;
             return queue_fail(dev, DS4_EDEVICE,
                               "check: %s %s layer %d: %s[%lld][%d] is %.8g, the definition gives %.8g (tolerance %.2g)",
-                              op, at->name, at->layer, k->result, (long long)r, c, (double)got[c], (double)want[c], tolerance);
+                              op, at->name, at->layer, k->result, (long long)r, c, (double)got[c], (double)want[c],
+                              tolerance);
         }
     }
     return DS4_OK;

@@ -72,7 +72,8 @@ static void pack_fp4(kv_row r, uint8_t *to, const float *x)
 static void unpack_fp4(kv_row r, float *y, const uint8_t *from)
 {
     const uint8_t *scales = from + kv_row_scales(r);
-    for (int i = 0; i < r.width; i++) y[i] = e2m1_to_float(fp4_code(r, from, i)) * scale_of(scales[i / kv_row_fp4_group(r)]);
+    for (int i = 0; i < r.width; i++)
+        y[i] = e2m1_to_float(fp4_code(r, from, i)) * scale_of(scales[i / kv_row_fp4_group(r)]);
 }
 
 /* ---- all ---------------------------------------------------------------------- */

@@ -238,7 +238,8 @@ static void find_ffn(loader *ld, int l)
     L->up_shared = MATRIX("ffn_up_shexp.weight", D, F);
     L->down_shared = MATRIX("ffn_down_shexp.weight", F, D);
     if (!ld->st && L->gate_exps.type != L->up_exps.type)
-        ld->st = ds4_fail(ld->err, DS4_EFORMAT, "layer %d: ffn_gate_exps is %s but ffn_up_exps is %s; they share one type",
+        ld->st = ds4_fail(ld->err, DS4_EFORMAT,
+                          "layer %d: ffn_gate_exps is %s but ffn_up_exps is %s; they share one type",
                           l, quant_get(L->gate_exps.type)->name, quant_get(L->up_exps.type)->name);
 }
 

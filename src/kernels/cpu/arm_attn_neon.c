@@ -63,8 +63,10 @@ static void index_unpack(const index_keys *to, kv_row r, const uint8_t *rows, ui
         for (int g = 0; g < groups; g++) {
             uint32x4_t x[4];
             for (int j = 0; j < 4; j++) x[j] = vreinterpretq_u32_u8(vld1q_u8(row[j] ? row[j] + 16 * g : nothing));
-            const uint64x2_t a = vreinterpretq_u64_u32(vzip1q_u32(x[0], x[1])), b = vreinterpretq_u64_u32(vzip1q_u32(x[2], x[3]));
-            const uint64x2_t c = vreinterpretq_u64_u32(vzip2q_u32(x[0], x[1])), d = vreinterpretq_u64_u32(vzip2q_u32(x[2], x[3]));
+            const uint64x2_t a = vreinterpretq_u64_u32(vzip1q_u32(x[0], x[1]));
+            const uint64x2_t b = vreinterpretq_u64_u32(vzip1q_u32(x[2], x[3]));
+            const uint64x2_t c = vreinterpretq_u64_u32(vzip2q_u32(x[0], x[1]));
+            const uint64x2_t d = vreinterpretq_u64_u32(vzip2q_u32(x[2], x[3]));
             const uint64x2_t word[4] = { vzip1q_u64(a, b), vzip2q_u64(a, b), vzip1q_u64(c, d), vzip2q_u64(c, d) };
             for (int w = 0; w < 4; w++) {
                 uint8_t *out = codes + 64 * (8 * g + w);
@@ -99,7 +101,8 @@ static void index_scores(float *restrict score, const index_query *q, const inde
                 for (int w = 0; w < 8; w++) {
                     const int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(word_at(q->codes + 32 * at, w)));
                     UNROLL
-                    for (int j = 0; j < 4; j++) sum[j] = vdotq_s32(sum[j], vld1q_s8(codes + 64 * (8 * g + w) + 16 * j), x);
+                    for (int j = 0; j < 4; j++)
+                        sum[j] = vdotq_s32(sum[j], vld1q_s8(codes + 64 * (8 * g + w) + 16 * j), x);
                 }
                 UNROLL
                 for (int j = 0; j < 4; j++) {

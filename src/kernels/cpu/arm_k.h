@@ -368,8 +368,10 @@ CODES(q6_k)
     BLOCK(q6_k);
     (void)s;
     const int h = g / 4, k = g % 4;
-    const codes32 low = bits_of(w->low + 64 * h + 32 * (k % 2), k / 2 * 4, 15), high = bits_of(w->high + 32 * h, 2 * k, 3);
-    return less((codes32){ vorrq_s8(low.low, vshlq_n_s8(high.low, 4)), vorrq_s8(low.high, vshlq_n_s8(high.high, 4)) }, 32);
+    const codes32 low = bits_of(w->low + 64 * h + 32 * (k % 2), k / 2 * 4, 15);
+    const codes32 high = bits_of(w->high + 32 * h, 2 * k, 3);
+    return less((codes32){ vorrq_s8(low.low, vshlq_n_s8(high.low, 4)), vorrq_s8(low.high, vshlq_n_s8(high.high, 4)) },
+                32);
 }
 
 SCALES(q6_k) { put_scales(out->scale, vld1q_s8(((const block_q6_k *)block)->scales)); }
@@ -428,7 +430,8 @@ SCALES(iq2_xxs)
     const uint8_t *bytes = (const uint8_t *)w->groups;
     for (int h = 0; h < 2; h++, bytes += 32)
         put_masks_and_scales(out->signs + 16 * h, out->scale + 4 * h,
-                             vuzp2q_u32(vreinterpretq_u32_u8(vld1q_u8(bytes)), vreinterpretq_u32_u8(vld1q_u8(bytes + 16))));
+                             vuzp2q_u32(vreinterpretq_u32_u8(vld1q_u8(bytes)),
+                                        vreinterpretq_u32_u8(vld1q_u8(bytes + 16))));
 }
 
 CODES(iq2_xs)
@@ -506,8 +509,10 @@ CODES(iq1_s)
     (void)s;
     const uint8_t *i = w->index + 4 * g;
     const unsigned word = w->groups[g];
-    return signed_codes(two_words(quant_iq1_s_grid[i[0] | (word & 7) << 8], quant_iq1_s_grid[i[1] | (word >> 3 & 7) << 8]),
-                        two_words(quant_iq1_s_grid[i[2] | (word >> 6 & 7) << 8], quant_iq1_s_grid[i[3] | (word >> 9 & 7) << 8]));
+    return signed_codes(two_words(quant_iq1_s_grid[i[0] | (word & 7) << 8],
+                                  quant_iq1_s_grid[i[1] | (word >> 3 & 7) << 8]),
+                        two_words(quant_iq1_s_grid[i[2] | (word >> 6 & 7) << 8],
+                                  quant_iq1_s_grid[i[3] | (word >> 9 & 7) << 8]));
 }
 
 /* Offsets are the scales with the sign of the shift. */

@@ -53,7 +53,8 @@ typedef struct {
 
     /* s[h][r] = q_h . row_r for the tile's first n_rows rows; s is [n_heads][ATTN_TILE],
      * q [n_heads][K], rows attn_row_stride(K) apart. */
-    void (*scores)(float *restrict s, const float *restrict q, int n_heads, const float *restrict rows, int n_rows, int K);
+    void (*scores)(float *restrict s, const float *restrict q, int n_heads, const float *restrict rows, int n_rows,
+                   int K);
 
     /* Takes a tile's scores into the softmax of each head: s becomes exp(scale*s - top)
      * with the new maximum top, sum their running sum, and keep what everything

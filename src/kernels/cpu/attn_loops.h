@@ -279,7 +279,8 @@ static void mix(float *restrict acc, const float *restrict keep, const float *re
                 const float *restrict rows, int n_rows, int K)
 {
     int i = 0;
-    for (; i + MIX_VECS * LANES <= K; i += MIX_VECS * LANES) mix_strip(acc + i, keep, s, n_heads, rows + i, n_rows, K, MIX_VECS);
+    for (; i + MIX_VECS * LANES <= K; i += MIX_VECS * LANES)
+        mix_strip(acc + i, keep, s, n_heads, rows + i, n_rows, K, MIX_VECS);
     for (; i + LANES <= K; i += LANES) mix_strip(acc + i, keep, s, n_heads, rows + i, n_rows, K, 1);
     for (; i < K; i++)
         for (int h = 0; h < n_heads; h++) {

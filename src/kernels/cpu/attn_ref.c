@@ -190,7 +190,8 @@ static void index_scores(float *restrict score, const index_query *q, const inde
             float dot = 0.0f;
             for (int g = 0; g < q->groups; g++) {
                 int sum = 0;
-                for (int i = 32 * g; i < 32 * g + 32; i++) sum += q->codes[h * q->width + i] * (codes[i / 4 * 64 + i % 4] - 12);
+                for (int i = 32 * g; i < 32 * g + 32; i++)
+                    sum += q->codes[h * q->width + i] * (codes[i / 4 * 64 + i % 4] - 12);
                 dot += (float)sum * keys->scale[(k / 16 * q->groups + g) * 16 + k % 16] * q->scale[h * q->groups + g];
             }
             total += q->weight[h] * (dot > 0.0f ? dot : 0.0f);
@@ -215,5 +216,6 @@ static void scale_row(float *y, float a, const float *x, int n)
 void attn_kernels_ref(attn_kernels *k)
 {
     *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix, .pool = pool,
-                         .index_fill = index_fill, .index_unpack = index_unpack, .index_scores = index_scores, .above = above, .scale = scale_row };
+                         .index_fill = index_fill, .index_unpack = index_unpack, .index_scores = index_scores,
+                         .above = above, .scale = scale_row };
 }

@@ -119,7 +119,8 @@ static void finish(const attend_work *w)
     for (int i = 0; i < w->n; i++) {
         float *out = view_f32(w->a->heads, w->t + i) + (size_t)w->h * (size_t)w->K;
         for (int h = 0; h < w->n_heads; h++)
-            w->k->scale(out + (size_t)h * (size_t)w->K, 1.0f / w->s->sum[i][h], acc_of(w, i) + (size_t)h * (size_t)w->K, w->K);
+            w->k->scale(out + (size_t)h * (size_t)w->K, 1.0f / w->s->sum[i][h], acc_of(w, i) + (size_t)h * (size_t)w->K,
+                        w->K);
     }
 }
 
@@ -141,7 +142,8 @@ static void attend_task(void *ctx, int task, int thread)
     for (; group >= groups_of(seg); seg++) group -= groups_of(seg);
 
     const int first = group * TASK_QUERIES, h = task % c->splits * c->heads, K = a->q.cols / a->n_heads;
-    attend_scratch *s = (attend_scratch *)(void *)(c->b->thread_attend + (size_t)thread * cpu_attend_bytes(c->b->limits.max_head_width));
+    attend_scratch *s = (attend_scratch *)(void *)(c->b->thread_attend +
+                                                   (size_t)thread * cpu_attend_bytes(c->b->limits.max_head_width));
     float *acc = (float *)(void *)(s + 1);
     const attend_work w = {
         .a = a, .k = &c->b->k.attn, .l = &seg->kv->layer[a->layer],

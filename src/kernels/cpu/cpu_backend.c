@@ -197,8 +197,8 @@ static bool take_scratch(cpu_backend *b)
     b->thread_tile = aligned_alloc(64, s.thread_tile);
     b->mixes = malloc(s.mixes);
     return b->activations && b->mid_activations && b->expert_first && b->expert_active &&
-           b->expert_pair && b->thread_row && b->thread_attend && b->thread_keys && b->thread_top && b->index_queries && b->thread_tile &&
-           b->mixes && b->expert_data && b->expert_rows && b->expert_arrived;
+           b->expert_pair && b->thread_row && b->thread_attend && b->thread_keys && b->thread_top && b->index_queries &&
+           b->thread_tile && b->mixes && b->expert_data && b->expert_rows && b->expert_arrived;
 }
 
 ds4_status backend_cpu_open(backend **out, const backend_options *o, ds4_error *err)

@@ -29,12 +29,16 @@ typedef struct {
 
 static int visible_rows(const index_scores_args *a, int i) { return (a->rows->pos[a->first + i] + 1) / a->ratio; }
 
-static bool in_integers(const kv_layer *l) { return l->index_row.kind == KV_ROW_FP4 && l->index_row.width % KV_FP4_GROUP == 0; }
+static bool in_integers(const kv_layer *l)
+{
+    return l->index_row.kind == KV_ROW_FP4 && l->index_row.width % KV_FP4_GROUP == 0;
+}
 
 static index_query query_of(const scores_ctx *c, int i)
 {
     const int width = c->a->q.cols / c->a->n_heads;
-    return index_query_at(c->b->index_queries + (size_t)(i - c->first) * index_query_bytes(c->a->n_heads, width), c->a->n_heads, width);
+    return index_query_at(c->b->index_queries + (size_t)(i - c->first) * index_query_bytes(c->a->n_heads, width),
+                          c->a->n_heads, width);
 }
 
 static void prepare_query(void *ctx, int i, int thread)
@@ -55,7 +59,8 @@ static void score_integers(const scores_ctx *c, const query_run *run, int first,
     const index_keys keys = index_keys_at(c->b->thread_keys + (uint64_t)thread * bytes, l->index_row.width);
 
     assert(l->block_rows % INDEX_TILE == 0);
-    c->b->k.attn.index_unpack(&keys, l->index_row, view_at(l->index_pool, cpu_pool_row(l, first)), l->index_pool.stride, end - first);
+    c->b->k.attn.index_unpack(&keys, l->index_row, view_at(l->index_pool, cpu_pool_row(l, first)), l->index_pool.stride,
+                              end - first);
     for (int i = run->first; i < run->first + run->n; i++) {
         const index_query q = query_of(c, i);
         const int n = min_int(end, visible_rows(c->a, i)) - first;
@@ -204,8 +209,8 @@ static void top_k_row(void *ctx, int i, int thread)
     const float *scores = view_f32(a->scores, i);
     int32_t *out = view_i32(a->selected, i);
     uint8_t *room = x->b->thread_top + (size_t)thread * cpu_top_bytes(x->b->limits.index_top_k);
-    top_rows c = { .k = k, .row = (int32_t *)(void *)room, .score = (float *)(void *)(room + (size_t)TOP_ROOM * (size_t)k * 4),
-                   .least = -INFINITY };
+    top_rows c = { .k = k, .row = (int32_t *)(void *)room,
+                   .score = (float *)(void *)(room + (size_t)TOP_ROOM * (size_t)k * 4), .least = -INFINITY };
 
     for (; c.n < min_int(n, k); c.n++) {
         c.row[c.n] = c.n;

@@ -131,7 +131,8 @@ static ds4_status rope_tail(queue *dev, const rope_tail_args *a)
 
 void cpu_round_row(const cpu_backend *b, float *x, int width, int n_round, round_kind kind)
 {
-    static const kv_row_kind stored[] = { [ROUND_NONE] = KV_ROW_F32, [ROUND_FP8] = KV_ROW_FP8, [ROUND_HADAMARD_FP4] = KV_ROW_FP4 };
+    static const kv_row_kind stored[] = { [ROUND_NONE] = KV_ROW_F32, [ROUND_FP8] = KV_ROW_FP8,
+                                          [ROUND_HADAMARD_FP4] = KV_ROW_FP4 };
     b->k.attn.round((kv_row){ stored[kind], width, n_round }, x);
 }
 

@@ -56,7 +56,8 @@ static void unpack(kv_row r, float *restrict y, const void *restrict row)
         const __m256 scale = _mm256_castsi256_ps(_mm256_set1_epi32((e + 8) << 23));
         const __m256i w = _mm256_cvtepu8_epi16(c);
         const __m256i magnitude = _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16(0x3f80));
-        const __m256i half = _mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(w, 8), _mm256_set1_epi16(-32768)));
+        const __m256i half = _mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(w, 8),
+                                                                         _mm256_set1_epi16(-32768)));
         _mm256_storeu_ps(y + i, _mm256_mul_ps(scale, _mm256_cvtph_ps(_mm256_castsi256_si128(half))));
         _mm256_storeu_ps(y + i + 8, _mm256_mul_ps(scale, _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))));
     }
@@ -68,7 +69,8 @@ static int above(int32_t *restrict index, const float *restrict x, int first, in
 {
     int count = 0, i = first;
     for (; i + 8 <= end; i += 8) {
-        unsigned more = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(least), _CMP_GT_OQ));
+        unsigned more = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(least),
+                                                                   _CMP_GT_OQ));
         for (; more; more &= more - 1) index[count++] = i + __builtin_ctz(more);
     }
     for (; i < end; i++)

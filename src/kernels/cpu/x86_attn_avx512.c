@@ -79,7 +79,8 @@ static void unpack(kv_row r, float *restrict y, const void *restrict row)
         for (int i = 0; i < 2; i++) {
             const __m512i w = _mm512_cvtepu8_epi16(i ? _mm512_extracti64x4_epi64(c, 1) : _mm512_castsi512_si256(c));
             const __m512i magnitude = _mm512_and_si512(_mm512_slli_epi16(w, 7), _mm512_set1_epi16(0x3f80));
-            const __m512i half = _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(w, 8), _mm512_set1_epi16(-32768), 0xf8);
+            const __m512i half = _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(w, 8),
+                                                           _mm512_set1_epi16(-32768), 0xf8);
             float *to = y + 64 * g + 32 * i;
             _mm512_storeu_ps(to, _mm512_mul_ps(scale, _mm512_cvtph_ps(_mm512_castsi512_si256(half))));
             _mm512_storeu_ps(to + 16, _mm512_mul_ps(scale, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1))));
@@ -95,7 +96,8 @@ static int above(int32_t *restrict index, const float *restrict x, int first, in
     int count = 0;
     for (int i = first; i < end; i += 16) {
         const __mmask16 inside = end - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (end - i)) - 1);
-        const __mmask16 more = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, x + i), _mm512_set1_ps(least), _CMP_GT_OQ);
+        const __mmask16 more = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, x + i),
+                                                       _mm512_set1_ps(least), _CMP_GT_OQ);
         if (!more) continue;
         _mm512_mask_compressstoreu_epi32(index + count, more, _mm512_add_epi32(lanes, _mm512_set1_epi32(i)));
         count += __builtin_popcount(more);

@@ -22,7 +22,8 @@ static void index_unpack(const index_keys *to, kv_row r, const uint8_t *rows, ui
         for (int g = 0; g < groups; g++) {
             __m128i x[4];
             UNROLL
-            for (int j = 0; j < 4; j++) x[j] = _mm_loadu_si128((const __m128i *)(const void *)(row[j] ? row[j] + 16 * g : nothing));
+            for (int j = 0; j < 4; j++)
+                x[j] = _mm_loadu_si128((const __m128i *)(const void *)(row[j] ? row[j] + 16 * g : nothing));
             const __m128i a = _mm_unpacklo_epi32(x[0], x[1]), b = _mm_unpacklo_epi32(x[2], x[3]);
             const __m128i c = _mm_unpackhi_epi32(x[0], x[1]), d = _mm_unpackhi_epi32(x[2], x[3]);
             const __m128i word[4] = { _mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b),
@@ -45,7 +46,8 @@ static void index_unpack(const index_keys *to, kv_row r, const uint8_t *rows, ui
 
 /* Eight keys with one head: pairs of products add up to 16 bits within a group, at
  * most 32 * 24 * 12 in all. */
-static inline __attribute__((always_inline)) __m256 head_dot(const index_query *q, int h, const uint8_t *codes, const float *scale)
+static inline __attribute__((always_inline)) __m256 head_dot(const index_query *q, int h, const uint8_t *codes,
+                                                             const float *scale)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 dot = _mm256_setzero_ps();
@@ -57,7 +59,8 @@ static inline __attribute__((always_inline)) __m256 head_dot(const index_query *
             const __m256i key = _mm256_load_si256((const __m256i *)(const void *)(codes + 64 * (8 * g + w)));
             sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(key, _mm256_set1_epi32((int)word_at(x, w))));
         }
-        const __m256i whole = _mm256_add_epi32(_mm256_madd_epi16(sum, ones), _mm256_set1_epi32(q->start[h * q->groups + g]));
+        const __m256i whole = _mm256_add_epi32(_mm256_madd_epi16(sum, ones),
+                                               _mm256_set1_epi32(q->start[h * q->groups + g]));
         const __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_loadu_ps(scale + 16 * g));
         dot = _mm256_add_ps(dot, _mm256_mul_ps(part, _mm256_set1_ps(q->scale[h * q->groups + g])));
     }

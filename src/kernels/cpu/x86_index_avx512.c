@@ -8,8 +8,8 @@
 #define HEADS 8                 /* independent sums that hide the instruction's latency */
 
 /* Sixteen keys with some heads; a key's register meets all of them. */
-static inline __attribute__((always_inline)) __m512 heads_dot(__m512 total, const index_query *q, int h0, const uint8_t *codes,
-                                                              const float *scale, int n_heads)
+static inline __attribute__((always_inline)) __m512 heads_dot(__m512 total, const index_query *q, int h0,
+                                                              const uint8_t *codes, const float *scale, int n_heads)
 {
     __m512 dot[HEADS];
     UNROLL
@@ -23,7 +23,8 @@ static inline __attribute__((always_inline)) __m512 heads_dot(__m512 total, cons
             const __m512i key = _mm512_load_si512(codes + 64 * (8 * g + w));
             UNROLL
             for (int h = 0; h < n_heads; h++)
-                sum[h] = _mm512_dpbusd_epi32(sum[h], key, _mm512_set1_epi32((int)word_at(q->codes + (h0 + h) * q->width + 32 * g, w)));
+                sum[h] = _mm512_dpbusd_epi32(
+                    sum[h], key, _mm512_set1_epi32((int)word_at(q->codes + (h0 + h) * q->width + 32 * g, w)));
         }
         const __m512 s = _mm512_loadu_ps(scale + 16 * g);
         UNROLL
@@ -34,7 +35,8 @@ static inline __attribute__((always_inline)) __m512 heads_dot(__m512 total, cons
     }
     UNROLL
     for (int h = 0; h < n_heads; h++)                   /* NaN: 0, as in the definition */
-        total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_set1_ps(q->weight[h0 + h]), _mm512_max_ps(dot[h], _mm512_setzero_ps())));
+        total = _mm512_add_ps(total, _mm512_mul_ps(_mm512_set1_ps(q->weight[h0 + h]),
+                                                   _mm512_max_ps(dot[h], _mm512_setzero_ps())));
     return total;
 }
 

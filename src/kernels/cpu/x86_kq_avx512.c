@@ -11,7 +11,8 @@ enum { Q3_SHIFT = 4, Q6_SHIFT = 32, IQ4_SHIFT = 128 };       /* to unsigned code
 INLINE __m512i two_bytes(__m512i x, int i, int j)
 {
     const int from = (int)(0x80008000u | (unsigned)j << 16 | (unsigned)i), next = 0x00040004;
-    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi32(from, from + next, from + 2 * next, from + 3 * next)));
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi32(from, from + next, from + 2 * next,
+                                                                        from + 3 * next)));
 }
 
 /* Byte j of every word as a number. */
@@ -70,7 +71,8 @@ INLINE void header_of_rows(q8k_sink *s, int n_x, __m512i scale[8], const uint8_t
     words_of_rows(h, row, 0);
     const __m512i a = h[1], b = h[2], c = h[3];
     const __m512i scales[2] = { bytes_and(a, 63), merge(bytes_and(c, 15), _mm512_srli_epi32(a, 2), 48) };
-    const __m512i offsets[2] = { bytes_and(b, 63), merge(bytes_and(_mm512_srli_epi32(c, 4), 15), _mm512_srli_epi32(b, 2), 48) };
+    const __m512i offsets[2] = { bytes_and(b, 63), merge(bytes_and(_mm512_srli_epi32(c, 4), 15),
+                                                         _mm512_srli_epi32(b, 2), 48) };
     s->d = low_halves(h[0]);
     s->dmin = high_halves(h[0]);
     UNROLL
@@ -136,7 +138,8 @@ INLINE void q3_k_scales(q8k_sink *s, __m512i stored[4], const uint8_t *const row
         word[j] = _mm512_or_si512(_mm512_srli_epi32(end[j], 16), _mm512_slli_epi32(end[j + 1], 16));
     UNROLL
     for (int i = 0; i < 4; i++)
-        stored[i] = merge(bytes_and(_mm512_srli_epi32(word[i % 2], (unsigned)(i / 2 * 4)), 15), to_bit(word[2], 2 * i, 4), 48);
+        stored[i] = merge(bytes_and(_mm512_srli_epi32(word[i % 2], (unsigned)(i / 2 * 4)), 15),
+                          to_bit(word[2], 2 * i, 4), 48);
 }
 
 INLINE void spread_q3_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
@@ -181,8 +184,9 @@ INLINE void spread_q6_k(q8k_sink *s, int n_x, const uint8_t *const row[16])
             q8k_dots dot = q8k_begin(s, n_x, g, Q6_SHIFT);
             UNROLL
             for (int j = 0; j < 4; j++)
-                q8k_take(s, n_x, &dot, 4 * g + j, merge(bytes_and(_mm512_srli_epi32(low[k % 2][j], (unsigned)(k / 2 * 4)), 15),
-                                                        to_bit(top[j], 2 * k, 4), 48));
+                q8k_take(s, n_x, &dot, 4 * g + j,
+                         merge(bytes_and(_mm512_srli_epi32(low[k % 2][j], (unsigned)(k / 2 * 4)), 15),
+                               to_bit(top[j], 2 * k, 4), 48));
             q8k_end(s, n_x, &dot, g, _mm512_srai_epi32(_mm512_slli_epi32(scales[g / 4], 24 - g % 4 * 8), 24));
         }
     }
@@ -197,7 +201,8 @@ INLINE void spread_iq4_xs(q8k_sink *s, int n_x, const uint8_t *const row[16])
     UNROLL
     for (int g = 0; g < 8; g++) {
         const __m512i four_bits = _mm512_and_si512(_mm512_srli_epi32(low, (unsigned)(4 * g)), _mm512_set1_epi32(15));
-        const __m512i two_bits = _mm512_and_si512(_mm512_srli_epi32(first, (unsigned)(12 + 2 * g)), _mm512_set1_epi32(48));
+        const __m512i two_bits = _mm512_and_si512(_mm512_srli_epi32(first, (unsigned)(12 + 2 * g)),
+                                                  _mm512_set1_epi32(48));
         const __m512i scale = _mm512_sub_epi32(_mm512_or_si512(four_bits, two_bits), _mm512_set1_epi32(32));
         q8k_dots dot = q8k_begin(s, n_x, g, IQ4_SHIFT);
         __m512i word[4];

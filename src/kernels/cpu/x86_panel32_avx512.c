@@ -33,7 +33,8 @@ INLINE void multiply(panel_kind kind, panel32 *p, const uint8_t *const *x, colum
     }
     for (int b = 0; b < blocks; b++, at.extra += at.stride) {
         const uint8_t *w = p->codes + b * steps * 128;
-        const size_t codes = at.codes + (size_t)(b * steps * 4), d_at = at.d + 4 * (size_t)(kind == PANEL_SIXTEENS ? b / 2 : b);
+        const size_t codes = at.codes + (size_t)(b * steps * 4);
+        const size_t d_at = at.d + 4 * (size_t)(kind == PANEL_SIXTEENS ? b / 2 : b);
         for (int i = 0; i < at.lines; i++, at.ahead += 64) _mm_prefetch((const char *)at.ahead, _MM_HINT_T1);
         __m512i sum[MOST][2];
         UNROLL
@@ -188,7 +189,8 @@ static void rows_times_batch(const panel32_type *t, const tile_args *a, int r, i
         const uint8_t *w = a->w + (uint64_t)r * a->w_stride + (size_t)(b / stored) * (size_t)t->bytes;
         for (int g = 0; g < groups; g++)
             t->unpack(p, w + (uint64_t)(16 * g) * a->w_stride, a->w_stride, g, blocks / stored, r == 0);
-        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8), p->extra.start + (size_t)b * extra_stride(batch), extra_stride(batch),
+        const columns at = { codes + (size_t)(b * len), d + (size_t)(b * len / 8),
+                             p->extra.start + (size_t)b * extra_stride(batch), extra_stride(batch),
                              ahead + 64 * (size_t)(lines * calls * b), lines };
         multiply_panel(t->kind, p, x, at, batch, groups, blocks);
     }

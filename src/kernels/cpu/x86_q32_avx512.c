@@ -268,7 +268,8 @@ INLINE void unpack_nibbles(const format f, uint8_t *out, const rows16 *w)
         __m512i low = from_nibbles(f, low_nibbles(t[j])), high = from_nibbles(f, high_nibbles(t[j]));
         if (f.high) {
             low = _mm512_or_si512(low, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j)), fifths));
-            high = _mm512_or_si512(high, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j + 16)), fifths));
+            high = _mm512_or_si512(high, _mm512_permutexvar_epi32(_mm512_srli_epi32(fifth, (unsigned)(4 * j + 16)),
+                                                                  fifths));
         }
         _mm512_store_si512(out + 128 * j, low);
         _mm512_store_si512(out + 128 * (j + 4), high);
@@ -310,7 +311,8 @@ INLINE void unpack(const format f, panel32 *p, const uint8_t *from, size_t strid
         if (far && (f.bytes > 24 || b % 2 == 0)) {
             UNROLL
             for (int i = 0; i < 16; i++)
-                _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes, _MM_HINT_T1);
+                _mm_prefetch((const char *)row_at(&w, i) + PANEL_COLS / (f.type == QUANT_NVFP4 ? 64 : 32) * f.bytes,
+                             _MM_HINT_T1);
         }
         if (f.type == QUANT_NVFP4) {
             unpack_nvfp4(f, p->codes + 2048 * b + 64 * g, (float (*)[2][16])p->d[4 * b][g], &w);

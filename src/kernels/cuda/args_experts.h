@@ -38,8 +38,8 @@ typedef struct {
 
 /* mid[pair] = weight * swiglu(gate x, up x). Grid: rows of a matrix / rows_each, most active
  * experts. x: codes, or floats in the exact kernel. */
-enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = EXPERTS_WARPS, EXPERTS_WIDE_WARPS = 16,
-       EXPERTS_TUNED_DOWN_ROWS = 16 };
+enum { EXPERTS_MOST_ROWS = 16, EXPERTS_WARPS = 8, EXPERTS_UP_ROWS = 16, EXPERTS_DOWN_ROWS = EXPERTS_WARPS,
+       EXPERTS_WIDE_WARPS = 16, EXPERTS_TUNED_DOWN_ROWS = 16 };
 typedef struct {
     gpu_experts gate, up;
     gpu_codes   codes;

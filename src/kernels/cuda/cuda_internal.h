@@ -111,7 +111,8 @@ typedef enum { CUDA_RING = 1, CUDA_POOL = 2, CUDA_INDEX_POOL = 4, CUDA_STATE = 8
 void       cuda_reads_memory(cuda_backend *b, int layer, unsigned which);
 void       cuda_writes_memory(cuda_backend *b, int layer, unsigned which);
 
-ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, unsigned shared, const void *args, size_t n);
+ds4_status cuda_launch(queue *dev, int kernel, cuda_dim grid, unsigned block, unsigned shared, const void *args,
+                       size_t n);
 #define CUDA_LAUNCH(dev, name, grid, block, shared, args) \
     cuda_launch(dev, CUDA_##name, grid, block, shared, &(args), sizeof(args))
 /* The stream of the op under way, for a fill or a copy that is part of it. Ask before each. */

@@ -99,7 +99,8 @@ static int experts_on_card(cuda_residency *r, int n, uint64_t each)
         r->spare_bytes = spares;
         r->left -= spares;
     }
-    if (r->n_stacks % 3 == 0) r->with_card = (int)(r->left / layer_each < (uint64_t)n ? r->left / layer_each : (uint64_t)n);
+    if (r->n_stacks % 3 == 0)
+        r->with_card = (int)(r->left / layer_each < (uint64_t)n ? r->left / layer_each : (uint64_t)n);
     const uint64_t room = r->left / each;
     const int on_card = min_int(r->with_card, room < (uint64_t)n ? (int)room : n);
     r->left -= (uint64_t)on_card * each;
@@ -121,7 +122,8 @@ ds4_status residency_add(cuda_backend *b, int n, uint64_t each, expert_stack **o
     expert_stack s = { .place = calloc((size_t)n, sizeof *s.place), .each = each, .n = n };
     expert_place card = { 0 }, host = { 0 };
     ds4_error why;
-    ds4_status st = s.place ? DS4_OK : ds4_fail(err, DS4_EMEMORY, "%s: no memory to keep account of experts", b->base.name);
+    ds4_status st = DS4_OK;
+    if (!s.place) st = ds4_fail(err, DS4_EMEMORY, "%s: no memory to keep account of experts", b->base.name);
     if (!st && on_card) st = take_region(b, GPU_LOCAL, (uint64_t)on_card * each, &card, err);
     if (!st && with_host && take_region(b, GPU_PINNED, with_host, &host, &why))
         st = ds4_fail(err, DS4_EMEMORY,
@@ -134,7 +136,8 @@ ds4_status residency_add(cuda_backend *b, int n, uint64_t each, expert_stack **o
     }
     for (int e = 0; e < n; e++) {
         const uint64_t off = (uint64_t)(e < on_card ? e : e - on_card) * each;
-        s.place[e] = e < on_card ? (expert_place){ card.at + off, NULL } : (expert_place){ host.at + off, host.host + off };
+        s.place[e] = e < on_card ? (expert_place){ card.at + off, NULL }
+                                 : (expert_place){ host.at + off, host.host + off };
     }
     r->stack[r->n_stacks++] = s;
     r->live++;
@@ -237,7 +240,8 @@ static ds4_status take_spares(cuda_backend *b, ds4_error *err)
     cuda_residency *r = b->residency;
     ds4_status st = DS4_OK;
     for (int i = 0; i < RESIDENCY_EXCHANGES && !st; i++)
-        for (int m = 0; m < 3 && !st; m++) st = take_region(b, GPU_LOCAL, r->stack[m].each, &r->exchange[i].spare[m], err);
+        for (int m = 0; m < 3 && !st; m++)
+            st = take_region(b, GPU_LOCAL, r->stack[m].each, &r->exchange[i].spare[m], err);
     r->spares = st == DS4_OK;
     if (st) r->spare_bytes = 0;
     return st == DS4_EMEMORY ? DS4_OK : st;
