@@ -63,6 +63,19 @@ def median_of(path, column):
     return statistics.median(values) if values else None
 
 
+# Of cuda_record.c, cuda_driver_work.c and engine.c: what a driver refused, and is done slower.
+SLOWER = ('can not be recorded: ', 'letting kernels begin early', 'given one operation after another')
+
+
+def warnings(folder):
+    said = []
+    for name in ('decode', 'prefill', 'sessions'):
+        path = os.path.join(folder, name + '.log')
+        if os.path.exists(path):
+            said += [line.strip() for line in open(path, errors='replace') if any(s in line for s in SLOWER)]
+    return list(dict.fromkeys(said))
+
+
 def table(o):
     decode, prefill, sessions = (records(os.path.join(o.dir, f + '.json')) for f in ('decode', 'prefill', 'sessions'))
     checks = [dict(zip(('result', 'name', 'said'), line.rstrip('\n').split('\t')))
@@ -84,8 +97,8 @@ def table(o):
     ]
     record = {
         'schema': 1, 'card': card, 'sizes': sizes, 'commit': o.commit, 'command': 'bench/gpu.sh', 'seconds': o.seconds,
-        'checks': checks, 'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()),
-                                    'sessions': list(sessions.values())},
+        'checks': checks, 'warnings': warnings(o.dir),
+        'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()), 'sessions': list(sessions.values())},
         'load_s': load, 'watts_median': median_of(os.path.join(o.dir, 'smi.csv'), 1),
         'table': [dict(zip(('what', 'measured', 'reach_aim', 'verdict'), r)) for r in rows],
     }
@@ -103,6 +116,8 @@ def table(o):
         f.write('\n| check | result | |\n|---|---|---|\n')
         for c in checks:
             f.write(f"| {c['name']} | {c['result']} | {c['said']} |\n")
+        if record['warnings']:
+            f.write('\nSlower than it could be:\n\n' + ''.join(f'- {w}\n' for w in record['warnings']))
 
 
 def main():

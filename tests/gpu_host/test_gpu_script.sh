@@ -95,12 +95,25 @@ r = json.load(open(sys.argv[1]))
 assert r['card']['name'] == 'NVIDIA H200' and r['watts_median'] == 321.5 and r['load_s'] > 0, r['card']
 assert r['sizes'] == dict(shape='tiny', layers=2, chunk=32, near=32, far=384, sessions=2), r['sizes']
 assert len(r['table']) == 5 and len(r['checks']) == 10, r['checks']
+assert r['warnings'] == [], r['warnings']
 speed = r['speed']
 assert [len(speed[k]) for k in ('decode', 'prefill', 'sessions')] == [3, 1, 1]
 for s in (s for k in speed.values() for s in k):
     assert s['machine']['gpu'] == 'Mock H200' and s['mem']['gpu_peak'] > 0 and s['read_GBps']['n'] > 0, s
     assert s['model']['backend'].startswith('cuda') and s['cell']['params']['fill'] == 'fast'
 CHECK
+
+# The sentences of cuda_record.c and cuda_driver_work.c.
+for n in 1 2; do
+    echo "ds4-bench: cuda (H200): steps of 1 rows are slower than they could be, since they can not be recorded: x" >>"$tmp/dir/decode.log"
+    echo "ds4-bench: cuda: letting kernels begin early in recordings: error 400; ..." >>"$tmp/dir/sessions.log"
+done
+for sentence in "can not be recorded: " "letting kernels begin early"; do
+    ok "the program says: $sentence" grep -q "$sentence" src/kernels/cuda/cuda_record.c src/kernels/cuda/cuda_driver_work.c
+done
+python3 bench/gpu_table.py table --dir "$tmp/dir" --json "$tmp/again.json" --md "$tmp/again.md" --shape tiny --layers 2 \
+    --chunk 32 --near 32 --far 384 --sessions 2 --seconds 1 --commit x
+ok "what a driver refused stands in the table, once" [ "$(grep -c '^- ds4-bench: ' "$tmp/again.md")" = 2 ]
 
 # ---- what a program says of itself ------------------------------------------------------------
 
