@@ -15,6 +15,7 @@ typedef struct {
     gpu_device       base;
     counting_options o;
     uint64_t         next;      /* address, in steps */
+    uint64_t         taken;
     void            *pinned[MOST_PINNED];
     int              n_pinned, layer;
     counted_work    *work;      /* [cap] owned */
@@ -39,7 +40,10 @@ static ds4_status alloc(gpu_device *d, gpu_memory kind, uint64_t bytes, gpu_ptr 
     *out = c->next * ADDRESS_STEP;
     c->next += bytes / ADDRESS_STEP + 1;
     if (host) *host = NULL;
-    if (kind == GPU_LOCAL) return DS4_OK;
+    if (kind == GPU_LOCAL) {
+        c->taken += bytes;
+        return DS4_OK;
+    }
     void *p = c->n_pinned < MOST_PINNED ? calloc(1, bytes ? bytes : 1) : NULL;
     if (!p) return ds4_fail(err, DS4_EMEMORY, "counting: no pinned memory");
     c->pinned[c->n_pinned++] = p;
@@ -179,6 +183,8 @@ const counted_work *counting_work(const gpu_device *d, int *n)
     *n = c->n;
     return c->work;
 }
+
+uint64_t counting_taken(const gpu_device *d) { return ((const counting_device *)d)->taken; }
 
 ds4_status counting_device_open(gpu_device **out, const counting_options *o, ds4_error *err)
 {

@@ -32,5 +32,7 @@ void                counting_clear(gpu_device *d);
 /* Of the work that comes. */
 void                counting_layer(gpu_device *d, int layer);
 const counted_work *counting_work(const gpu_device *d, int *n);
+/* Bytes of the card that were asked for since it was opened. */
+uint64_t            counting_taken(const gpu_device *d);
 
 #endif

@@ -78,9 +78,11 @@ static inline ds4_status adopt_address(backend *base, view *w, weight_use use, i
     cuda_buf *m = calloc(1, sizeof *m);
     if (!m) return ds4_fail(err, DS4_EMEMORY, "no memory for a weight");
     const bool matrix = use == WEIGHT_MATRIX || use == WEIGHT_EXPERTS;
-    const uint64_t bytes = (uint64_t)w->rows * w->stride;
+    const planes_of_type *t = matrix ? planes_of((int)w->type) : NULL;
+    const uint64_t bytes = t ? (uint64_t)(w->rows / rows_each) * planes_bytes(t, rows_each * (w->cols / t->block_len))
+                             : (uint64_t)w->rows * w->stride;
     *m = (cuda_buf){ .base = { .bytes = bytes, .mapped = 1 }, .planes = matrix, .rows_each = rows_each };
-    ds4_status st = d->alloc(d, GPU_LOCAL, 2 * bytes, &m->at, NULL, err);
+    ds4_status st = d->alloc(d, GPU_LOCAL, bytes, &m->at, NULL, err);
     if (!st && use == WEIGHT_EXPERTS) st = d->alloc(d, GPU_LOCAL, 8 * (uint64_t)(w->rows / rows_each), &m->table, NULL, err);
     w->buf = &m->base;
     w->offset = 0;
@@ -104,6 +106,7 @@ typedef struct {
     model_weights weights;
     kv_pool      *pool;
     forward      *pass;
+    uint64_t      weights_taken, planned;   /* bytes of weights; what the plan says of all else */
     int           context, layer;
     int32_t       pos[RIG_ROWS];    /* of the step under way */
 } rig;
@@ -130,7 +133,10 @@ static inline void rig_open(rig *r, const char *path, const rig_options *o, ds4_
     const backend_options bo = { .name = "cuda", .limits = forward_limits(&r->config, &fo) };
     need(cuda_open_on(&r->b, r->device, &bo, err), err);
     r->b->adopt = adopt_address;
+    r->weights_taken = counting_taken(r->device);
     need(weights_open(&r->weights, &r->config, r->file, r->b, NULL, err), err);
+    r->weights_taken = counting_taken(r->device) - r->weights_taken;
+    r->planned = backend_scratch_bytes(&bo) + forward_bytes(&r->config, &fo) + kv_bytes(&r->config, &ko);
     need(kv_pool_open(&r->pool, &r->config, &ko, r->b, err), err);
     need(forward_open(&r->pass, &r->config, &r->weights, r->b, &fo, err), err);
 }

@@ -88,6 +88,21 @@ TEST(every_card_takes_the_launches_of_every_step)
     }
 }
 
+/* Weights are planned in the pages that a driver gives out, all else to the byte. */
+TEST(what_is_planned_is_what_is_taken)
+{
+    ds4_error err;
+    kv *k[RIG_SESSIONS];
+    rig *r = open_card(&cards[3]);
+    for (int i = 0; i < RIG_SESSIONS; i++) need(kv_open(&k[i], r->pool, MILLION, &err), &err);
+    const weights_device_bytes w = weights_on_device(r->file);
+    const uint64_t pages = w.dense + w.experts, taken = counting_taken(r->device) - r->weights_taken;
+    EXPECT(r->weights_taken <= pages && r->weights_taken > pages / 100 * 98);
+    EXPECT(taken <= r->planned && taken + (1 << 20) > r->planned);
+    for (int i = 0; i < RIG_SESSIONS; i++) kv_close(k[i]);
+    rig_close(r);
+}
+
 /* Rows that choose among compressed ones make other steps than rows that see them all; nothing else counts. */
 TEST(where_sessions_stand_is_in_no_argument_of_a_decode_step)
 {
