@@ -216,13 +216,32 @@ TEST(a_step_whose_recording_is_refused_in_any_call_is_recorded_once_more_and_the
                 if (step == 4) EXPECT_INT(done, times < 2);
             }
             EXPECT_INT(picky.warnings, times >= 2);
-            if (times >= 2) EXPECT(strstr(picky.warning, "steps of 3 rows are slower than they could be, since they "
-                                                         "can not be recorded: call ") != NULL);
+            if (times >= 2) EXPECT(strstr(picky.warning, ": steps are slower than they could be, since they can not be "
+                                                         "recorded: call ") != NULL);
             EXPECT_INT(cuda_step_recordings(b), times < 2);
             for (int step = 0; step < 3; step++)            /* another shape */
-                EXPECT_INT(run_step(b, x, y, 2, 10), times < 3 && step == 2);
+                EXPECT_INT(run_step(b, x, y, 2, 10), times < 2 && step == 2);
+            EXPECT_INT(picky.warnings, times >= 2);
             close_two(b, x, y);
         }
+}
+
+TEST(where_other_recordings_run_only_the_shape_that_is_refused_goes_without)
+{
+    cuda_backend *b = open_picky(END, 0);
+    const view x = floats(b, MOST, 7), y = floats(b, MOST, 0);
+    for (int step = 0; step < 3; step++) EXPECT_INT(run_step(b, x, y, 3, 10 + step), step == 2);
+    picky.times = 1000;
+    for (int step = 0; step < 4; step++) {
+        EXPECT(!run_step(b, x, y, 2, 10 + step));
+        expect_step(y, b, 7, 2, 10 + step);
+    }
+    EXPECT(picky.warnings == 1 && strstr(picky.warning, "steps of 2 rows are slower") != NULL);
+    EXPECT(run_step(b, x, y, 3, 20));
+    picky.times = 0;
+    for (int step = 0; step < 3; step++) EXPECT_INT(run_step(b, x, y, 4, 10 + step), step == 2);
+    EXPECT_INT(picky.warnings, 1);
+    close_two(b, x, y);
 }
 
 TEST(a_recording_that_runs_no_more_makes_room_for_a_new_one)

@@ -73,9 +73,15 @@ static bool goes_without(cuda_backend *b, recording *r, const ds4_error *why)
     if (r->graph) b->device->graph_free(b->device, r->graph);
     r->graph = NULL;
     r->n_notes = 0;
-    if (++r->failures == TRIES)
+    if (++r->failures < TRIES) return true;
+    if (b->step->records.kept) {
         cuda_warn(b, "%s: steps of %d rows are slower than they could be, since they can not be recorded: %s",
                   b->base.name, r->rows, message);
+    } else {
+        b->step->records.unsupported = true;
+        cuda_warn(b, "%s: steps are slower than they could be, since they can not be recorded: %s", b->base.name,
+                  message);
+    }
     return true;
 }
 
@@ -149,6 +155,7 @@ ds4_status records_end(cuda_backend *b, bool complete, bool *again, ds4_error *e
     ds4_error why;
     ds4_status st = b->device->graph_end(b->device, &r->graph, &why);
     if (!st) st = b->device->graph_run(b->device, r->graph, &why);
+    all->kept |= !st;
     *again = st && goes_without(b, r, &why);
     return st && !*again ? ds4_fail(err, st, "%s", why.message) : DS4_OK;
 }

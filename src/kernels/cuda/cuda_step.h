@@ -97,7 +97,8 @@ typedef struct {
 } recording;
 
 typedef struct {
-    bool       unsupported;     /* the device has no graphs, or is treated with care */
+    bool       unsupported;     /* the device has no graphs, or none that run; or it is treated with care */
+    bool       kept;            /* some recording has run                          */
     bool       check;           /* run plainly what was recorded and compare       */
     bool       checking;        /* this step is                                    */
     recording *now;             /* being made or checked; else NULL                */
