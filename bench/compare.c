@@ -325,7 +325,8 @@ int main(int argc, char **argv)
         bytes help;
         bytes_init(&help, 1 << 16);
         options_help(table, NULL, &help);
-        fprintf(stderr, "usage: bench-compare -m FILE [options] [ROW...]\n\n%.*s", (int)help.len, (const char *)help.data);
+        fprintf(stderr, "usage: bench-compare -m FILE [options] [ROW...]\n\n%.*s", (int)help.len,
+                (const char *)help.data);
         fprintf(stderr, "\nrows:\n");
         for (const row *w = bench_rows; w->key; w++) fprintf(stderr, "  %-12s %s\n", w->key, w->title);
         bytes_free(&help);

@@ -37,7 +37,8 @@ static void share_line(const result *r, bytes *out)
 {
     const row *w = r->row;
     bytes_printf(out, "| %s: of the %.1f %s beside it | %.0f %% | %.0f %% | %.0f %% | | | | %s |\n", w->key, r->limit,
-                 w->limit == LIMIT_READ ? "GB/s read" : "G int8 multiply-adds/s", 100 * w->reach_share, 100 * w->aim_share,
+                 w->limit == LIMIT_READ ? "GB/s read" : "G int8 multiply-adds/s", 100 * w->reach_share,
+                 100 * w->aim_share,
                  100 * r->share, r->share >= w->aim_share ? "aim" : r->share >= w->reach_share ? "reached" : "missed");
 }
 

@@ -196,7 +196,8 @@ static inline const vocab *text_v3_vocab(void)
     text_source s = { .n = 0 };
     ds4_error err = { .message = "" };
     if (v) return v;
-    const bool good = text_v3_base(&s, test_data("text-v3-merges.bin")) && text_v3_added(&s, test_data("text-v4-added.tsv"));
+    const bool good = text_v3_base(&s, test_data("text-v3-merges.bin")) &&
+        text_v3_added(&s, test_data("text-v4-added.tsv"));
     EXPECT(good);
     if (good) EXPECT_OK(text_source_open(&v, &s, &err), err);
     text_source_free(&s);

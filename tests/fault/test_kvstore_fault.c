@@ -27,7 +27,8 @@ static ds4_status body(void *ctx, ds4_error *err)
     if (!st) st = ds4_session_open(&to, c->engine, 64, err);
     if (!st && kvstore_find(s, slice_of(text), 64, 0, &h)) {
         st = kvstore_load(s, &h, to, NULL, err);
-        if (ds4_session_length(to) != (st ? 0 : 20)) test_fail(__FILE__, __LINE__, "a session of %d tokens", ds4_session_length(to));
+        if (ds4_session_length(to) != (st ? 0 : 20))
+            test_fail(__FILE__, __LINE__, "a session of %d tokens", ds4_session_length(to));
     }
     ds4_session_close(to);
     kvstore_close(s);

@@ -52,7 +52,8 @@ static ds4_status run(void *ctx, ds4_error *err)
     ds4_status st = q->stored ? responses_store_open(&c.responses, 2, 1u << 20, err) : DS4_OK;
     if (!st && q->stored) {
         const stored_response kept = { .id = slice_of("resp_1"), .response = slice_of("{}"), .context = slice_of("[]"),
-                                       .input = slice_of("[{\"role\":\"user\",\"content\":\"one\"}]"), .output = slice_of("[]") };
+                                       .input = slice_of("[{\"role\":\"user\",\"content\":\"one\"}]"),
+                                       .output = slice_of("[]") };
         if (!responses_store_put(c.responses, &kept)) st = DS4_EMEMORY;
     }
     if (!st && !api_parse(&r, API_RESPONSES, slice_of(q->body), &c, &e)) {

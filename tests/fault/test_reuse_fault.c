@@ -49,7 +49,8 @@ static ds4_status converse(void *ctx, ds4_error *err)
     const vocab *v = ctx;
     const int32_t sampled[] = { vocab_find(v, "a", 1), vocab_special(v)->end_think, vocab_find(v, "b", 1) };
     const chat_call call = { slice_of("id"), slice_of("name"), slice_of("{\"a\":1}") };
-    const answer_turn turn = { .reasoning = slice_of("a"), .text = slice_of("b"), .reasoning_closed = true, .calls = &call, .n_calls = 1 };
+    const answer_turn turn = { .reasoning = slice_of("a"), .text = slice_of("b"), .reasoning_closed = true,
+                               .calls = &call, .n_calls = 1 };
     reuse_slot s;
     bytes text;
     reuse_slot_init(&s);
@@ -57,7 +58,9 @@ static ds4_status converse(void *ctx, ds4_error *err)
     ds4_status st = serve(&s, v, "hello<｜User｜>the<｜Assistant｜>", NULL, err);
     if (!st) st = reuse_slot_push(&s, v, sampled, 0, err);
     if (!st) st = serve(&s, v, "hello<｜User｜>the<｜Assistant｜>", &turn, err);
-    if (!st) st = serve(&s, v, "hello<｜User｜>the<｜Assistant｜></think>b<｜end▁of▁sentence｜><｜User｜>a<｜Assistant｜>", &turn, err);
+    if (!st)
+        st = serve(&s, v, "hello<｜User｜>the<｜Assistant｜></think>b<｜end▁of▁sentence｜><｜User｜>a<｜Assistant｜>", &turn,
+                   err);
     if (!st) reuse_visible_text(&s, true, v, &text);
     bytes_free(&text);
     reuse_slot_free(&s);

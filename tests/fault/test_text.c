@@ -54,7 +54,8 @@ static ds4_status run_stream(void *ctx, ds4_error *err)
     bytes out;
     bytes_init(&out, 10000);
     ds4_status st = stream_open(&s, v, &options, err);
-    for (int i = 0; i < 300 && !st; i++) st = stream_push(s, vocab_find(v, i % 3 ? "s" : "hello", i % 3 ? 1 : 5), &out, err);
+    for (int i = 0; i < 300 && !st; i++)
+        st = stream_push(s, vocab_find(v, i % 3 ? "s" : "hello", i % 3 ? 1 : 5), &out, err);
     if (!st) st = stream_flush(s, &out, err);
     stream_close(s);
     bytes_free(&out);
@@ -182,7 +183,8 @@ static ds4_status run_replay(void *ctx, ds4_error *err)
     const char *block = strchr(sampled, '\n');
     const slice ids[] = { slice_of("1"), slice_of("2") }, names[] = { slice_of("f"), slice_of("f") };
     const slice arguments[] = { slice_of("{}"), slice_of("{}") };
-    const replay_record r = { .block = slice_of(block), .ids = ids, .names = names, .arguments = arguments, .n_calls = 2 };
+    const replay_record r = { .block = slice_of(block), .ids = ids, .names = names, .arguments = arguments,
+                              .n_calls = 2 };
     replay_memory *m, *again = NULL;
     bytes out;
     (void)ctx;

@@ -46,7 +46,8 @@ static void take_event(void *ctx, const answer_event *e)
 {
     seen *s = ctx;
     check(!s->finished && utf8_valid(e->bytes.data, e->bytes.len));
-    check(e->kind == ANSWER_CALL_ARGS || e->kind == ANSWER_CALL_END ? s->in_call : !s->in_call || e->kind == ANSWER_FINISH);
+    check(e->kind == ANSWER_CALL_ARGS || e->kind == ANSWER_CALL_END ? s->in_call : !s->in_call ||
+          e->kind == ANSWER_FINISH);
     if (!s->any || s->last != e->kind || e->kind == ANSWER_CALL_END) bytes_printf(&s->log, "\n%d:", (int)e->kind);
     bytes_append(&s->log, e->bytes.data, e->bytes.len);
     s->any = true;
@@ -130,7 +131,8 @@ static seen run(const vocab *v, const uint8_t *options, const int32_t *tokens, s
     bytes_init(&s.arguments, SIZE_MAX);
     const answer_options o = {
         .start = options[0] & 1 ? CHAT_STARTS_REASONING : CHAT_STARTS_TEXT, .tools = &tool, .n_tools = !(options[0] & 2),
-        .raw = (options[0] & 28) == 28, .stops = &stop, .n_stops = options[0] >> 5 & 1, .include_stop = options[0] >> 6 & 1,
+        .raw = (options[0] & 28) == 28, .stops = &stop, .n_stops = options[0] >> 5 & 1,
+        .include_stop = options[0] >> 6 & 1,
         .unclosed = (unclosed_think)(options[1] % 3), .ids = (call_id_form)(options[1] >> 2 & 1),
         .random = same_bytes, .event = take_event, .event_ctx = &s,
     };

@@ -212,8 +212,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size > 4096) return 0;
     const special_tokens *special = vocab_special(v);
     machine m = { .data = data, .n = size, .v = v,
-        .tokens = { special->user, special->assistant, special->think, special->end_think, special->dsml, special->eos, special->bos,
-                    vocab_find(v, " ", 1), vocab_find(v, "\n", 1), vocab_find(v, "a", 1), vocab_find(v, "b", 1), vocab_find(v, "c", 1),
+        .tokens = { special->user, special->assistant, special->think, special->end_think, special->dsml, special->eos,
+                    special->bos,
+                    vocab_find(v, " ", 1), vocab_find(v, "\n", 1), vocab_find(v, "a", 1), vocab_find(v, "b", 1),
+                    vocab_find(v, "c", 1),
                     vocab_find(v, "ab", 2), vocab_find(v, "abc", 3), vocab_find(v, "\xFF", 1), special->eos } };
     check_key((slice){ (const char *)data, size }, v);
     reuse_slot_init(&m.slot);

@@ -221,7 +221,8 @@ static void tap(void *ctx, const char *op, const char *name, int layer, const ch
     if (is(op, "embed_rows")) {
         keep_streams(t, v);
         for (int i = 0; i < t->n_at; i++)
-            compare(t, "embed", (size_t)i * (size_t)(v.cols / t->n_streams), view_f32(v, t->at[i]), (size_t)(v.cols / t->n_streams));
+            compare(t, "embed", (size_t)i * (size_t)(v.cols / t->n_streams), view_f32(v, t->at[i]),
+                    (size_t)(v.cols / t->n_streams));
         return;
     }
     if (layer < 0) {
@@ -285,7 +286,8 @@ static ds4_status harness_open(harness *h, const gguf *model, int T, uint32_t is
     ds4_status st = config_read(&h->config, model, err);
     if (st) return st;
     const forward_options fo = { .max_rows = T, .max_tokens = T, .rounding = false };
-    const backend_options bo = { .name = "cpu", .n_threads = 2, .isa_mask = isa_mask, .limits = forward_limits(&h->config, &fo) };
+    const backend_options bo = { .name = "cpu", .n_threads = 2, .isa_mask = isa_mask,
+                                 .limits = forward_limits(&h->config, &fo) };
     const kv_options ko = { .max_sessions = 1, .max_tokens = T, .max_step = T };
     backend *inner;
     if ((st = backend_open(&inner, &bo, err))) return st;
@@ -301,7 +303,8 @@ static ds4_status run_traced(harness *h, tracer *t, const int32_t *ids, ds4_erro
     int32_t pos[MAX_T], segment_of[MAX_T] = { 0 };
     for (int i = 0; i < t->T; i++) pos[i] = i;
     const segment s = { .kv = &h->memory->memory, .n = t->T };
-    const batch_rows rows = { .n = t->T, .pos = pos, .token = ids, .segment_of = segment_of, .segment = &s, .n_segments = 1 };
+    const batch_rows rows = { .n = t->T, .pos = pos, .token = ids, .segment_of = segment_of, .segment = &s,
+                              .n_segments = 1 };
     float *logits = malloc((size_t)t->n_at * (size_t)h->config.n_vocab * sizeof *logits);
     t->n_streams = h->config.n_streams;
     t->streams = malloc((size_t)t->T * (size_t)(h->config.n_streams * h->config.n_embd) * sizeof(float));
@@ -328,7 +331,8 @@ ds4_status golden_trace(const golden *g, const gguf *model, uint32_t isa_mask, g
         json_object *s = json_object_array_get_idx(sequences, i);
         if (json_object_get_int(golden_get(s, "length")) == t.T) n = golden_list(golden_get(s, "ids"), ids, MAX_T);
     }
-    if (t.T < 1 || t.T > MAX_T || n != t.T) return ds4_fail(err, DS4_EFORMAT, "the trace's sequence of %d tokens is not there", t.T);
+    if (t.T < 1 || t.T > MAX_T || n != t.T)
+        return ds4_fail(err, DS4_EFORMAT, "the trace's sequence of %d tokens is not there", t.T);
 
     harness h;
     ds4_status st = harness_open(&h, model, t.T, isa_mask, &t, err);

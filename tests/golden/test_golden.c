@@ -153,7 +153,8 @@ TEST(logits_agree_for_every_instruction_set)
 
 TEST(any_cut_into_chunks_gives_the_same_bits)
 {
-    static const int cuts[][8] = { { 1 }, { 2, 1 }, { 64, 3, 1, 61, 2, 130, 7, 50 }, { 127 }, { 128 }, { 16, 17 }, { 5, 4, 3 } };
+    static const int cuts[][8] = { { 1 }, { 2, 1 }, { 64, 3, 1, 61, 2, 130, 7, 50 }, { 127 }, { 128 }, { 16, 17 },
+                                   { 5, 4, 3 } };
     static const int n_cuts[] = { 1, 2, 8, 1, 1, 2, 3 };
     for (int m = 0; m < N_MODELS; m++) {
         golden g;
@@ -169,7 +170,9 @@ TEST(any_cut_into_chunks_gives_the_same_bits)
             int first = -1;
             for (int i = 0; i < n && first < 0; i++)
                 if (memcmp(got + (size_t)i * (size_t)V, want + (size_t)i * (size_t)V, (size_t)V * sizeof *got)) first = i;
-            if (first >= 0) test_fail(__FILE__, __LINE__, "%s: cut number %d differs from one pass from position %d on", models[m], (int)c, first);
+            if (first >= 0)
+                test_fail(__FILE__, __LINE__, "%s: cut number %d differs from one pass from position %d on", models[m],
+                          (int)c, first);
             free(got);
         }
         free(want);
@@ -196,7 +199,9 @@ TEST(greedy_continuations_are_exact)
             ds4_status st = ds4_session_feed(s, prompt, n, NULL, NULL, &err);
             for (int k = 0; k < n_want && !st; k++) {
                 const ds4_token t = argmax(ds4_session_logits(s), vocabulary(e));
-                if (t != want[k]) test_fail(__FILE__, __LINE__, "%s: continuation %d, token %d is %d, want %d", models[m], (int)i, k, t, want[k]);
+                if (t != want[k])
+                    test_fail(__FILE__, __LINE__, "%s: continuation %d, token %d is %d, want %d", models[m], (int)i, k,
+                              t, want[k]);
                 st = ds4_session_feed(s, &want[k], 1, NULL, NULL, &err);
             }
             EXPECT_OK(st, err);
@@ -218,7 +223,8 @@ TEST(every_traced_tensor_agrees)
     const uint32_t masks[] = { 0, ~0u };
     for (int i = 0; i < 2; i++) {
         REQUIRE_OK(golden_trace(&g, model, masks[i], &v, &err), err);
-        if (!v.agrees) test_fail(__FILE__, __LINE__, "%s differs by %.3g, tolerance %.3g", v.tensor, v.difference, v.tolerance);
+        if (!v.agrees)
+            test_fail(__FILE__, __LINE__, "%s differs by %.3g, tolerance %.3g", v.tensor, v.difference, v.tolerance);
         EXPECT(v.compared > 1000);
     }
     gguf_close(model);
@@ -325,7 +331,8 @@ TEST(rounded_logits_are_nearer_to_rounded_ones_than_to_others)
         int n = 0;
         for (size_t k = 0; k < json_object_array_length(sequences); k++) {
             json_object *s = json_object_array_get_idx(sequences, k);
-            if (json_object_get_int(golden_get(s, "length")) == length) n = golden_list(golden_get(s, "ids"), ids, MAX_IDS);
+            if (json_object_get_int(golden_get(s, "length")) == length)
+                n = golden_list(golden_get(s, "ids"), ids, MAX_IDS);
         }
         const int n_at = golden_list(golden_get(r, "positions"), at, MAX_IDS), V = vocabulary(e);
         size_t have;
@@ -341,7 +348,9 @@ TEST(rounded_logits_are_nearer_to_rounded_ones_than_to_others)
         const double noise = json_object_get_double(golden_get(r, "fp32_vs_fp64_rms"));
         const double unrounded = json_object_get_double(golden_get(r, "rms_from_unrounded"));
         if (rms > 2 * noise || rms > unrounded)
-            test_fail(__FILE__, __LINE__, "length %d: rms %.4g, two float evaluations differ by %.4g, unrounded is %.4g away", length, rms, noise, unrounded);
+            test_fail(__FILE__, __LINE__,
+                      "length %d: rms %.4g, two float evaluations differ by %.4g, unrounded is %.4g away", length, rms,
+                          noise, unrounded);
         free(got);
     }
     ds4_engine_close(e);

@@ -64,7 +64,8 @@ TEST(unpacking_gives_the_definitions_bits) { each_rung(unpack_gives_the_definiti
 
 static void round_gives_the_definition(const attn_kernels *k, uint32_t isa)
 {
-    static const kv_row formats[] = { { KV_ROW_FP8, 512, 448 }, { KV_ROW_FP8, 96, 64 }, { KV_ROW_FP8, 96, 80 }, { KV_ROW_F32, 32, 0 },
+    static const kv_row formats[] = { { KV_ROW_FP8, 512, 448 }, { KV_ROW_FP8, 96, 64 }, { KV_ROW_FP8, 96, 80 },
+                                      { KV_ROW_F32, 32, 0 },
                                       { KV_ROW_FP4, 128, 0 },   { KV_ROW_FP4, 32, 0 },  { KV_ROW_FP4, 16, 0 },  { KV_ROW_FP4, 512, 0 } };
     random_stream r;
     random_seed(&r, test_seed());
@@ -74,7 +75,8 @@ static void round_gives_the_definition(const attn_kernels *k, uint32_t isa)
             const int n = formats[f].width, power = round % 3 ? 0 : (int)random_below(&r, 250) - 130;
             for (int i = 0; i < n; i++) {           /* whole and half numbers make ties */
                 const double x = random_normal(&r);
-                want[i] = (float)ldexp(round % 4 == 1 ? floor(x * 8) / 2 : x, power - (int)random_below(&r, 1 + (uint64_t)(round % 20)));
+                want[i] = (float)ldexp(round % 4 == 1 ? floor(x * 8) / 2 : x,
+                                       power - (int)random_below(&r, 1 + (uint64_t)(round % 20)));
                 if (random_below(&r, 40) == 0) want[i] = i % 2 ? 0.0f : -0.0f;
                 if (round % 10 == 9 && random_below(&r, 30) == 0) want[i] = i % 3 ? NAN : INFINITY;
             }
@@ -104,7 +106,8 @@ static void nan_stays_nan(const attn_kernels *k, uint32_t isa)
         for (int j = 0; j < 2; j++) memcpy(&row[j][7], &bits[i], 4);
         attn_round((kv_row){ KV_ROW_FP8, 96, 80 }, row[0]);
         k->round((kv_row){ KV_ROW_FP8, 96, 80 }, row[1]);
-        for (int j = 0; j < 2; j++) EXPECT(isnan(row[j][7]) && row[j][0] == 1.0f && row[j][1] == 2.0f && row[j][8] == 0.0f);
+        for (int j = 0; j < 2; j++)
+            EXPECT(isnan(row[j][7]) && row[j][0] == 1.0f && row[j][1] == 2.0f && row[j][8] == 0.0f);
     }
 }
 
@@ -141,7 +144,8 @@ static void loops_stay_near(const attn_kernels *k, uint32_t isa)
                 ref.attn.scores(want, q, H, rows, n, K);
                 k->scores(s, q, H, rows, n, K);
                 for (int h = 0; h < H; h++) {
-                    EXPECT_NEAR(s + h * ATTN_TILE, want + h * ATTN_TILE, n, near_sum(K), "%s scores K %d rows %d", cpu_isa_name(isa), K, n);
+                    EXPECT_NEAR(s + h * ATTN_TILE, want + h * ATTN_TILE, n, near_sum(K), "%s scores K %d rows %d",
+                                cpu_isa_name(isa), K, n);
                     for (int i = 0; i < n; i++) {                           /* alone: the same bits */
                         k->scores(one, q + h * K, 1, rows + i * stride, 1, K);
                         EXPECT(!memcmp(one, &s[h * ATTN_TILE + i], 4));
@@ -158,7 +162,8 @@ static void loops_stay_near(const attn_kernels *k, uint32_t isa)
                 k->weigh(s, H, n, 0.5f, top, sum, keep);
                 for (int h = 0; h < H; h++) {
                     EXPECT(top[h] == want_top[h]);
-                    EXPECT_NEAR(s + h * ATTN_TILE, want + h * ATTN_TILE, n, 3e-7f, "%s weights of %d rows", cpu_isa_name(isa), n);
+                    EXPECT_NEAR(s + h * ATTN_TILE, want + h * ATTN_TILE, n, 3e-7f, "%s weights of %d rows",
+                                cpu_isa_name(isa), n);
                 }
                 EXPECT_NEAR(keep, want_keep, H, 3e-7f, "%s keep", cpu_isa_name(isa));
                 EXPECT_NEAR(sum, want_sum, H, 1e-5f, "%s sum", cpu_isa_name(isa));
@@ -194,7 +199,8 @@ static void pooling(const attn_kernels *k, uint32_t isa)
                 value[i] = values + i * d;
                 score[i] = scores + i * d;
             }
-            for (int i = 0; i < n * d; i++) scores[i] = random_below(&r, 9) || i >= (n - 1) * d ? 6 * scores[i] : -INFINITY;
+            for (int i = 0; i < n * d; i++)
+                scores[i] = random_below(&r, 9) || i >= (n - 1) * d ? 6 * scores[i] : -INFINITY;
             got[d] = 0.5f;
             ref.attn.pool(want, value, score, n, d);
             k->pool(got, value, score, n, d);
@@ -218,7 +224,8 @@ static void exponential(const attn_kernels *k, uint32_t isa)
         k->weigh(s, 1, 1, 1.0f, &top, &sum, &keep);
         const float want = expf(x), off = fabsf(s[0] - want);
         if (off > want * 2.4e-7f && !(want < 2e-38f && off < 2e-38f))
-            test_fail(__FILE__, __LINE__, "%s: e^%g is %.9g, want %.9g", cpu_isa_name(isa), (double)x, (double)s[0], (double)want);
+            test_fail(__FILE__, __LINE__, "%s: e^%g is %.9g, want %.9g", cpu_isa_name(isa), (double)x, (double)s[0],
+                      (double)want);
     }
     float s[ATTN_TILE] = { -INFINITY, NAN, 1.0f }, top = -INFINITY, sum = 0.0f, keep;
     k->weigh(s, 1, 3, 1.0f, &top, &sum, &keep);
@@ -249,7 +256,8 @@ static void set_scene(scene *s, uint32_t isa, int ratio, int threads)
     memset(s, 0, sizeof *s);
     s->c = (model_config){ .n_layer = 1, .head_dim = K, .n_rot = 16, .n_swa = WINDOW, .index_dim = 32 };
     s->c.ratio[0] = ratio;
-    const backend_options bo = { .name = "cpu", .n_threads = threads, .isa_mask = isa, .limits = { .max_rows = LAST, .max_cols = HEADS * K,
+    const backend_options bo = { .name = "cpu", .n_threads = threads, .isa_mask = isa,
+                                 .limits = { .max_rows = LAST, .max_cols = HEADS * K,
                                  .max_pairs = 1, .max_expert_width = 256, .n_experts = 1, .max_head_width = K } };
     const kv_options ko = { .max_sessions = 1, .max_tokens = LENGTH, .max_step = LENGTH, .packed = true };
     REQUIRE_OK(backend_open(&s->b, &bo, &err), err);
@@ -348,10 +356,12 @@ TEST(attend_is_the_formula_however_the_queries_are_cut)
                 for (int h = 0; h < HEADS; h++) {
                     float want[K];
                     formula(&s, t, h, kinds[kind].select, want);
-                    EXPECT_NEAR(all[t] + h * K, want, K, 3e-6f, "%s ratio %d query %d head %d", cpu_isa_name(isas[i]), kinds[kind].ratio, t, h);
+                    EXPECT_NEAR(all[t] + h * K, want, K, 3e-6f, "%s ratio %d query %d head %d", cpu_isa_name(isas[i]),
+                                kinds[kind].ratio, t, h);
                 }
             for (int step = 1; step <= 8; step += step == 1 ? 2 : 5) {
-                for (int t = 0; t < LAST; t += step) run_attend(&s, t, t + step <= LAST ? step : LAST - t, kinds[kind].select, cut[t]);
+                for (int t = 0; t < LAST; t += step)
+                    run_attend(&s, t, t + step <= LAST ? step : LAST - t, kinds[kind].select, cut[t]);
                 EXPECT(!memcmp(all, cut, sizeof all));
             }
             strike_scene(&s);

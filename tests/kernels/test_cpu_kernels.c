@@ -239,7 +239,8 @@ static void check_outputs(const char *what, uint32_t isa, int n, const box *got,
 {
     const int at = first_difference(got, want, size);
     if (at >= 0) test_fail(__FILE__, __LINE__, "%s isa %s width %d: differs at [%d]", what, cpu_isa_name(isa), n, at);
-    if (!box_guarded(got, used)) test_fail(__FILE__, __LINE__, "%s isa %s width %d: wrote beyond", what, cpu_isa_name(isa), n);
+    if (!box_guarded(got, used))
+        test_fail(__FILE__, __LINE__, "%s isa %s width %d: wrote beyond", what, cpu_isa_name(isa), n);
 }
 
 TEST(axpy_gives_the_bits_of_the_definition)

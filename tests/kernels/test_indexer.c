@@ -45,7 +45,8 @@ static void rounded_rows(backend *b, random_stream *r, float *x, int n, int widt
 
 TEST(integer_scores_are_the_float_ones_and_equal_on_every_rung)
 {
-    static const struct { int heads, width; } shapes[] = { { 1, 32 }, { 3, 64 }, { 8, 128 }, { 9, 128 }, { 64, 128 }, { 5, 256 } };
+    static const struct { int heads, width; } shapes[] = { { 1, 32 }, { 3, 64 }, { 8, 128 }, { 9, 128 }, { 64, 128 },
+                                                           { 5, 256 } };
     static const int counts[] = { 1, 2, 7, 8, 9, 15, 16, 17, 33, 63, 64 };
     backend *b = open_cpu(0, 1);
     cpu_kernels ref;
@@ -87,7 +88,8 @@ TEST(integer_scores_are_the_float_ones_and_equal_on_every_rung)
                 EXPECT(got[n] == 5.0f);
                 if (i == 0) memcpy(want, got, sizeof want);
                 if (memcmp(want, got, (size_t)n * sizeof *got))
-                    test_fail(__FILE__, __LINE__, "%s: %d heads of %d, %d keys: other bits", cpu_isa_name(isas[i]), H, width, n);
+                    test_fail(__FILE__, __LINE__, "%s: %d heads of %d, %d keys: other bits", cpu_isa_name(isas[i]), H,
+                              width, n);
                 free(keys_memory);
             }
             for (int k = 0; k < n; k++) {
@@ -100,7 +102,8 @@ TEST(integer_scores_are_the_float_ones_and_equal_on_every_rung)
                     size += fabs((double)w[h]) * 0.01f * dot;
                 }
                 if (fabs(sum - want[k]) > 1e-6 * size + 1e-30)
-                    test_fail(__FILE__, __LINE__, "%d heads of %d, key %d: %.9g, want %.9g", H, width, k, (double)want[k], sum);
+                    test_fail(__FILE__, __LINE__, "%d heads of %d, key %d: %.9g, want %.9g", H, width, k,
+                              (double)want[k], sum);
             }
             free(query_memory);
             free(q);
@@ -161,11 +164,13 @@ static void run_scores(scene *s, float *q, float *w, int first, int n, float *ou
         segment_of[t] = t >= half;
         pos[t] = t < half ? s->k[0]->length - half + t : s->k[1]->length - QUERIES + t;
     }
-    const segment seg[2] = { { &s->k[0]->memory, 0, half, pos[0] }, { &s->k[1]->memory, half, QUERIES - half, pos[half] } };
+    const segment seg[2] = { { &s->k[0]->memory, 0, half, pos[0] },
+                             { &s->k[1]->memory, half, QUERIES - half, pos[half] } };
     const batch_rows rows = { QUERIES, pos, pos, segment_of, seg, 2 };
     buf *m[3];
     EXPECT(!s->b->ops.index_scores(&s->b->queue, &(index_scores_args){
-        .q = over(s->b, &m[0], q + first * H * WIDTH, n, H * WIDTH, QUANT_F32), .weights = over(s->b, &m[1], w + first * H, n, H, QUANT_F32),
+        .q = over(s->b, &m[0], q + first * H * WIDTH, n, H * WIDTH, QUANT_F32),
+        .weights = over(s->b, &m[1], w + first * H, n, H, QUANT_F32),
         .scores = over(s->b, &m[2], out + first * LENGTH / 4, n, LENGTH / 4, QUANT_F32), .rows = &rows, .first = first,
         .n_heads = H, .scale = 0.05f, .ratio = 4 }));
     for (int i = 0; i < 3; i++) s->b->buf_free(s->b, m[i]);
@@ -221,13 +226,15 @@ static void top_k_is_a_sort(uint32_t isa)
     random_stream r;
     random_seed(&r, test_seed());
     for (int round = 0; round < 300; round++) {
-        const int n = 1 + (int)random_below(&r, round % 3 ? 700 : MOST), k = round % 5 ? 512 : 1 + (int)random_below(&r, 40);
+        const int n = 1 + (int)random_below(&r, round % 3 ? 700 : MOST);
+        const int k = round % 5 ? 512 : 1 + (int)random_below(&r, 40);
         const int kind = (int)random_below(&r, 5);
         for (int i = 0; i < n; i++) {
             const double x = random_normal(&r);
             scores[i] = (float)(kind == 0 ? x : kind == 1 ? floor(x * 3) : kind == 2 ? ldexp(x, (int)random_below(&r, 200) - 100)
                                         : kind == 3 ? (x > 0 ? 0.0 : -0.0) : 1 + x * 1e-6);
-            if (random_below(&r, 50) == 0) scores[i] = random_below(&r, 2) ? NAN : random_below(&r, 2) ? INFINITY : -INFINITY;
+            if (random_below(&r, 50) == 0)
+                scores[i] = random_below(&r, 2) ? NAN : random_below(&r, 2) ? INFINITY : -INFINITY;
             sorted[i] = (candidate){ scores[i], i };
         }
         qsort(sorted, (size_t)n, sizeof *sorted, better_first);
@@ -239,11 +246,13 @@ static void top_k_is_a_sort(uint32_t isa)
         const int32_t pos = 4 * n - 1, zero = 0;
         const batch_rows rows = { .n = 1, .pos = &pos, .token = &zero, .segment_of = &zero };
         EXPECT(!b->ops.top_k(&b->queue, &(top_k_args){ .scores = over(b, &m[0], scores, 1, n, QUANT_F32),
-                                                       .selected = over(b, &m[1], got, 1, k, QUANT_I32), .rows = &rows, .ratio = 4 }));
+                                                       .selected = over(b, &m[1], got, 1, k, QUANT_I32), .rows = &rows,
+                                                       .ratio = 4 }));
         b->buf_free(b, m[0]);
         b->buf_free(b, m[1]);
         if (memcmp(want, got, (size_t)k * sizeof *want)) {
-            test_fail(__FILE__, __LINE__, "%s, round %d: the %d largest of %d scores of kind %d", cpu_isa_name(isa), round, k, n, kind);
+            test_fail(__FILE__, __LINE__, "%s, round %d: the %d largest of %d scores of kind %d", cpu_isa_name(isa),
+                      round, k, n, kind);
             break;
         }
     }

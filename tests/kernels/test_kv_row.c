@@ -65,8 +65,10 @@ TEST(packing_rounded_rows_loses_nothing)
             EXPECT(row[bytes] == 0xa5 && y[k.width] == 0.5f);
             for (int i = 0; i < k.width; i++) {
                 const bool coded = k.kind != KV_ROW_FP8 || i < k.n_round;
-                if (coded ? !memcmp(&x[i], &y[i], 4) : fabsf(y[i] - x[i]) <= kv_row_step(k, row, i) || fabsf(x[i]) > 65504) continue;
-                test_fail(__FILE__, __LINE__, "format %zu, number %d of %d: %.9g became %.9g", f, i, k.width, (double)x[i], (double)y[i]);
+                if (coded ? !memcmp(&x[i], &y[i], 4) : fabsf(y[i] - x[i]) <= kv_row_step(k, row, i) ||
+                    fabsf(x[i]) > 65504) continue;
+                test_fail(__FILE__, __LINE__, "format %zu, number %d of %d: %.9g became %.9g", f, i, k.width,
+                          (double)x[i], (double)y[i]);
                 break;
             }
         }
@@ -96,7 +98,8 @@ TEST(any_bytes_unpack_and_pack_again_to_the_same_numbers)
              * same numbers, but for those below the smallest scale. */
             for (int i = 0; i < k.width; i++)
                 if (memcmp(&y[i], &again[i], 4) && (k.kind == KV_ROW_FP4 || fabsf(y[i]) > 1e-6f)) {
-                    test_fail(__FILE__, __LINE__, "format %zu, number %d: %.9g became %.9g", f, i, (double)y[i], (double)again[i]);
+                    test_fail(__FILE__, __LINE__, "format %zu, number %d: %.9g became %.9g", f, i, (double)y[i],
+                              (double)again[i]);
                     break;
                 }
         }
@@ -111,7 +114,8 @@ TEST(a_flash_session_of_100k_tokens_grows_to_350_megabytes_at_most)
     EXPECT_INT(kv_row_bytes(kv_row_format(&c, true, true)), 68);
 
     const kv_options o = { .max_sessions = 1, .max_tokens = 100000, .max_step = 512, .packed = true };
-    const double mib = 1024.0 * 1024.0, growing = (double)kv_growing_bytes(&c, &o) / mib, all = (double)kv_bytes(&c, &o) / mib;
+    const double mib = 1024.0 * 1024.0, growing = (double)kv_growing_bytes(&c, &o) / mib;
+    const double all = (double)kv_bytes(&c, &o) / mib;
     if (growing > 350) test_fail(__FILE__, __LINE__, "compressed and indexer rows take %.1f MiB", growing);
     if (all - growing > 50) test_fail(__FILE__, __LINE__, "rings and compressor states take %.1f MiB", all - growing);
 }

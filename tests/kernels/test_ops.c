@@ -177,7 +177,8 @@ TEST(sinkhorn_matches_published_values)
     const hc_mix_args a = {
         .streams = over(b, &m[0], streams, 1, 8), .fn = over(b, &m[1], fn, 24, 8), .base = over(b, &m[2], base, 1, 24),
         .scale = over(b, &m[3], scale, 1, 3), .x = over(b, &m[4], x, 1, 2), .post = over(b, &m[5], post, 1, 4),
-        .comb = over(b, &m[6], comb, 1, 16), .eps = 1e-6f, .hc_eps = 1e-6f, .n_streams = 4, .n_iterations = 20, .name = "" };
+        .comb = over(b, &m[6], comb, 1, 16), .eps = 1e-6f, .hc_eps = 1e-6f, .n_streams = 4, .n_iterations = 20,
+        .name = "" };
     EXPECT(!b->ops.hc_mix(&b->queue, &a));
     EXPECT_NEAR(comb, want, 16, 2e-7, "sinkhorn");
     const float pre = 0.5f + 1e-6f, sums[2] = { pre * (1 + 3 + 5 + 7), pre * (2 + 4 + 6 + 8) };
@@ -263,7 +264,8 @@ TEST(top_logits_descend_with_ties_to_the_lower_id_and_no_regard_for_nan)
             EXPECT_INT(ids[t][j], want[t][j]);
             EXPECT(!memcmp(&values[t][j], &logits[t][want[t][j]], 4));
         }
-    const float sums[4] = { (float)(2.0 + exp(-1.0) + exp(-2.0) + exp(-5.0)), 0.0f, 2.0f, (float)(2.0 + 4.0 * exp(-1.0)) };
+    const float sums[4] = { (float)(2.0 + exp(-1.0) + exp(-2.0) + exp(-5.0)), 0.0f, 2.0f,
+                            (float)(2.0 + 4.0 * exp(-1.0)) };
     const float most[4] = { 3.0f, -INFINITY, INFINITY, 0.0f };
     for (int t = 0; t < 4; t++) EXPECT(norm[t][0] == most[t] && fabsf(norm[t][1] - sums[t]) < 1e-6f);
     for (int i = 0; i < 4; i++) b->buf_free(b, m[i]);
@@ -274,7 +276,8 @@ TEST(top_logits_descend_with_ties_to_the_lower_id_and_no_regard_for_nan)
 static ds4_status wrong_add(queue *dev, const add_args *a)
 {
     (void)dev;
-    for (int i = 0; i < a->y.cols; i++) view_f32(a->y, 0)[i] = view_f32(a->a, 0)[i] + view_f32(a->b, 0)[i] + (float)(i == 6);
+    for (int i = 0; i < a->y.cols; i++)
+        view_f32(a->y, 0)[i] = view_f32(a->a, 0)[i] + view_f32(a->b, 0)[i] + (float)(i == 6);
     return DS4_OK;
 }
 

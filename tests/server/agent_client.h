@@ -240,7 +240,8 @@ static inline int agent_take_responses(agent *a, const json_tree *t)
             json_tree_write_string(agent_text(t, c, "call_id"), h);
         } else {
             const uint32_t parts = json_tree_find(t, c, "content");
-            bytes_text(h, "{\"type\":\"message\",\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\"text\":");
+            bytes_text(h,
+                       "{\"type\":\"message\",\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\"text\":");
             json_tree_write_string(agent_text(t, parts ? t->nodes[parts].first : 0, "text"), h);
             bytes_text(h, "}]");
         }

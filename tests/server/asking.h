@@ -156,7 +156,8 @@ static inline bool render(const asked *r, const line *lines, int n, const render
     for (int i = 0; i < n; i++) {
         const line *l = &lines[i];
         m[i] = (chat_message){ .role = !strcmp(l->role, "system") ? CHAT_SYSTEM : !strcmp(l->role, "user") ? CHAT_USER
-                             : !strcmp(l->role, "tool") ? CHAT_TOOL : CHAT_ASSISTANT, .text = slice_of(l->text ? l->text : "") };
+                             : !strcmp(l->role, "tool") ? CHAT_TOOL : CHAT_ASSISTANT,
+                             .text = slice_of(l->text ? l->text : "") };
         if (l->reasoning) m[i].reasoning = slice_of(l->reasoning);
         if (m[i].role == CHAT_TOOL) m[i].call_id = slice_of(l->id);
         if (!l->call) continue;

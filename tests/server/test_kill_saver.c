@@ -78,8 +78,8 @@ static void save_for_ever(arena *a, int ready, unsigned seed)
     alarm(20);
     if (kvstore_open(&s, &a->o, a->engine, NULL) || write(ready, "r", 1) != 1) _exit(1);
     for (unsigned i = seed;; i++) {
-        const kvstore_save_options o = { .reason = (kv_save_reason)(i % METRIC_SAVE_REASONS), .text = slice_of(text_of((int)(i % N_TEXTS))),
-                                         .interval = 100 };
+        const kvstore_save_options o = { .reason = (kv_save_reason)(i % METRIC_SAVE_REASONS),
+                                         .text = slice_of(text_of((int)(i % N_TEXTS))), .interval = 100 };
         (void)kvstore_save(s, a->session[i / N_TEXTS % 2], &o, NULL);
         if (i % 3) kvstore_wait(s, NULL);
     }

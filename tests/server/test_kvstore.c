@@ -458,7 +458,8 @@ static void teach(replay_memory *m, const char *id, const char *block)
 {
     ds4_error err;
     const slice ids[] = { slice_of(id) }, names[] = { slice_of("look") }, arguments[] = { slice_of("{}") };
-    const replay_record r = { .block = slice_of(block), .ids = ids, .names = names, .arguments = arguments, .n_calls = 1 };
+    const replay_record r = { .block = slice_of(block), .ids = ids, .names = names, .arguments = arguments,
+                              .n_calls = 1 };
     EXPECT_OK(replay_add(m, &r, &err), err);
 }
 
@@ -523,7 +524,8 @@ TEST(a_damaged_tool_map_is_put_aside_when_it_is_read)
     ds4_error err;
     case_fill(&c, 0, 30);
     teach(m, "call_1", BLOCK("here"));
-    const kvstore_save_options o = { .reason = KV_SAVE_EVICT, .text = slice_of("a" BLOCK("here")), .wait = true, .replay = m };
+    const kvstore_save_options o = { .reason = KV_SAVE_EVICT, .text = slice_of("a" BLOCK("here")), .wait = true,
+                                     .replay = m };
     EXPECT_OK(kvstore_save(s, c.session, &o, &err), err);
     kvstore_close(s);
     replay_close(m);

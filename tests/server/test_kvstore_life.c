@@ -104,7 +104,8 @@ TEST(the_least_valuable_goes_first)
         set_statistics(&c, text, 100, 0);           /* what another process would do; it stays */
         for (int k = 0; k < N; k++)
             if (case_exists(&c, files[k].text, ".kv") != (k > i))
-                test_fail(__FILE__, __LINE__, "after %d more, %s is %s", i + 1, files[k].text, k > i ? "gone" : "still there");
+                test_fail(__FILE__, __LINE__, "after %d more, %s is %s", i + 1, files[k].text,
+                          k > i ? "gone" : "still there");
         EXPECT_INT(counter_get(&c.metrics->kv_evictions), i + 1);
     }
     kvstore_close(s);
@@ -133,7 +134,8 @@ TEST(the_budget_is_never_exceeded_after_a_save)
         EXPECT_INT(case_save(&c, s[i % 2], i % 3 ? KV_SAVE_CONTINUED : KV_SAVE_COLD, text), DS4_OK);
         EXPECT(case_exists(&c, text, ".kv"));
         case_count(folder, ".kv", &size);
-        if (size > c.o.budget_bytes) test_fail(__FILE__, __LINE__, "%llu bytes after save %d", (unsigned long long)size, i);
+        if (size > c.o.budget_bytes)
+            test_fail(__FILE__, __LINE__, "%llu bytes after save %d", (unsigned long long)size, i);
         EXPECT_INT(case_count(folder, ".tmp", NULL), 0);
     }
     EXPECT(counter_get(&c.metrics->kv_evictions) > 10);
@@ -208,15 +210,18 @@ TEST(a_chain_of_continued_files_is_thinned)
     EXPECT_INT((case_fill(&c, 0, 10), case_save(&c, s, KV_SAVE_COLD, "xxxxx")), DS4_OK);
     for (int n = 10; n <= 120; n += 10) {           /* as many bytes as tokens, an interval of 10 */
         case_fill(&c, 0, n);
-        const kvstore_save_options o = { .reason = KV_SAVE_CONTINUED, .text = { text, (size_t)n }, .wait = true, .interval = 10 };
+        const kvstore_save_options o = { .reason = KV_SAVE_CONTINUED, .text = { text, (size_t)n }, .wait = true,
+                                         .interval = 10 };
         EXPECT_OK(kvstore_save(s, c.session, &o, &err), err);
         kvstore_wait(s, NULL);
     }
     static const int stay[] = { 40, 80, 120 };
     for (int n = 10, k = 0; n <= 120; n += 10) {
         kvstore_hit h;
-        const bool here = kvstore_find(s, (slice){ text, (size_t)n }, 1000, 0, &h) && h.tokens == n && h.text_bytes == (size_t)n;
-        if (here != (n == stay[k])) test_fail(__FILE__, __LINE__, "the file of %d tokens is %s", n, here ? "there" : "gone");
+        const bool here = kvstore_find(s, (slice){ text, (size_t)n }, 1000, 0, &h) && h.tokens == n &&
+            h.text_bytes == (size_t)n;
+        if (here != (n == stay[k]))
+            test_fail(__FILE__, __LINE__, "the file of %d tokens is %s", n, here ? "there" : "gone");
         k += n == stay[k];
     }
     EXPECT_INT(kvstore_counts(s).files, 4);         /* the cold one is no link of it */
@@ -328,7 +333,8 @@ TEST(leftovers_of_the_dead_are_removed_and_those_of_the_living_stay)
     case_folder(&c, folder);
     int fd[3];
     for (int i = 0; i < 3; i++) {
-        snprintf(path[i], sizeof path[i], "%s/.0123456789012345678901234567890123456789.%d.%d.tmp", folder, i == 0 ? 99999999 : (int)getpid(), i);
+        snprintf(path[i], sizeof path[i], "%s/.0123456789012345678901234567890123456789.%d.%d.tmp", folder,
+                 i == 0 ? 99999999 : (int)getpid(), i);
         fd[i] = open(path[i], O_CREAT | O_RDWR, 0600);
         if (i > 0) EXPECT(!flock(fd[i], LOCK_EX));
     }

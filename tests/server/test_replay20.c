@@ -71,7 +71,8 @@ static ds4_status open_scheduler(inside *in, ds4_error *err)
 {
     ds4_status st = DS4_OK;
     if (in->folder) {
-        const kvstore_options ko = { .dir = in->folder, .budget_bytes = 1u << 30, .metrics = &in->metrics, .log = in->o.log };
+        const kvstore_options ko = { .dir = in->folder, .budget_bytes = 1u << 30, .metrics = &in->metrics,
+                                     .log = in->o.log };
         st = kvstore_open(&in->store, &ko, in->e, err);
         in->o.store = in->store;
     }
@@ -112,7 +113,8 @@ static bool inside_open(inside *in, const char *folder)
     EXPECT_OK(st, err);
     if (st) return false;
     const vocab *v = ds4_engine_vocab(in->e);
-    in->api = (api_config){ .model = "ds4", .ctx = CONTEXT, .vocab_size = vocab_size(v), .vocab = v, .default_tokens = 4096, .temperature = 1, .top_p = 1, .random = count, .random_ctx = in };
+    in->api = (api_config){ .model = "ds4", .ctx = CONTEXT, .vocab_size = vocab_size(v), .vocab = v,
+                            .default_tokens = 4096, .temperature = 1, .top_p = 1, .random = count, .random_ctx = in };
     script(in->e);
     return true;
 }
@@ -269,8 +271,8 @@ static void expect_reuse(const agent *a, int turn, const reply *r, record *sum)
     sum->cached += r->usage.cached_tokens;
     sum->from_disk += r->method == REUSE_DISK;
     if (suffix > (int)a->fresh + SPARE)
-        test_fail(__FILE__, __LINE__, "%s, turn %d: %d of %d tokens computed for %zu new bytes (%s)", agents[a->kind].name,
-                  turn, suffix, r->usage.prompt_tokens, a->fresh, reuse_method_name(r->method));
+        test_fail(__FILE__, __LINE__, "%s, turn %d: %d of %d tokens computed for %zu new bytes (%s)",
+                  agents[a->kind].name, turn, suffix, r->usage.prompt_tokens, a->fresh, reuse_method_name(r->method));
 }
 
 /* Ids and seals are random: what is compared is the text of the answer. */
@@ -313,7 +315,8 @@ static void expect_share(agent_kind kind, const record *sum)
 {
     const double share = sum->prompt ? (double)sum->cached / (double)sum->prompt : 0;
     if (share < 0.98)
-        test_fail(__FILE__, __LINE__, "%s: %.2f %% of %ld prompt tokens were reused", agents[kind].name, 100 * share, sum->prompt);
+        test_fail(__FILE__, __LINE__, "%s: %.2f %% of %ld prompt tokens were reused", agents[kind].name, 100 * share,
+                  sum->prompt);
 }
 
 TEST(twenty_tool_turns_of_each_client_compute_little_but_what_is_new)
@@ -373,7 +376,8 @@ TEST(a_summary_in_place_of_the_history_computes_only_itself)
         agent_open(&a, (agent_kind)kind, SYSTEM_BYTES);
         agent_user(&a, "Please go through all files.");
         for (int turn = 1; turn <= TURNS && ask(&in, &a, &r); turn++) {
-            if (agent_take(&a, (slice){ r.body.data, r.body.len }) == 0) agent_user(&a, "Go on with the next part, please.");
+            if (agent_take(&a, (slice){ r.body.data, r.body.len }) == 0)
+                agent_user(&a, "Go on with the next part, please.");
             bytes_free(&r.body);
         }
         bytes_clear(&a.history);

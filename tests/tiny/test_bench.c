@@ -116,7 +116,8 @@ TEST(cells_give_rows_with_all_columns)
             bytes out;
             bytes_init(&out, 1 << 16);
             report_csv(r, 1, &out);
-            EXPECT(out.data && strncmp(out.data, "test,depth,n,tps_p50,tps_p10,tps_p90,mad_pct,ms_per_tok,first_ms,itl_p99_ms,"
+            EXPECT(out.data &&
+                   strncmp(out.data, "test,depth,n,tps_p50,tps_p10,tps_p90,mad_pct,ms_per_tok,first_ms,itl_p99_ms,"
                                        "eff_GBps,roofline_pct,kv_bytes,rss_peak,gpu_mem_peak,majflt_per_tok,swapin_MBps,watts,"
                                        "J_per_tok,verdict,", 170) == 0);
             bytes_free(&out);
@@ -162,7 +163,8 @@ TEST(a_walk_leaves_the_session_at_its_frontier)
     EXPECT_INT(ds4_session_length(a.session[0]), 100);
     EXPECT_INT(s.prompt_tokens, 50);
     EXPECT(s.prompt_s > 0 && s.gen_s >= s.first_s && s.first_s > 0);
-    for (int i = 0; i < 100; i++) EXPECT_INT(ds4_session_tokens(a.session[0])[i], text[i % (int)(sizeof text / sizeof *text)]);
+    for (int i = 0; i < 100; i++)
+        EXPECT_INT(ds4_session_tokens(a.session[0])[i], text[i % (int)(sizeof text / sizeof *text)]);
     arm_close(&a);
 }
 

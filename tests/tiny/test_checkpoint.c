@@ -65,7 +65,8 @@ static void rewrite_rows(rewriter *w, int n, kv_row f)
 }
 
 /* Rows of codes become rows of floats; returns the new length. */
-static size_t rewrite(const uint8_t *in, uint8_t *out, bool half, const ds4_shape *s, int n_rot, int index_dim, int n_layer)
+static size_t rewrite(const uint8_t *in, uint8_t *out, bool half, const ds4_shape *s, int n_rot, int index_dim,
+                      int n_layer)
 {
     rewriter w = { in, out, half };
     uint32_t field[14], text, rows[512], n_index[256];

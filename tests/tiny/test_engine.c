@@ -102,7 +102,8 @@ TEST(a_batch_of_8_equals_8_alone)
     for (int round = 0; round < 12; round++) {      /* decode together, one of them with a draft's three rows */
         ds4_batch_clear(b);
         for (int i = 0; i < 8; i++)
-            EXPECT_OK(ds4_batch_add(b, s[i], t[i] + ds4_session_length(s[i]), i == 5 ? 3 : 1, DS4_LOGITS_LAST, &err), err);
+            EXPECT_OK(ds4_batch_add(b, s[i], t[i] + ds4_session_length(s[i]), i == 5 ? 3 : 1, DS4_LOGITS_LAST, &err),
+                      err);
         REQUIRE_OK(ds4_engine_step(e, b, &err), err);
     }
     float last[8][2048];
@@ -115,7 +116,8 @@ TEST(a_batch_of_8_equals_8_alone)
     }
     for (int i = 0; i < 8; i++) {
         float *alone = logits_after(e, t[i], length[i]);
-        if (memcmp(alone, last[i], (size_t)V * sizeof(float))) test_fail(__FILE__, __LINE__, "session %d differs from the run alone", i);
+        if (memcmp(alone, last[i], (size_t)V * sizeof(float)))
+            test_fail(__FILE__, __LINE__, "session %d differs from the run alone", i);
         free(alone);
     }
     ds4_batch_free(b);
@@ -191,7 +193,9 @@ TEST(a_damaged_checkpoint_is_refused_and_leaves_an_empty_session)
         const ds4_status st = ds4_session_load(s, fd, &err);
         close(fd);
         free(bad);
-        if (st == DS4_OK) test_fail(__FILE__, __LINE__, "case %d: damage at byte %zu, %zu of %zu bytes, was not seen", i, where, keep, n);
+        if (st == DS4_OK)
+            test_fail(__FILE__, __LINE__, "case %d: damage at byte %zu, %zu of %zu bytes, was not seen", i, where, keep,
+                      n);
         EXPECT_INT(ds4_session_length(s), 0);
         EXPECT(ds4_session_logits(s) == NULL);
     }

@@ -66,7 +66,8 @@ static bool run(ds4_engine *e, float *out)
         for (int i = 0; i < rows && !st; i++)
             st = ds4_batch_add(b, s[i], t[i] + ds4_session_length(s[i]), 1, DS4_LOGITS_LAST, &err);
         if (!st) st = ds4_engine_step(e, b, &err);
-        if (!st) memcpy(out + (size_t)(N_SESSIONS + n) * (size_t)V, ds4_batch_logits(b, rows - 1), (size_t)V * sizeof *out);
+        if (!st)
+            memcpy(out + (size_t)(N_SESSIONS + n) * (size_t)V, ds4_batch_logits(b, rows - 1), (size_t)V * sizeof *out);
     }
     if (st) test_fail(__FILE__, __LINE__, "%s", err.message);
     ds4_batch_free(b);
@@ -245,5 +246,6 @@ TEST(the_plan_makes_room_for_experts_when_the_file_does_not_fit)
     o.expert_cache = smallest_cache("q8_0");
     REQUIRE_OK(ds4_engine_plan(&o, &cut, &err), err);
     EXPECT_INT(cut.expert_cache_bytes, o.expert_cache);
-    EXPECT_INT(cut.total_bytes, cut.dense_bytes + cut.expert_cache_bytes + cut.kv_bytes + cut.scratch_bytes + cut.table_bytes);
+    EXPECT_INT(cut.total_bytes,
+               cut.dense_bytes + cut.expert_cache_bytes + cut.kv_bytes + cut.scratch_bytes + cut.table_bytes);
 }

@@ -62,7 +62,10 @@ static char *pattern(size_t n)
     return p;
 }
 
-static bool holds(const bytes *b, const char *want, size_t n) { return b->len == n && (n == 0 || !memcmp(b->data, want, n)); }
+static bool holds(const bytes *b, const char *want, size_t n)
+{
+    return b->len == n && (n == 0 || !memcmp(b->data, want, n));
+}
 
 TEST(text_flags_and_tool_map_come_back_whatever_their_size)
 {
@@ -148,7 +151,8 @@ TEST(a_damaged_tool_map_is_not_given_out)
             test_fail(__FILE__, __LINE__, "byte %zu was changed and the map given out", spots[i]);
         got.len = 6;
         lseek(fd, 0, SEEK_SET);
-        if (!kvc_load(f.session, fd, &got, &err)) test_fail(__FILE__, __LINE__, "byte %zu was changed and the file loaded", spots[i]);
+        if (!kvc_load(f.session, fd, &got, &err))
+            test_fail(__FILE__, __LINE__, "byte %zu was changed and the file loaded", spots[i]);
         EXPECT(holds(&got, "before", 6));
         EXPECT_INT(ds4_session_length(f.session), 0);
         close(fd);

@@ -128,9 +128,11 @@ TEST(numbers_that_can_not_be_are_named)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         expect_refused(&(change){ .set_key = cases[i].key, .value = cases[i].value }, cases[i].want, cases[i].key);
-    expect_refused(&(change){ .set_key = "deepseek4.rope.dimension_count", .value = 300 }, DS4_EFORMAT, "exceeds head width");
+    expect_refused(&(change){ .set_key = "deepseek4.rope.dimension_count", .value = 300 }, DS4_EFORMAT,
+                   "exceeds head width");
     expect_refused(&(change){ .set_key = "deepseek4.rope.dimension_count", .value = 63 }, DS4_EFORMAT, "odd");
-    expect_refused(&(change){ .set_key = "deepseek4.attention.output_group_count", .value = 3 }, DS4_EFORMAT, "output groups");
+    expect_refused(&(change){ .set_key = "deepseek4.attention.output_group_count", .value = 3 }, DS4_EFORMAT,
+                   "output groups");
     expect_refused(&(change){ .set_key = "general.architecture", .text = "llama" }, DS4_EUNSUPPORTED, "llama");
     expect_refused(&(change){ .set_key = "deepseek4.block_count", .text = "43" }, DS4_EFORMAT, "deepseek4.block_count");
 }

@@ -103,7 +103,8 @@ static void close_rig(soak *k)
 
 static char *sentences(soak *k, int n)
 {
-    static const char *const words[] = { "cache", "ds4", "session", "What", "is", "the", "a", "12", "+", "30", "model", "run",
+    static const char *const words[] = { "cache", "ds4", "session", "What", "is", "the", "a", "12", "+", "30", "model",
+                                         "run",
                                          "\xC3\xA9t\xC3\xA9", "{\"a\":1}", "\n", "<b>", "  ", "slot", "?", "and" };
     char *text = malloc((size_t)n * 12 + 1);
     size_t at = 0;
@@ -239,7 +240,8 @@ static void check(soak *k, asking *a)
         for (int i = 0; i < a->n; i++) EXPECT_TEXT(c->text[i].data ? c->text[i].data : "", want.data ? want.data : "");
     }
     const bool exact = plain && retokenises(k->r.at.v, &want, &sampled);
-    if (a->talk->n + 2 < LINES && below(k, 3)) say(a->talk, "assistant", strdup(c->text[0].data ? c->text[0].data : ""), exact);
+    if (a->talk->n + 2 < LINES && below(k, 3))
+        say(a->talk, "assistant", strdup(c->text[0].data ? c->text[0].data : ""), exact);
     bytes_free(&want);
     token_list_free(&sampled);
 }

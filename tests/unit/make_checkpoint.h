@@ -119,7 +119,8 @@ static inline void made_layer(made_checkpoint *m, int layer)
         for (int e = 0; e < (tensor_is_stack(d) ? m->shape.n_expert : 1); e++) {
             tensor_checkpoint_name(d, layer, e, name);
             made_fill(m, vector ? made_add(m, name, "F32", 1, in, 0, 4)
-                                : made_add(m, name, table ? "I64" : f32 ? "F32" : "BF16", 2, out, in, table ? 8 : f32 ? 4 : 2));
+                                : made_add(m, name, table ? "I64" : f32 ? "F32" : "BF16", 2, out, in,
+                                           table ? 8 : f32 ? 4 : 2));
         }
     }
 }
@@ -171,7 +172,8 @@ static inline void made_shard(const made_checkpoint *m, const char *dir, const c
         bytes_printf(&file, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu", i == first ? "{" : ",", t->name, t->dtype,
                      (unsigned long long)t->dims[0]);
         if (t->n_dims > 1) bytes_printf(&file, ",%llu", (unsigned long long)t->dims[1]);
-        bytes_printf(&file, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + t->bytes));
+        bytes_printf(&file, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                     (unsigned long long)(at + t->bytes));
         at += t->bytes;
     }
     bytes_text(&file, "}");

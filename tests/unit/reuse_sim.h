@@ -59,7 +59,8 @@ static inline void pool_free(text_pool *p)
 /* Words, blanks, newlines, some of it not ASCII. */
 static inline slice pool_random(text_pool *p, random_stream *r, size_t n)
 {
-    static const char *const pieces[] = { "the ", "file", " of", " and ", "int ", "x", " = ", "42", ";\n", "\n\n", "é", "日本", "  ",
+    static const char *const pieces[] = { "the ", "file", " of", " and ", "int ", "x", " = ", "42", ";\n", "\n\n", "é",
+                                          "日本", "  ",
                                           "<", "</", "foo_bar", "(", ")", "{", "}", "\t", "\"", "'", "🙂", ".", ", ", "error: " };
     bytes b;
     bytes_init(&b, SIZE_MAX);
@@ -292,9 +293,11 @@ static inline void talk_open(talk *t, uint64_t seed, habits h, size_t system_byt
 {
     *t = (talk){ .h = h, .n_tools = 3 };
     random_seed(&t->r, seed);
-    t->tools[0] = (chat_tool){ .name = slice_of("read"), .has_description = true, .description = slice_of("Reads a file."),
+    t->tools[0] = (chat_tool){ .name = slice_of("read"), .has_description = true,
+                               .description = slice_of("Reads a file."),
         .parameters = slice_of("{\"type\":\"object\",\"properties\":{\"path\":{\"type\":\"string\"},\"lines\":{\"type\":\"integer\"}}}") };
-    t->tools[1] = (chat_tool){ .name = slice_of("bash"), .has_description = true, .description = slice_of("Runs a command."),
+    t->tools[1] = (chat_tool){ .name = slice_of("bash"), .has_description = true,
+                               .description = slice_of("Runs a command."),
         .parameters = slice_of("{\"type\":\"object\",\"properties\":{\"command\":{\"type\":\"string\"}},\"required\":[\"command\"]}") };
     t->tools[2] = (chat_tool){ .name = slice_of("note"), .parameters = slice_of("{}") };
     t->all[t->n++].m = (chat_message){ .role = CHAT_SYSTEM, .text = pool_random(&t->pool, &t->r, system_bytes) };
@@ -328,16 +331,18 @@ static inline answer_turn talk_turn(talk *t, int n_calls)
                      "<｜DSML｜parameter name=\"path\" string=\"true\">src/file%d.c</｜DSML｜parameter>\n</｜DSML｜invoke>\n", lines, path);
         const int n = snprintf(text, sizeof text, "{\"lines\":%s,\"path\":\"src/file%d.c\"}", lines, path);
         char *again = text + n + 1;
-        const int m = n + 1 + snprintf(again, sizeof text - (size_t)n - 1, "{\"path\": \"src/file%d.c\", \"lines\": %s}", path, lines);
-        s->calls[i] = (chat_call){ pool_keep(&t->pool, id, strlen(id)), slice_of("read"), pool_keep(&t->pool, text, (size_t)n) };
+        const int m = n + 1 + snprintf(again, sizeof text - (size_t)n - 1,
+                                       "{\"path\": \"src/file%d.c\", \"lines\": %s}", path, lines);
+        s->calls[i] = (chat_call){ pool_keep(&t->pool, id, strlen(id)), slice_of("read"),
+                                   pool_keep(&t->pool, text, (size_t)n) };
         s->sent[i] = s->calls[i];
         if (t->h.rewrites_arguments) s->sent[i].arguments = pool_keep(&t->pool, text + n + 1, (size_t)(m - n - 1));
     }
     if (n_calls) bytes_text(&block, "</｜DSML｜tool_calls>");
     const slice kept = pool_keep(&t->pool, block.data ? block.data : "", block.len);
     bytes_free(&block);
-    return (answer_turn){ .reasoning = t->h.no_thinking ? (slice){ "", 0 } : s->m.reasoning, .text = s->m.text, .block = kept,
-                          .reasoning_closed = true, .calls = s->calls, .n_calls = n_calls };
+    return (answer_turn){ .reasoning = t->h.no_thinking ? (slice){ "", 0 } : s->m.reasoning, .text = s->m.text,
+                          .block = kept, .reasoning_closed = true, .calls = s->calls, .n_calls = n_calls };
 }
 
 /* The results of the last turn's calls; returns their bytes. */

@@ -23,7 +23,8 @@ TEST(a_key_is_accepted_in_three_headers)
     EXPECT(bearer(&a, "bearer  beta-2"));
     EXPECT(access_key_ok(&a, &(access_credentials){ .x_api_key = slice_of("alpha") }));
     EXPECT(access_key_ok(&a, &(access_credentials){ .api_key = slice_of("beta-2") }));
-    EXPECT(access_key_ok(&a, &(access_credentials){ .authorization = slice_of("Bearer dummy"), .x_api_key = slice_of("alpha") }));
+    EXPECT(access_key_ok(&a, &(access_credentials){ .authorization = slice_of("Bearer dummy"),
+                                                    .x_api_key = slice_of("alpha") }));
     access_free(&a);
 }
 

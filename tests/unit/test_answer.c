@@ -58,7 +58,8 @@ static void take_event(void *ctx, const answer_event *e)
 {
     static const char letters[] = "RTBAEF";
     run *r = ctx;
-    const bool goes_on = r->merged && r->any && r->last == e->kind && e->kind != ANSWER_CALL_END && r->last_call == e->call;
+    const bool goes_on = r->merged && r->any && r->last == e->kind && e->kind != ANSWER_CALL_END &&
+        r->last_call == e->call;
     EXPECT(!r->finished);
     EXPECT_INT(e->choice, 3);
     EXPECT(utf8_valid(e->bytes.data, e->bytes.len));
@@ -164,7 +165,8 @@ static run run_answer(const vocab *v, const how *h, const char *input, random_st
     tools[1].parameters = slice_of(write_schema);
     const slice stop = h->stop ? slice_of(h->stop) : (slice){ NULL, 0 };
     const answer_options o = {
-        .start = h->start, .tools = tools, .n_tools = h->tools ? 2 : 0, .raw = h->raw, .stops = &stop, .n_stops = h->stop != NULL,
+        .start = h->start, .tools = tools, .n_tools = h->tools ? 2 : 0, .raw = h->raw, .stops = &stop,
+        .n_stops = h->stop != NULL,
         .include_stop = h->include_stop, .unclosed = h->unclosed, .ids = h->ids, .choice = 3,
         .random = count_up, .random_ctx = &r, .event = take_event, .event_ctx = &r,
     };
@@ -413,8 +415,8 @@ TEST(who_ends_an_answer_says_why)
 TEST(several_calls_in_one_block)
 {
     run r = expect_events(&talking_tools,
-        OPEN CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL CALL("get_weather") "\n" ENDCALL CLOSE "ignored", NULL,
-        "B(0,get_weather) A(0,{\"city\":\"Rome\"}) E(0) B(1,get_weather) A(1,{}) E(1) F(tool_calls)");
+        OPEN CALL("get_weather") STRING("city") "Rome" ENDARG ENDCALL CALL("get_weather") "\n" ENDCALL CLOSE "ignored",
+        NULL, "B(0,get_weather) A(0,{\"city\":\"Rome\"}) E(0) B(1,get_weather) A(1,{}) E(1) F(tool_calls)");
     EXPECT_TEXT(r.arguments.data, "{\"city\":\"Rome\"}\n{}\n");
     run_free(&r);
     how h = talking_tools;

@@ -79,7 +79,8 @@ TEST(scan_and_heap_follow_the_definition)
             encode_by_definition(&g, (slice){ text, n }, &want);
             EXPECT_OK(bpe_encode(&g.b, &work, (slice){ text, n }, &got, &err), err);
             if (got.n != want.n || memcmp(got.ids, want.ids, got.n * sizeof *got.ids) != 0) {
-                test_fail(__FILE__, __LINE__, "\"%.*s\" gives %zu tokens, want %zu, or other ones", (int)n, text, got.n, want.n);
+                test_fail(__FILE__, __LINE__, "\"%.*s\" gives %zu tokens, want %zu, or other ones", (int)n, text, got.n,
+                          want.n);
             }
         }
         bpe_work_free(&work);

@@ -55,7 +55,8 @@ static void take_message(example *e, uint32_t node)
     const uint32_t calls = member(t, node, "tool_calls");
     for (uint32_t c = calls ? t->nodes[calls].first : 0; c; c = t->nodes[c].next, m->n_calls++) {
         const uint32_t function = member(t, c, "function");
-        e->calls[e->n_calls++] = (chat_call){ text_at(t, c, "id"), text_at(t, function, "name"), text_at(t, function, "arguments") };
+        e->calls[e->n_calls++] = (chat_call){ text_at(t, c, "id"), text_at(t, function, "name"),
+                                              text_at(t, function, "arguments") };
     }
 }
 
@@ -155,7 +156,8 @@ TEST(worked_examples)
     char *save = NULL, *data = test_read(test_data("text-chat.jsonl"), &n);
     const vocab *v = text_v3_vocab();
     REQUIRE(v && data);
-    for (char *line = strtok_r(data, "\n", &save); line; line = strtok_r(NULL, "\n", &save), lines++) check_example(v, line);
+    for (char *line = strtok_r(data, "\n", &save); line; line = strtok_r(NULL, "\n", &save), lines++)
+        check_example(v, line);
     EXPECT_INT(lines, 20);
     free(data);
 }
@@ -319,7 +321,8 @@ TEST(tool_results_follow_their_calls)
     vocab *v = text_tiny_vocab();
     ds4_error err;
     REQUIRE(v);
-    chat_message m[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_ASSISTANT, ""), MESSAGE(CHAT_TOOL, "C"), MESSAGE(CHAT_USER, "u"),
+    chat_message m[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_ASSISTANT, ""), MESSAGE(CHAT_TOOL, "C"),
+                         MESSAGE(CHAT_USER, "u"),
                          MESSAGE(CHAT_TOOL, "B"), MESSAGE(CHAT_TOOL, "unknown"), MESSAGE(CHAT_TOOL, "A") };
     m[1].calls = calls;
     m[1].n_calls = 3;
@@ -497,9 +500,11 @@ TEST(requests_without_sense_are_refused)
 {
     static const chat_message system[] = { MESSAGE(CHAT_SYSTEM, "S"), MESSAGE(CHAT_DEVELOPER, "D") };
     static const chat_message user[] = { MESSAGE(CHAT_USER, "q") };
-    static const chat_message late[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_LATEST_REMINDER, "r"), MESSAGE(CHAT_USER, "q") };
+    static const chat_message late[] = { MESSAGE(CHAT_USER, "q"), MESSAGE(CHAT_LATEST_REMINDER, "r"),
+                                         MESSAGE(CHAT_USER, "q") };
     static const chat_message last[] = { MESSAGE(CHAT_SYSTEM, "S"), MESSAGE(CHAT_LATEST_REMINDER, "r") };
-    static const chat_message twice[] = { MESSAGE(CHAT_LATEST_REMINDER, "r"), MESSAGE(CHAT_LATEST_REMINDER, "r"), MESSAGE(CHAT_USER, "q") };
+    static const chat_message twice[] = { MESSAGE(CHAT_LATEST_REMINDER, "r"), MESSAGE(CHAT_LATEST_REMINDER, "r"),
+                                          MESSAGE(CHAT_USER, "q") };
     static const chat_message good[] = { MESSAGE(CHAT_LATEST_REMINDER, "r"), MESSAGE(CHAT_USER, "q") };
     static const chat_tool same[] = { { .name = { "f", 1 } }, { .name = { "g", 1 } }, { .name = { "f", 1 } } };
     static const chat_tool odd[] = { { .name = { "f g", 3 } } }, nameless[] = { { .name = { "", 0 } } };

@@ -389,7 +389,8 @@ TEST(fp8_tiles_become_their_exact_values)
             const double scale = l == 0 ? 0.375 * (double)(tile + 1) : ldexp(1, (int)(tile == 1 ? 0 : 120 + tile) - 127);
             const float want = (float)(e4m3((unsigned)(i % 127 + (i / 127 % 2) * 128)) * scale);
             if (memcmp(&x[i], &want, 4)) {
-                test_fail(__FILE__, __LINE__, "%s [%llu] is %g, want %g", name, (unsigned long long)i, (double)x[i], (double)want);
+                test_fail(__FILE__, __LINE__, "%s [%llu] is %g, want %g", name, (unsigned long long)i, (double)x[i],
+                          (double)want);
                 break;
             }
         }
@@ -569,7 +570,8 @@ TEST(broken_checkpoints_are_refused_by_name_and_leave_no_file)
             test_fail(__FILE__, __LINE__, "case %zu: status %d, want %d: %s", i, st, refusals[i].status, err.message);
         for (int p = 0; p < 3 && refusals[i].parts[p]; p++)
             if (!strstr(err.message, refusals[i].parts[p]))
-                test_fail(__FILE__, __LINE__, "case %zu: \"%s\" does not tell \"%s\"", i, err.message, refusals[i].parts[p]);
+                test_fail(__FILE__, __LINE__, "case %zu: \"%s\" does not tell \"%s\"", i, err.message,
+                          refusals[i].parts[p]);
         EXPECT(access(out, F_OK) != 0);
     }
 }
@@ -690,10 +692,12 @@ TEST(tokens_are_padded_typed_and_merged)
     REQUIRE(g);
     REQUIRE_OK(gguf_get_array(g, "tokenizer.ggml.tokens", &v, &err), err);
     EXPECT_INT(v->count, 16);
-    static const char *const want[16] = { "<bos>", "<eos>", "\xc4\xa0", "b", "\xc4\xa0" "b", "[PAD5]", [14] = "[PAD14]", "<x>" };
+    static const char *const want[16] = { "<bos>", "<eos>", "\xc4\xa0", "b", "\xc4\xa0" "b", "[PAD5]", [14] = "[PAD14]",
+                                          "<x>" };
     for (int i = 0; i < 16; i++) {
         REQUIRE(gguf_array_string(v, &cursor, &text));
-        if (want[i] && !slice_is(text, want[i])) test_fail(__FILE__, __LINE__, "token %d is %.*s", i, (int)text.len, text.data);
+        if (want[i] && !slice_is(text, want[i]))
+            test_fail(__FILE__, __LINE__, "token %d is %.*s", i, (int)text.len, text.data);
     }
     REQUIRE_OK(gguf_get_array(g, "tokenizer.ggml.token_type", &v, &err), err);
     EXPECT(gguf_array_int(v, 0, &type) && type == 3);
@@ -729,7 +733,8 @@ TEST(shards_convert_like_one_file_and_the_drafter_is_left_out)
     char index[64 * MADE_MAX];
     size_t at = (size_t)snprintf(index, sizeof index, "{\"weight_map\":");
     for (int i = 0; i < m.n; i++)
-        at += (size_t)snprintf(index + at, sizeof index - at, "%c\"%s\":\"%s.safetensors\"", i ? ',' : '{', m.items[i].name, i < m.n / 2 ? "a" : "b");
+        at += (size_t)snprintf(index + at, sizeof index - at, "%c\"%s\":\"%s.safetensors\"", i ? ',' : '{',
+                               m.items[i].name, i < m.n / 2 ? "a" : "b");
     snprintf(index + at, sizeof index - at, "}}");
     made_text(other, "model.safetensors.index.json", index);
     made_shard(&m, other, "a.safetensors", 0, m.n / 2);

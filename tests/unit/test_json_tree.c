@@ -31,7 +31,8 @@ static void expect_style(const char *text, const char *want)
 
 TEST(one_style_for_all_json)
 {
-    expect_style("{\"a\":[1,2,{\"b\":null}],\"c\":true,\"d\":false}", "{\"a\": [1, 2, {\"b\": null}], \"c\": true, \"d\": false}");
+    expect_style("{\"a\":[1,2,{\"b\":null}],\"c\":true,\"d\":false}",
+                 "{\"a\": [1, 2, {\"b\": null}], \"c\": true, \"d\": false}");
     expect_style(" [ ] ", "[]");
     expect_style("\t{\r\n}\n", "{}");
     expect_style("\"\"", "\"\"");
@@ -40,13 +41,15 @@ TEST(one_style_for_all_json)
 
 TEST(number_tokens_stay_as_written)
 {
-    expect_style("[0,-0,1.50,1E+05,-0.0e-0,12345678901234567890,1e999]", "[0, -0, 1.50, 1E+05, -0.0e-0, 12345678901234567890, 1e999]");
+    expect_style("[0,-0,1.50,1E+05,-0.0e-0,12345678901234567890,1e999]",
+                 "[0, -0, 1.50, 1E+05, -0.0e-0, 12345678901234567890, 1e999]");
 }
 
 TEST(strings_are_escaped_in_one_way)
 {
     expect_style("\"\\/\\u002f\\u00E9\\u4e2d\\uD83D\\uDE00\"", "\"//é中😀\"");
-    expect_style("\"\\u0022\\u005c\\u000a\\u000D\\t\\b\\f\\u0000\\u001F\\u007f\"", "\"\\\"\\\\\\n\\r\\t\\b\\f\\u0000\\u001f\x7F\"");
+    expect_style("\"\\u0022\\u005c\\u000a\\u000D\\t\\b\\f\\u0000\\u001F\\u007f\"",
+                 "\"\\\"\\\\\\n\\r\\t\\b\\f\\u0000\\u001f\x7F\"");
     expect_style("\"\\ud83d\"", "\"\xEF\xBF\xBD\"");
     expect_style("\"\\ude00x\"", "\"\xEF\xBF\xBDx\"");
     expect_style("\"\\ud83d\\ud83d\\ude00\"", "\"\xEF\xBF\xBD😀\"");
@@ -158,7 +161,8 @@ TEST(compact_style_has_no_blanks)
     ds4_error err = { .message = "" };
     bytes out;
     bytes_init(&out, 1000);
-    REQUIRE_OK(json_tree_parse(&t, slice_of("{ \"a\" : [ 1.50 , {\"b\":null}, \"\\u00e9 \\/\" ] , \"c\":{} }"), &err), err);
+    REQUIRE_OK(json_tree_parse(&t, slice_of("{ \"a\" : [ 1.50 , {\"b\":null}, \"\\u00e9 \\/\" ] , \"c\":{} }"), &err),
+               err);
     json_tree_write_compact(&t, 1, &out);
     EXPECT_TEXT(out.data, "{\"a\":[1.50,{\"b\":null},\"é /\"],\"c\":{}}");
     json_tree_free(&t);
@@ -185,7 +189,8 @@ TEST(values_that_mean_the_same)
     EXPECT(equal("12345678901234567890", "12345678901234567000"));      /* what a double makes of it */
     EXPECT(equal("{}", "{}") && equal("[]", "[]") && equal("null", "null") && equal("-0", "0"));
     EXPECT(!equal("[1,2]", "[2,1]") && !equal("[1]", "[1,1]") && !equal("{}", "[]"));
-    EXPECT(!equal("{\"a\":1}", "{\"b\":1}") && !equal("{\"a\":1}", "{\"a\":2}") && !equal("{\"a\":1}", "{\"a\":1,\"b\":1}"));
+    EXPECT(!equal("{\"a\":1}", "{\"b\":1}") && !equal("{\"a\":1}", "{\"a\":2}") &&
+           !equal("{\"a\":1}", "{\"a\":1,\"b\":1}"));
     EXPECT(!equal("1", "\"1\"") && !equal("true", "false") && !equal("\"a\"", "\"A\""));
 }
 

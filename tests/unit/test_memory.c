@@ -30,7 +30,8 @@ TEST(a_group_allows_what_it_has_not_used_and_its_file_pages)
     EXPECT(memory_available_below(root) == 4096 * MIB);
     tree_put(root, "sys/fs/cgroup/a/b/memory.current", "3221225472\n");
     EXPECT(memory_available_below(root) == 1024 * MIB);
-    tree_put(root, "sys/fs/cgroup/a/b/memory.stat", "anon 1\nfile 1073741824\ninactive_file 536870912\nactive_file 536870912\n");
+    tree_put(root, "sys/fs/cgroup/a/b/memory.stat",
+             "anon 1\nfile 1073741824\ninactive_file 536870912\nactive_file 536870912\n");
     EXPECT(memory_available_below(root) == 2048 * MIB);
     tree_put(root, "sys/fs/cgroup/a/b/memory.high", "3221225472\n");
     EXPECT(memory_available_below(root) == 1024 * MIB);

@@ -65,7 +65,8 @@ TEST(a_common_prefix_never_ends_inside_a_mark_or_a_doubled_byte)
 {
     vocab *v = text_tiny_vocab();
     const int32_t ff = vocab_find(v, "\xFF", 1), user = vocab_special(v)->user, eos = vocab_special(v)->eos;
-    const int32_t lists[][3] = { { ff, ff, user }, { ff, ff, eos }, { ff, user, ff }, { ff, ff, ff }, { user, ff, ff }, { eos, ff, ff } };
+    const int32_t lists[][3] = { { ff, ff, user }, { ff, ff, eos }, { ff, user, ff }, { ff, ff, ff }, { user, ff, ff },
+                                 { eos, ff, ff } };
     static const size_t want[6][6] = {
         { 9, 4, 2, 4, 0, 0 }, { 4, 9, 2, 4, 0, 0 }, { 2, 2, 9, 2, 0, 0 }, { 4, 4, 2, 6, 0, 0 }, { 0, 0, 0, 0, 9, 0 }, { 0, 0, 0, 0, 0, 9 },
     };

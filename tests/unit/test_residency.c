@@ -102,7 +102,8 @@ static uint64_t nodes_of(const char *list)
 {
     char path[1024];
     const char *root = test_scratch("numa");
-    static const char *const folders[] = { "", "/sys", "/sys/devices", "/sys/devices/system", "/sys/devices/system/node" };
+    static const char *const folders[] = { "", "/sys", "/sys/devices", "/sys/devices/system",
+                                           "/sys/devices/system/node" };
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         snprintf(path, sizeof path, "%s%s", root, folders[i]);
         mkdir(path, 0777);

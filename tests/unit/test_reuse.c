@@ -44,7 +44,8 @@ static void take_turn(talk *t, sim *s, replay_memory *replay, int n_calls, size_
         sum->prompt += p.key.n;
         sum->kept += p.key.n - served.suffix;
         if (beyond > sum->worst) sum->worst = beyond;
-        if (beyond > 300) test_fail(__FILE__, __LINE__, "%s: %d tokens computed for %zu new bytes (%s)", t->h.name, served.suffix,
+        if (beyond > 300)
+            test_fail(__FILE__, __LINE__, "%s: %d tokens computed for %zu new bytes (%s)", t->h.name, served.suffix,
                                     fresh, reuse_method_name(served.match.method));
     }
     const answer_turn turn = talk_turn(t, n_calls);
@@ -100,7 +101,8 @@ TEST(twenty_turns_of_each_client_keep_what_was_computed)
             const score sum = talk_long(clients[i], test_seed() + i, with_replay, 22);
             const double share = (double)sum.kept / sum.prompt;
             if (share < 0.98)
-                test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share, sum.prompt);
+                test_fail(__FILE__, __LINE__, "%s: %.2f %% of %d tokens were kept", clients[i].name, 100 * share,
+                          sum.prompt);
         }
     }
 }
@@ -371,7 +373,8 @@ TEST(text_that_ends_inside_a_token_is_not_guessed_at)
     ds4_error err;
     p.t->all[1].m.text = slice_of("the file and the");
     talk_request(p.t, NULL, &prompt);
-    const size_t cut = prefix_key_find(prefix_key_bytes(&prompt.key), 0, vocab_special(p.s.v)->user) + PREFIX_KEY_MARK_BYTES;
+    const size_t cut = prefix_key_find(prefix_key_bytes(&prompt.key), 0,
+                                       vocab_special(p.s.v)->user) + PREFIX_KEY_MARK_BYTES;
     const int n = prefix_key_count(&prompt.key, cut);
     EXPECT_OK(reuse_slot_push(&p.s.slot, p.s.v, prompt.tokens.ids, n, &err), err);
     sim_mark(&p.s, false);
@@ -385,7 +388,8 @@ TEST(text_that_ends_inside_a_token_is_not_guessed_at)
 TEST(raw_prompts_continue_text_and_know_no_turns)
 {
     const vocab *v = sim_vocab();
-    static const char *const texts[] = { "once upon a time", "once upon a time there was", "once upon a", "once upon a timeless" };
+    static const char *const texts[] = { "once upon a time", "once upon a time there was", "once upon a",
+                                         "once upon a timeless" };
     static const reuse_method want[] = { REUSE_LIVE_TOKEN, REUSE_LIVE_TEXT, REUSE_COLD, REUSE_COLD };
     for (size_t i = 0; i < countof(texts); i++) {
         sim s;

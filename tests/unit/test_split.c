@@ -198,7 +198,8 @@ static void describe(const model *m, char *out, size_t cap)
 {
     size_t len = 0;
     out[0] = 0;
-    for (int i = 0; i < m->n && len + 12 < cap; i++) len += (size_t)snprintf(out + len, cap - len, " %04X", (unsigned)m->cp[i]);
+    for (int i = 0; i < m->n && len + 12 < cap; i++)
+        len += (size_t)snprintf(out + len, cap - len, " %04X", (unsigned)m->cp[i]);
 }
 
 /* Both ways on m->cp[0..n). */

@@ -279,7 +279,8 @@ TEST(a_layer_is_the_same_in_a_shorter_model)
     shape_default_ratios(&o.shape);
     gguf *three = synth_open(o, "three.gguf");
     REQUIRE(five && three);
-    const gguf_tensor *a = gguf_find_tensor(five, "blk.2.attn_kv.weight"), *b = gguf_find_tensor(three, "blk.2.attn_kv.weight");
+    const gguf_tensor *a = gguf_find_tensor(five, "blk.2.attn_kv.weight");
+    const gguf_tensor *b = gguf_find_tensor(three, "blk.2.attn_kv.weight");
     EXPECT(a->bytes == b->bytes && !memcmp(a->data, b->data, a->bytes));
     gguf_close(five);
     gguf_close(three);
@@ -417,10 +418,12 @@ TEST(inspect_tells_keys_classes_and_tensors)
     inspect_json(g, &text);
     json_object *root = json_tokener_parse(text.data), *value;
     REQUIRE(root != NULL);
-    EXPECT(json_object_object_get_ex(root, "tensors", &value) && (int)json_object_array_length(value) == gguf_n_tensors(g));
+    EXPECT(json_object_object_get_ex(root, "tensors", &value) &&
+           (int)json_object_array_length(value) == gguf_n_tensors(g));
     EXPECT(json_object_object_get_ex(root, "metadata", &value) &&
            json_object_object_get_ex(value, "deepseek4.expert_count", &value) && json_object_get_int(value) == 3);
-    EXPECT(json_object_object_get_ex(root, "bytes", &value) && (uint64_t)json_object_get_int64(value) == gguf_file_bytes(g));
+    EXPECT(json_object_object_get_ex(root, "bytes", &value) &&
+           (uint64_t)json_object_get_int64(value) == gguf_file_bytes(g));
     json_object_put(root);
     bytes_free(&text);
     gguf_close(g);
