@@ -145,6 +145,7 @@ void fake_queue_drain(fake_queue *q, int stream)
             break;
         }
     }
+    ptx_settled();
 }
 
 static void append(fake_queue *q, fake_job *j)

@@ -194,6 +194,7 @@ void begin(warp &w)
     w.groups.assign(1, { 0, ALL, false });
     w.at_barrier = false;
     w.waited = !starts_early(*w.b->p);
+    w.syncs = 0;
     w.copies.clear();
     memset(w.committed, 0, sizeof w.committed);
     w.local.assign(LANES * w.b->p->local_bytes, 0xff);
@@ -204,6 +205,7 @@ void run_block(room &r)
 {
     block &b = r.b;
     std::fill(b.shared.begin(), b.shared.end(), (uint8_t)0xff);     /* NaN, -1 */
+    b.seen.begin_epoch();
     for (warp &w : r.warps) begin(w);
     const unsigned n = (unsigned)r.warps.size();
     for (unsigned running = n; running;) {
@@ -220,6 +222,7 @@ void run_block(room &r)
             at_barrier += w.at_barrier;
         }
         if (!at_barrier || at_barrier < running) continue;
+        b.seen.begin_epoch();
         for (warp &w : r.warps) {
             if (w.groups.empty()) fail(r.warps[0], b.p->steps.back(), -1, "a warp that ended while others wait at bar.sync");
             w.at_barrier = false;
@@ -227,16 +230,23 @@ void run_block(room &r)
     }
 }
 
-}
-
-void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsigned dynamic, const void *args, lane_order order)
+room &own_room(void)
 {
     static thread_local std::unique_ptr<room> kept;
     if (!kept) {
         kept.reset(new room());
         kept->b.random = 1;
     }
-    room &r = *kept;
+    return *kept;
+}
+
+}
+
+void settle(void) { own_room().b.seen.settle(); }
+
+void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsigned dynamic, const void *args, lane_order order)
+{
+    room &r = own_room();
     block &b = r.b;
     b.p = &p;
     b.order = order;
@@ -247,6 +257,7 @@ void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsign
     if (p.static_bytes > MAX_STATIC || p.static_bytes + dynamic > MAX_SHARED)
         fail_at(*p.text, p.kernel->line, name + ": more shared memory than a card has");
     b.shared.resize(p.static_bytes + dynamic);
+    b.seen.begin_launch(p.static_bytes + dynamic);
 
     const unsigned warps = threads / LANES;
     const size_t slots = (size_t)p.registers * LANES;

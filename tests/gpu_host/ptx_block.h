@@ -7,6 +7,7 @@
 
 namespace ptx {
 
+void settle(void);
 void run_grid(const program &p, const unsigned grid[3], unsigned threads, unsigned dynamic, const void *args, lane_order order);
 
 }

@@ -44,7 +44,7 @@ void add_exchange(opcodes &o)
     o.add({ "bra.uni", "L", nothing, FLOW_BRANCH });
     o.add({ "ret", "", nothing, FLOW_END });
     o.add({ "bar.sync", "i", nothing, FLOW_BLOCK });
-    o.add({ "bar.warp.sync", "w", nothing, FLOW_WARP, 0 });
+    o.add({ "bar.warp.sync", "w", [](warp &w, const step &, uint32_t) { w.syncs++; }, FLOW_WARP, 0 });
     o.add({ "shfl.sync.up.b32", "W|Pwwww", shuffle<UP>, FLOW_WARP, 5 });
     o.add({ "shfl.sync.down.b32", "W|Pwwww", shuffle<DOWN>, FLOW_WARP, 5 });
     o.add({ "shfl.sync.bfly.b32", "W|Pwwww", shuffle<BUTTERFLY>, FLOW_WARP, 5 });

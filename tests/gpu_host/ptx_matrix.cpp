@@ -103,7 +103,7 @@ template <bool turned> void load_matrices(warp &w, const step &s, uint32_t)
     uint16_t x[4][8][8];
     const slot *base = w.at(s.reg[4]);
     for (int lane = 0; lane < LANES; lane++)
-        memcpy(x[lane / 8][lane % 8], locate(w, s, lane, SPACE_SHARED, (uint32_t)base[lane] + (uint64_t)s.number, 16), 16);
+        memcpy(x[lane / 8][lane % 8], to_read(w, s, lane, SPACE_SHARED, (uint32_t)base[lane] + (uint64_t)s.number, 16), 16);
     for (int m = 0; m < 4; m++)
         for (int lane = 0; lane < LANES; lane++) {
             const int r = lane / 4, c = 2 * (lane % 4);

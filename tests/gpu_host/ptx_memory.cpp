@@ -6,6 +6,8 @@
 
 namespace ptx {
 
+enum { LATELY = 8 };        /* so many kernels of a stream may be under way together */
+
 uint8_t *locate(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes)
 {
     if (address % bytes) fail(w, s, lane, "address %llx is not aligned to %llu", (unsigned long long)address, (unsigned long long)bytes);
@@ -18,6 +20,29 @@ uint8_t *locate(warp &w, const step &s, int lane, space where, uint64_t address,
         fail(w, s, lane, "address %llx is none of this space", (unsigned long long)address);
     if (where != SPACE_GLOBAL) return memory + (address - base);
     return reinterpret_cast<uint8_t *>(address - base);
+}
+
+const uint8_t *to_read(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes)
+{
+    const uint8_t *p = locate(w, s, lane, where, address, bytes);
+    watch &seen = w.b->seen;
+    if (where == SPACE_SHARED && seen.read_meets(address - SHARED_BASE, bytes, w.first + (unsigned)lane, w.syncs))
+        fail(w, s, lane, "it reads what another thread writes, and no barrier is between");
+    if (where == SPACE_GLOBAL && !w.waited && seen.written_lately(address, bytes, LATELY))
+        fail(w, s, lane, "it reads what a kernel before it wrote, ahead of griddepcontrol.wait");
+    if (where == SPACE_GLOBAL && s.op->constant && seen.written_lately(address, bytes, 1))
+        fail(w, s, lane, "it reads what this launch wrote as if that could not change");
+    return p;
+}
+
+void write(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes, const void *from)
+{
+    uint8_t *p = locate(w, s, lane, where, address, bytes);
+    if (where == SPACE_SHARED && w.b->seen.write_meets(address - SHARED_BASE, bytes, w.first + (unsigned)lane, w.syncs,
+                                                       memcmp(p, from, bytes) == 0))
+        fail(w, s, lane, "it writes what another thread reads or writes, and no barrier is between");
+    if (where == SPACE_GLOBAL) w.b->seen.note_global(address, bytes);
+    memcpy(p, from, bytes);
 }
 
 namespace {
@@ -33,7 +58,7 @@ template <space where, class T> void load(warp &w, const step &s, uint32_t lanes
     const int n = s.op->count;
     const slot *base = w.at(s.reg[n]);
     each_lane(lanes, [&](int l) {
-        const uint8_t *p = locate(w, s, l, where, address_of<where>(base, l, s), sizeof(T) * (uint64_t)n);
+        const uint8_t *p = to_read(w, s, l, where, address_of<where>(base, l, s), sizeof(T) * (uint64_t)n);
         T v[4];
         memcpy(v, p, sizeof(T) * (size_t)n);
         for (int i = 0; i < n; i++) w.at(s.reg[i])[l] = (slot)(int64_t)v[i];
@@ -47,7 +72,7 @@ template <space where, class T> void store(warp &w, const step &s, uint32_t lane
     each_lane(lanes, [&](int l) {
         T v[4];
         for (int i = 0; i < n; i++) v[i] = (T)w.at(s.reg[1 + i])[l];
-        memcpy(locate(w, s, l, where, address_of<where>(base, l, s), sizeof(T) * (uint64_t)n), v, sizeof(T) * (size_t)n);
+        write(w, s, l, where, address_of<where>(base, l, s), sizeof(T) * (uint64_t)n, v);
     });
 }
 void add_shared(warp &w, const step &s, uint32_t lanes)
@@ -98,14 +123,11 @@ template <int bytes> void copy_later(warp &w, const step &s, uint32_t lanes)
     const slot *to = w.at(s.reg[0]), *from = w.at(s.reg[1]);
     if (s.number != bytes) fail(w, s, -1, "a copy of %lld bytes", (long long)s.number);
     each_lane(lanes, [&](int l) {
-        uint8_t *d = locate(w, s, l, SPACE_SHARED, (uint32_t)to[l], bytes);
-        const uint8_t *a = locate(w, s, l, SPACE_GLOBAL, from[l], bytes);
-        if (w.b->order == LANES_BACKWARD || (w.b->order == LANES_SHUFFLED && w.b->random_below(2))) {
-            memcpy(d, a, bytes);
-        } else {
-            memset(d, 0xff, bytes);
-            w.copies.push_back({ (uint32_t)l, d, a, (uint32_t)bytes, w.committed[l] });
-        }
+        static const uint64_t garbage[2] = { UINT64_MAX, UINT64_MAX };
+        const uint8_t *a = to_read(w, s, l, SPACE_GLOBAL, from[l], bytes);
+        const bool late = w.b->order == LANES_FORWARD || (w.b->order == LANES_SHUFFLED && w.b->random_below(2));
+        write(w, s, l, SPACE_SHARED, (uint32_t)to[l], bytes, late ? (const void *)garbage : a);
+        if (late) w.copies.push_back({ (uint32_t)l, (uint32_t)to[l], a, (uint32_t)bytes, w.committed[l] });
     });
 }
 void commit(warp &w, const step &, uint32_t lanes)
@@ -116,7 +138,7 @@ void wait_groups(warp &w, const step &s, uint32_t lanes)
 {
     size_t left = 0;
     for (const copy &c : w.copies) {
-        if (lanes >> c.lane & 1 && c.group + (uint64_t)s.number < w.committed[c.lane]) memcpy(c.to, c.from, c.bytes);
+        if (lanes >> c.lane & 1 && c.group + (uint64_t)s.number < w.committed[c.lane]) write(w, s, (int)c.lane, SPACE_SHARED, c.to, c.bytes, c.from);
         else w.copies[left++] = c;
     }
     w.copies.resize(left);
@@ -151,7 +173,8 @@ bool memory_opcode(const std::string &name, opcode &out)
         if (i < part.size() && part[i] == s.name) out.where = s.where, told = true;
     out.generic = !told;
     i += told;
-    if (loads && i < part.size() && part[i] == "nc" && out.where == SPACE_GLOBAL) i++;
+    out.constant = loads && i < part.size() && part[i] == "nc" && out.where == SPACE_GLOBAL;
+    i += out.constant;
     if (i < part.size() && part[i] == "L1::no_allocate") i++;
     if (i < part.size() && part[i] == "L2::256B") i++;
     if (i < part.size() && (part[i] == "v2" || part[i] == "v4")) out.count = part[i++][1] - '0';

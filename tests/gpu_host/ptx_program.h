@@ -48,6 +48,7 @@ struct opcode {
     int         mask = -1;              /* the operand that names the lanes of a FLOW_WARP; -1: all lanes */
     space       where = SPACE_GLOBAL;
     bool        generic = false;        /* where is not told in the text */
+    bool        constant = false;       /* a load of what does not change while the kernel runs */
     int         count = 1;              /* numbers that a load or store moves */
 };
 

@@ -100,6 +100,8 @@ void ptx_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned b
     run(path, kernel->name, grid, block, shared, args, kernel->args_bytes, order);
 }
 
+void ptx_settled(void) { ptx::settle(); }
+
 void ptx_run_file(const char *path, const char *kernel, const unsigned grid[3], unsigned block, unsigned shared,
                   const void *args, size_t args_bytes, lane_order order)
 {

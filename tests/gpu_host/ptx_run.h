@@ -21,7 +21,10 @@ extern "C" {
 void ptx_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
              const void *args, lane_order order);
 
-/* The same of one kernel of one file. */
+/* Somebody has waited: the launches so far are over, and no later one starts beside them. */
+void ptx_settled(void);
+
+/* ptx_run of one kernel of one file. */
 void ptx_run_file(const char *path, const char *kernel, const unsigned grid[3], unsigned block, unsigned shared,
                   const void *args, size_t args_bytes, lane_order order);
 

@@ -6,11 +6,12 @@
 
 #include "lane_runner.h"
 #include "ptx_program.h"
+#include "ptx_watch.h"
 
 namespace ptx {
 
 /* A copy that is under way; `group` counts its lane's commits before it. */
-struct copy { uint32_t lane; uint8_t *to; const uint8_t *from; uint32_t bytes, group; };
+struct copy { uint32_t lane, to; const uint8_t *from; uint32_t bytes, group; };
 
 /* Lanes that are at one step. */
 struct group { uint32_t pc, lanes; bool waiting; };
@@ -22,6 +23,7 @@ struct block {
     unsigned       place[3];
     const uint8_t *param;
     std::vector<uint8_t> shared;
+    watch          seen;
 
     /* 0 .. n-1 */
     unsigned random_below(unsigned n)
@@ -38,6 +40,7 @@ struct warp {
     std::vector<group> groups;
     bool      at_barrier;
     bool      waited;                       /* for the kernel before this one */
+    unsigned  syncs;                        /* bar.warp.sync so far           */
     std::vector<uint8_t> local;             /* of all lanes, one behind the other */
     std::vector<copy>    copies;
     uint32_t  committed[LANES];
@@ -62,6 +65,9 @@ struct warp {
 
 /* Where the bytes at an address are; ends the process where a card would fault. */
 uint8_t *locate(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes);
+/* The same to read them, or to write these; ends the process where that races (ptx_watch.h). */
+const uint8_t *to_read(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes);
+void write(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes, const void *from);
 
 template <class T> static inline T get(slot v)
 {

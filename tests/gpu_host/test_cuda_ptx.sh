@@ -73,6 +73,8 @@ agree test_cuda_record
 wrong prefill.ptx 's/(mma.*s32 \{[^}]*\}, \{)(%r[0-9]+),(%r[0-9]+),/\1\3,\2,/' test_cuda_prefill every_order
 wrong attention_units.ptx 's/(ldmatrix.*\[%r[0-9]+)\]/\1+16]/' test_cuda_attention heads_of_512
 wrong rows.ptx 's/bar.sync.*;//' test_cuda_rows rms_norm_agrees
+wrong experts.ptx 's/bar.warp.sync.*;//' test_cuda_experts pairs_are_grouped
+wrong rows.ptx 's/griddepcontrol.wait;//' test_cuda_rows rms_norm_agrees
 wrong prefill.ptx 's/cp.async.wait_group 0/cp.async.wait_group 7/' test_cuda_prefill every_order
 wrong kv.ptx 's/(kv_write_param_0\+)8\]/\116]/' test_cuda_kv stored_rows
 wrong matmul_q8.ptx 's/add.f32/sub.f32/' test_cuda_matmul groups_with

@@ -14,6 +14,8 @@ typedef struct { uint64_t in, out; } ptx_args;
 
 static uint64_t device(const void *p) { return (uint64_t)(uintptr_t)p | LANE_ADDRESS; }
 
+static const char *target = "sm_80";
+
 /* A kernel t(in, out) of `body`: registers of every kind, %in and %out; %t is the thread's number. */
 static const char *kernel_file(const char *body)
 {
@@ -22,7 +24,7 @@ static const char *kernel_file(const char *body)
     snprintf(name, sizeof name, "body%d.ptx", n++);
     const char *path = test_scratch(name);
     FILE *f = fopen(path, "w");
-    fprintf(f, "//\n.version 9.0\n.target sm_80\n.address_size 64\n"
+    fprintf(f, "//\n.version 9.0\n.target %s\n.address_size 64\n"
                ".extern .shared .align 16 .b8 dynamic[];\n"
                ".global .align 4 .u16 table[3] = {1, 2, 65535};\n"
                ".visible .entry t(\n\t.param .align 8 .b8 t_param_0[16]\n)\n.maxntid 64, 1, 1\n{\n"
@@ -30,7 +32,7 @@ static const char *kernel_file(const char *body)
                "\t.reg .b32 %%t;\n\t.reg .b64 %%in;\n\t.reg .b64 %%out;\n"
                "\t.shared .align 16 .b8 room[4096];\n\t.local .align 8 .b8 own[16];\n"
                "\tld.param.u64 %%in, [t_param_0];\n\tld.param.u64 %%out, [t_param_0+8];\n\tmov.u32 %%t, %%tid.x;\n"
-               "%s\n\tret;\n}\n", body);
+               "%s\n\tret;\n}\n", target, body);
     fclose(f);
     return path;
 }
@@ -319,29 +321,20 @@ TEST(lanes_that_go_different_ways_meet_again_at_a_barrier)
     }
 }
 
-TEST(a_missing_barrier_between_diverged_lanes_shows)
-{
-    /* Odd lanes write, even ones read what their neighbours wrote, each behind a branch of its own. */
-    static uint32_t out[64];
-    const char *path = kernel_file(
-        "and.b32 %w1, %t, 1;\nsetp.eq.s32 %p1, %w1, 1;\nmov.u32 %w4, room;\nshl.b32 %w5, %t, 2;\nadd.s32 %w6, %w4, %w5;\n"
-        "mov.u32 %w7, 9;\n@%p1 bra write;\nld.shared.u32 %w7, [%w6+4];\nbra.uni done;\nwrite:\nst.shared.u32 [%w6], 9;\n"
-        "done:\nmul.wide.u32 %x1, %t, 4;\nadd.s64 %x2, %out, %x1;\nst.global.u32 [%x2], %w7;");
-    int wrong = 0;
-    for (int o = 0; o < 3; o++) {
-        run(path, 32, 0, out, out, orders[o]);
-        for (int t = 0; t < 32; t++) wrong += out[t] != 9;
-    }
-    EXPECT(wrong >= 16);
-}
-
 /* ---- what must end --------------------------------------------------------------------------------------- */
 
 static void try_body(void *body)
 {
     static uint32_t in[64] __attribute__((aligned(16))), out[64];
-    run(kernel_file(body), 32, 0, in, out, LANES_FORWARD);
+    run(kernel_file(body), 64, 0, in, out, LANES_FORWARD);
 }
+static void try_all(const char *const *bodies, int n, bool bad)
+{
+    for (int i = 0; i < n; i++)
+        if (ends(try_body, (void *)(uintptr_t)bodies[i]) != bad)
+            test_fail(__FILE__, __LINE__, "%s ends at: %s", bad ? "nothing" : "something", bodies[i]);
+}
+#define TRY_ALL(bodies, bad) try_all(bodies, (int)(sizeof bodies / sizeof bodies[0]), bad)
 
 TEST(what_a_card_would_not_do_ends_with_a_sentence)
 {
@@ -358,9 +351,64 @@ TEST(what_a_card_would_not_do_ends_with_a_sentence)
         "setp.eq.s32 %p1, %t, 3;\n@%p1 ret;\nbar.sync 0;\nmma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%w0,%w1,%w2,%w3}, {%w4,%w5}, {%w6}, {%w0,%w1,%w2,%w3};",
         "bar.warp.sync 1;",
     };
-    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
-        if (!ends(try_body, (void *)(uintptr_t)bodies[i])) test_fail(__FILE__, __LINE__, "nothing ends at: %s", bodies[i]);
-    EXPECT(!ends(try_body, "bar.sync 0;"));
+    TRY_ALL(bodies, true);
+}
+
+/* Each thread writes its word of `room` and reads a neighbour's. */
+#define OWN "mov.u32 %w4, room;\nshl.b32 %w5, %t, 2;\nadd.s32 %w6, %w4, %w5;\n"
+#define PARTNER(n) "xor.b32 %w5, %w5, " #n ";\nadd.s32 %w7, %w4, %w5;\n"
+
+TEST(threads_that_meet_in_shared_memory_without_a_barrier_end)
+{
+    static const char *const races[] = {
+        OWN PARTNER(4) "st.shared.u32 [%w6], 1;\nld.shared.u32 %w0, [%w7];",               /* a lane and its neighbour */
+        OWN PARTNER(4) "ld.shared.u32 %w0, [%w7];\nst.shared.u32 [%w6], 1;",
+        OWN PARTNER(4) "st.shared.u32 [%w6], 1;\nshfl.sync.bfly.b32 %w0|%p1, %t, 1, 31, -1;\nld.shared.u32 %w0, [%w7];",
+        OWN PARTNER(128) "st.shared.u32 [%w6], 1;\nbar.warp.sync -1;\nld.shared.u32 %w0, [%w7];",     /* two warps */
+        OWN PARTNER(128) "ld.shared.u32 %w0, [%w7];\nbar.warp.sync -1;\nst.shared.u32 [%w6], 1;",
+        "mov.u32 %w4, room;\nst.shared.u32 [%w4], %t;",
+        OWN "mov.u32 %w1, 0;\nld.shared.u32 %w0, [%w4];\nbar.warp.sync -1;\nsetp.ne.s32 %p1, %t, 40;\n@%p1 bra no;\nst.shared.u32 [%w4], 1;\nno:",
+        /* what a copy brings is not the neighbour's to read when its own thread has waited */
+        OWN "and.b32 %w1, %t, 1;\nsetp.eq.s32 %p1, %w1, 1;\nshl.b32 %w2, %t, 4;\nadd.s32 %w3, %w4, %w2;\n"
+        "cp.async.cg.shared.global [%w3], [%in], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\n"
+        "xor.b32 %w2, %w2, 16;\nadd.s32 %w3, %w4, %w2;\nld.shared.u32 %w0, [%w3];",
+    };
+    static const char *const orderly[] = {
+        OWN PARTNER(4) "st.shared.u32 [%w6], 1;\nbar.warp.sync -1;\nld.shared.u32 %w0, [%w7];\nbar.warp.sync -1;\nst.shared.u32 [%w6], 2;",
+        OWN PARTNER(128) "st.shared.u32 [%w6], 1;\nbar.sync 0;\nld.shared.u32 %w0, [%w7];\nbar.sync 0;\nst.shared.u32 [%w6], 2;",
+        OWN "ld.shared.u32 %w0, [%w4];\nbar.sync 0;\nst.shared.u32 [%w4], 7;\nld.shared.u32 %w0, [%w6+1024];",
+        "mov.u32 %w4, room;\natom.shared.add.u32 %w0, [%w4], 1;",
+    };
+    TRY_ALL(races, true);
+    TRY_ALL(orderly, false);
+}
+
+static const uint32_t *early_read_from;
+static void early_read(void *ctx)
+{
+    static uint32_t out[64];
+    (void)ctx;
+    run(kernel_file("ld.global.nc.u32 %w0, [%in];\ngriddepcontrol.wait;"), 32, 0, early_read_from, out, LANES_FORWARD);
+}
+
+TEST(what_a_kernel_ahead_may_still_write_is_not_read_before_the_wait)
+{
+    static uint32_t room[2][64];
+    target = "sm_90a";
+    static const char *const bad[] = { "st.global.u32 [%out], 1;\ngriddepcontrol.wait;", "mov.u32 %w0, 1;",
+        "griddepcontrol.wait;\nst.global.u32 [%out], 1;\nld.global.nc.u32 %w0, [%out];" };
+    static const char *const good[] = { "ld.global.nc.u32 %w0, [%in];\ngriddepcontrol.wait;\nst.global.u32 [%out], 1;",
+        "griddepcontrol.wait;\nst.global.u32 [%out], 1;\nld.global.u32 %w0, [%out];" };
+    TRY_ALL(bad, true);
+    TRY_ALL(good, false);
+
+    /* The second launch reads what the first one wrote: with somebody's wait between them it may. */
+    run(kernel_file("griddepcontrol.wait;\nst.global.u32 [%out], 1;"), 32, 0, room[0], room[1], LANES_FORWARD);
+    early_read_from = room[1];
+    EXPECT(ends(early_read, NULL));
+    ptx_settled();
+    EXPECT(!ends(early_read, NULL));
+    target = "sm_80";
 }
 
 TEST(every_kernel_of_the_given_files_is_understood)
