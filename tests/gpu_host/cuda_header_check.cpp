@@ -96,11 +96,13 @@ SAME(CU_LAUNCH_SERIAL_EARLY, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATI
     static_assert(offsetof(ours, member) == offsetof(theirs::type, theirs_member) + 4 * (MISTAKE == 2) && \
                   sizeof(ours::member) % sizeof(theirs::type::theirs_member) == 0, #ours "." #member " lies elsewhere")
 
-static_assert(sizeof(cu_launch_attribute) == sizeof(theirs::CUlaunchAttribute), "attributes of a launch");
+static_assert(sizeof(cu_launch_attribute) == sizeof(theirs::CUlaunchAttribute) &&
+              alignof(cu_launch_attribute) == alignof(theirs::CUlaunchAttribute), "attributes of a launch");
 PLACE(cu_launch_attribute, id, CUlaunchAttribute, id);
 PLACE(cu_launch_attribute, value, CUlaunchAttribute, value);
 PLACE(cu_launch_attribute, value.allowed, CUlaunchAttribute, value.programmaticStreamSerializationAllowed);
-static_assert(sizeof(cu_launch_config) == sizeof(theirs::CUlaunchConfig), "a launch");
+static_assert(sizeof(cu_launch_config) == sizeof(theirs::CUlaunchConfig) &&
+              alignof(cu_launch_config) == alignof(theirs::CUlaunchConfig), "a launch");
 PLACE(cu_launch_config, grid, CUlaunchConfig, gridDimX);
 PLACE(cu_launch_config, grid[1], CUlaunchConfig, gridDimY);
 PLACE(cu_launch_config, grid[2], CUlaunchConfig, gridDimZ);

@@ -42,7 +42,7 @@ enum { CU_LAUNCH_SERIAL_EARLY = 6 };            /* programmatic stream serialisa
 
 typedef struct {
     int     id, pad;
-    union { int allowed; char room[64]; } value;
+    union { int allowed; char room[64]; uint64_t aligned; } value;
 } cu_launch_attribute;
 
 typedef struct {
