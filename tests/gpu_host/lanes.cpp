@@ -426,10 +426,28 @@ UNSEEN static void run_block(runner *r)
     TAKE(&r->ended);
 }
 
+/* A thread that ran lanes ends: a server's has its own. */
+struct thread_end {
+    bool wanted = false;
+    ~thread_end()
+    {
+        if (!R) return;
+        for (unsigned i = 0; i < R->n_idle; i++) {
+            const uintptr_t end = (reinterpret_cast<uintptr_t>(R->idle[i]) + PAGE - 1) / PAGE * PAGE;
+            munmap(reinterpret_cast<void *>(end - STACK_BYTES), STACK_BYTES);
+        }
+        free(R->shared);
+        delete R;
+        R = nullptr;
+    }
+};
+static thread_local thread_end at_end;
+
 void lane_run(const lane_kernel_entry *kernel, const unsigned grid[3], unsigned block, unsigned shared,
               const void *args, lane_order order)
 {
     if (!R) {
+        at_end.wanted = true;                       /* one that nobody mentions is never made */
         R = new runner();
         R->shared = static_cast<uint8_t *>(aligned_alloc(256, MAX_SHARED));
         R->random = 1;
