@@ -313,7 +313,7 @@ $(FUZZERS): $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(LIB)
 $(B)/tests/%.o: EXTRA_CFLAGS += -Itests
 
 tests: $(TESTS) $(REPLAYS) $(PROGRAMS:%=$(B)/bin/%) $(FAR) $(patsubst %,$(B)/bin/%,ds4-server-scripted bench-compare bench-ds4) \
-       $(if $(filter release,$(VARIANT)),$(MOCKED))
+       $(if $(filter release asan,$(VARIANT)),$(MOCKED))
 test:
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory programs tests
