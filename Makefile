@@ -164,7 +164,7 @@ $(filter $(B)/tests/golden/%,$(TESTS)): $(B)/tests/golden/golden.o
 $(filter $(B)/tests/unit/test_twin,$(TESTS)): $(B)/bench/peers/twin.o
 
 # These run the server's code over an engine without a model, which stands before the library's.
-FAKED := $(filter $(patsubst %,$(B)/tests/server/test_%,scheduler serve replay20),$(TESTS))
+FAKED := $(filter $(patsubst %,$(B)/tests/server/test_%,scheduler% serve% replay20),$(TESTS))
 $(FAKED): $(B)/tests/server/fake_engine.o
 $(B)/bin/ds4-server-scripted: $(B)/app/serve.o $(SERVE_OBJ) $(APP_OBJ) $(B)/tests/server/fake_engine.o $(LIB)
 	$(call link,$(NET_LIBS))
