@@ -36,7 +36,7 @@ TEST(prompt_and_answer_are_the_cpus)
     }
 }
 
-TEST(the_bundled_model_answers_as_on_the_cpu) { answer_as_the_cpu(4, 0.1); }
+TEST(sixty_four_tokens_of_the_bundled_model_are_the_cpus) { answer_as_the_cpu(64, 0.1); }
 
 /* Without activations that may be rounded to the other side of a tie. */
 TEST(with_float_activations_it_does_so_to_the_fifth_digit)

@@ -198,7 +198,3 @@ TEST(recordings_and_experts_in_host_memory_change_no_bit)
     }
     free(want);
 }
-
-/* ---- the bundled model ------------------------------------------------------------------------------ */
-
-TEST(sixty_four_tokens_of_the_bundled_model_are_the_cpus) { answer_as_the_cpu(64, INFINITY); }
