@@ -54,6 +54,9 @@ bool  api_choose_tool(api_reader *rd, const api_value *at, slice name);     /* A
 /* Only these may be called; from a choice that lists them. Names stand in `names`. */
 bool  api_allow_tools(api_reader *rd, const api_value *at, const slice *names, int n);
 
+/* The collected tools become the request's; 400 where two have one name, or a call is required and there are none. */
+bool  api_settle_tools(api_reader *rd);
+
 /* ---- thinking (prompt.md 6) ----------------------------------------------------------------- */
 
 typedef struct {
