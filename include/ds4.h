@@ -288,7 +288,8 @@ typedef struct {
     ds4_token token;
     float     logprob;
 } ds4_logprob;
-int        ds4_sampler_logprobs(ds4_sampler *s, const float *logits, ds4_token chosen, float *self, ds4_logprob *top, int n);
+int        ds4_sampler_logprobs(ds4_sampler *s, const float *logits, ds4_token chosen, float *self, ds4_logprob *top,
+                                int n);
 /* Tells the sampler that a token entered the timeline (for penalties). */
 void       ds4_sampler_accept(ds4_sampler *s, ds4_token t);
 

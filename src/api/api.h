@@ -63,7 +63,7 @@ typedef struct {
 bool api_refuse(api_error *e, int status, const char *type, const char *code, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 
-/* The situations of server.md 2, so that all callers use the same words. */
+/* Situations that several callers meet, so that all use the same words (docs/api.md, Errors). */
 bool api_refuse_too_long(api_error *e, api_dialect d, int n_prompt, int n_ctx);
 bool api_refuse_queue_full(api_error *e, api_dialect d, int retry_s);
 bool api_refuse_unavailable(api_error *e, bool loading);
@@ -122,7 +122,7 @@ typedef struct api_request {
     bool         one_call;
     bool         legacy_functions;      /* chat: answer with function_call                       */
     int          think_budget;          /* 0: none                                               */
-    bool         side;                  /* a title, a summary, a probe: kvcache.md 7.3, as far as the body tells */
+    bool         side;                  /* a title, a summary, a probe (docs/scheduler.md), as far as the body tells */
 
     const slice *hints;                 /* session hints in the body                             */
     int          n_hints;
@@ -157,7 +157,7 @@ bool api_detokenize(slice body, const api_config *c, bytes *out, api_error *e);
 void api_models_body(const api_config *c, bytes *out);
 bool api_model_body(const api_config *c, slice id, bytes *out, api_error *e);
 
-/* Stored responses (server.md 5.4), NULL store: 404 as the specification says. */
+/* Stored responses (docs/api.md); without a store they are 404. */
 bool api_stored_response(const api_config *c, slice method, slice id, slice rest, bytes *out, api_error *e);
 
 /* ---- answers ------------------------------------------------------------------------------- */

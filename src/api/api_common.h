@@ -57,13 +57,13 @@ bool  api_allow_tools(api_reader *rd, const api_value *at, const slice *names, i
 /* The collected tools become the request's; 400 where two have one name, or a call is required and there are none. */
 bool  api_settle_tools(api_reader *rd);
 
-/* ---- thinking (prompt.md 6) ----------------------------------------------------------------- */
+/* ---- thinking ------------------------------------------------------------------------------- */
 
 typedef struct {
-    enum { THINK_UNSAID, THINK_YES, THINK_NO } think;   /* rule 1, explicitly                      */
-    bool        effort_none;                            /* rule 2: none, off                       */
-    chat_effort effort;                                 /* rule 2                                  */
-    bool        structured;                             /* rule 4                                  */
+    enum { THINK_UNSAID, THINK_YES, THINK_NO } think;   /* said in so many words: decides       */
+    bool        effort_none;                            /* an effort of "none" or "off": no     */
+    chat_effort effort;                                 /* how much, where it does              */
+    bool        structured;                             /* for a program: no, if nobody says so */
 } api_wish;
 
 /* An effort level into the wish; null and absent leave it. */

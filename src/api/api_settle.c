@@ -15,7 +15,7 @@ static bool is_served(const api_config *c, slice name)
     return false;
 }
 
-/* What a model's name asks for: rule 3 of prompt.md 6. */
+/* What a model's name asks for. */
 typedef enum { NAME_UNKNOWN, NAME_PLAIN, NAME_THINK, NAME_NO_THINKING, NAME_MAX } name_kind;
 
 static name_kind kind_of_name(const api_config *c, slice name)
@@ -93,7 +93,7 @@ bool api_thinking(api_reader *rd, const api_value *v, api_wish *w)
     return true;
 }
 
-/* Rules 1 to 5 of prompt.md 6: the first that says something decides the mode. */
+/* The first that says something decides the mode. */
 static bool thinks(const api_config *c, const api_wish *w, name_kind name)
 {
     if (w->think != THINK_UNSAID) return w->think == THINK_YES;

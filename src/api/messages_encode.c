@@ -1,4 +1,4 @@
-/* The Messages dialect, outwards [server.md 6]: content blocks one after another, each opened, filled and closed. */
+/* The Messages dialect, outwards: content blocks one after another, each opened, filled and closed. */
 #include <stdlib.h>
 
 #include "api/api_common.h"

@@ -1,4 +1,4 @@
-/* The Messages dialect, inwards [server.md 6, prompt.md 2]. */
+/* The Messages dialect, inwards (docs/api.md). */
 #include "api/api_common.h"
 #include "api/seal.h"
 #include "api/turns.h"
@@ -123,7 +123,7 @@ static bool read_message(api_reader *rd, const api_value *m, turn_list *turns)
 /* ---- system ------------------------------------------------------------------------------- */
 
 /* A client's first block with the version and a value that changes from request to request; in the prompt it would
- * cost all reuse [kvcache.md 8]. */
+ * cost all reuse (docs/reuse.md). */
 static bool is_billing_line(slice text)
 {
     static const char begin[] = "x-anthropic-billing-header:";

@@ -1,4 +1,4 @@
-/* The Responses dialect, outwards [server.md 5.1, 5.2]: items one after another. Clients rebuild the answer
+/* The Responses dialect, outwards: items one after another. Clients rebuild the answer
  * from deltas or from done items, so each item is announced, filled, told again whole and closed, and
  * the numbers of the events have no gaps. */
 #include "api/responses_encode.h"

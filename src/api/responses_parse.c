@@ -1,4 +1,4 @@
-/* The Responses dialect, inwards [server.md 5.3, prompt.md 2]. */
+/* The Responses dialect, inwards (docs/api.md). */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
  *
  * Owns at most max_responses answers and max_bytes of them; the oldest go first. An answer is three JSON
  * texts: the response object, the items that led to it (all of them, also those of earlier responses),
- * and the items that its own request brought. In memory only [server.md 5.4]. Any thread: one lock. */
+ * and the items that its own request brought. In memory only. Any thread: one lock. */
 #ifndef API_RESPONSES_STORE_H
 #define API_RESPONSES_STORE_H
 

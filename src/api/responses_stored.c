@@ -1,4 +1,4 @@
-/* Answers that are kept, looked at and deleted by id [server.md 5.4]. */
+/* Answers that are kept, looked at and deleted by id (docs/api.md). */
 #include <stdio.h>
 
 #include "api/api_common.h"

@@ -1,6 +1,6 @@
 /* scrub: rewrites volatile spans of system text, so that a prompt begins with the same bytes every day.
  *
- * --scrub REGEX=TEXT [kvcache.md 8]: what a POSIX extended expression matches becomes TEXT. An expression
+ * --scrub REGEX=TEXT (docs/server.md): what a POSIX extended expression matches becomes TEXT. An expression
  * sees one line at a time, acts at most 16 times in it, and leaves lines above 64 KiB alone, so hostile
  * text costs little more than its length. Immutable once open: any thread. */
 #ifndef API_SCRUB_H

@@ -1,6 +1,6 @@
 /* seal: reasoning that a client carries for the server, and knows it by.
  *
- * Two forms, both base64 and both under keys derived from one state key [server.md 5.1, 6]:
+ * Two forms, both base64 and both under keys derived from one state key:
  *
  *   sealed     "ds4:v1:" | key id, 8 bytes | nonce, 12 bytes | AES-256-GCM of the reasoning | tag, 16 bytes
  *   signature  "ds4" | HMAC-SHA256 of the reasoning, 32 bytes

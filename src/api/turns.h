@@ -1,6 +1,6 @@
 /* turns: the message list of a request, from dialects that cut an assistant's turn into pieces.
  *
- * Reasoning, text and calls that follow each other become one assistant message [prompt.md 2]; any
+ * Reasoning, text and calls that follow each other become one assistant message; any
  * other message ends it. Lives in the request's memory. */
 #ifndef API_TURNS_H
 #define API_TURNS_H

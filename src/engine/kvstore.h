@@ -3,7 +3,7 @@
  * A folder of checkpoints (docs/formats.md 2), named by the SHA-1 of their text; several processes
  * may share it. Owns an index in memory, the budget, and one saving thread. A damaged, foreign or vanished
  * file is a miss, never an error; killing the process at any moment loses nothing but what was being
- * written [kvcache.md 4]. Files of another model or rounding are never found: what made the rows
+ * written. Files of another model or rounding are never found: what made the rows
  * is part of the folder's structure (docs/formats.md).
  *
  * Engine thread, except kvstore_counts and kvstore_read_tool_maps (any thread). Log lines also come from the
@@ -26,7 +26,7 @@ typedef enum {
     KV_SAVE_AGENT_SESSION
 } kv_save_reason;
 
-/* When to save [kvcache.md 4.3]; the scheduler asks. */
+/* When to save (docs/scheduler.md, Checkpoints); the scheduler asks. */
 typedef struct {
     int min_tokens, cold_max_tokens, continued_interval_tokens, boundary_trim_tokens, boundary_align_tokens, turn_tokens;
 } kv_save_policy;
@@ -35,7 +35,7 @@ int  kv_continued_interval(const kv_save_policy *p);    /* rounded up to the ali
 /* The anchor of a cold prompt of n tokens, 0: none. last_user: token index of the last USER token before the first
  * ASSISTANT token, -1: none. */
 int  kv_cold_anchor(const kv_save_policy *p, int n, int last_user);
-/* What a file is worth keeping for [kvcache.md 4.4]; the lowest goes first. growing_bytes: of its size, what more
+/* What a file is worth keeping for; the lowest goes first. growing_bytes: of its size, what more
  * tokens make more. */
 double kv_score(kv_save_reason reason, uint32_t hits, uint64_t age_seconds, int tokens, uint64_t growing_bytes);
 

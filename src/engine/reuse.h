@@ -1,7 +1,7 @@
 /* reuse: how much of a prompt a session already holds, and which session takes it.
  *
  * What the model sampled and what lies in the KV is the truth; a client's JSON only
- * selects it [kvcache.md 1, 7, 8]. A slot remembers, beside the tokens of its session, how the client spelled the
+ * selects it (docs/reuse.md). A slot remembers, beside the tokens of its session, how the client spelled the
  * same conversation in its latest request: the two differ where a client dropped reasoning or
  * wrote calls anew. Pure decisions over what slots remember: sessions are not touched here.
  * Engine thread (reuse_prompt_open: any).
@@ -130,7 +130,7 @@ bool        reuse_match_loaded(const reuse_prompt *p, const reuse_slot *s, size_
 /* Tokens to compute after a match, appended to out. */
 ds4_status  reuse_suffix(const reuse_prompt *p, const reuse_match *m, const vocab *v, token_list *out, ds4_error *err);
 
-/* Why a longer prefix was not there [kvcache.md 1.C]. */
+/* Why a longer prefix was not there (docs/reuse.md, Reading a miss). */
 typedef enum {
     MISS_NONE, MISS_EMPTY, MISS_SYSTEM_CHANGED, MISS_TOOLS_CHANGED, MISS_REASONING_DROPPED, MISS_TOOLCALL_RESERIALISED,
     MISS_TEXT_TRIMMED, MISS_HISTORY_EDITED, MISS_OTHER_SESSION
@@ -150,11 +150,11 @@ typedef struct {
     int         slot;
     reuse_match match;
     bool        side;           /* a side request would take a slot that holds another conversation: better
-                                   run elsewhere [kvcache.md 7.3]                                */
+                                   run elsewhere                                                 */
     bool        foreign;        /* the slot's conversation is given up: save it first            */
 } reuse_choice;
 typedef struct {
-    bool side;                  /* a title, a summary, a probe [kvcache.md 7.3]                  */
+    bool side;                  /* a title, a summary, a probe (docs/scheduler.md)               */
     uint64_t now_ns;
 } reuse_request;
 reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const reuse_slot *const *slots,
@@ -162,7 +162,7 @@ reuse_choice reuse_choose(const reuse_prompt *p, const reuse_request *r, const r
 
 /* ---- disk -------------------------------------------------------------------------------- */
 
-/* The text under which the session is expected back [kvcache.md 1.3]: for the text of a checkpoint. Appends the client's
+/* The text under which the session is expected back: for the text of a checkpoint. Appends the client's
  * spelling; a finished turn as this client replayed its last one, or, for a first one, as most do
  * (keeps_reasoning: the template keeps reasoning of old turns). False, and nothing: the session's own text is what
  * comes back. */

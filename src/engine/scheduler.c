@@ -210,7 +210,7 @@ static void wait_for_side(scheduler *s, sched_ticket *t)
 }
 
 /* The slot for t, and what of it serves; NULL: it waits. A conversation does not make room for a side request that the
- * side slot can take [kvcache.md 7.3]. */
+ * side slot can take (docs/scheduler.md). */
 static slot *choose_slot(scheduler *s, sched_ticket *t, reuse_choice *c)
 {
     bool idle;
@@ -279,7 +279,7 @@ static bool nobody_waits(scheduler *s)
 }
 
 /* Requests that nobody wants any more. With finish_orphans a lone prompt is still computed to its end, so that a
- * client with a fixed deadline finds it done when it asks again [server.md 7.4]. */
+ * client with a fixed deadline finds it done when it asks again. */
 static void reap(scheduler *s)
 {
     for (int i = 0; i < s->n_slots; i++) {

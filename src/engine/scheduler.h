@@ -3,7 +3,7 @@
  * Owns the engine thread, the slots (a session each; where the engine has a side session, one slot more that only side
  * requests use) and the queue. Each step holds one token of every
  * decoding slot and at most one quantum of prompts, sized so that the decoders do not wait for it longer than twice
- * their own step [kvcache.md 9; docs/scheduler.md]. Events of a request wait in a bounded queue of its own; a reader
+ * their own step (docs/scheduler.md). Events of a request wait in a bounded queue of its own; a reader
  * that does not come delays nobody and is cancelled when its queue is full.
  *
  * sched_submit, sched_cancel, sched_next, sched_release, sched_status: any thread. `wake` is called on the
@@ -78,7 +78,7 @@ typedef struct {
     call_id_form    ids;
     bool            logprobs, prompt_logprobs;  /* prompt_logprobs: of the prompt's own tokens (echo)      */
     int             top_logprobs;
-    bool            side;                   /* a title, a summary, a probe (kvcache.md 7.3)                */
+    bool            side;                   /* a title, a summary, a probe (docs/scheduler.md)             */
     void          (*wake)(void *ctx);       /* something is there for sched_next                           */
     void           *wake_ctx;
 } sched_request;

@@ -289,7 +289,7 @@ static bool ends_line(const vocab *v, ds4_token token)
 }
 
 /* What the request demands at this place: a call where the text would begin, the end of the block behind the
- * only call allowed [prompt.md 5.5, 5.6]. True: the choice has ended. */
+ * only call allowed (docs/answers.md). True: the choice has ended. */
 static bool force_demanded(scheduler *s, slot *sl, ds4_token last)
 {
     sched_ticket *t = sl->job;

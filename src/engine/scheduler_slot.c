@@ -1,7 +1,7 @@
 /* scheduler_slot: a session and what is known of it.
  *
  * Brings the session to where a request can go on, plans where the rest of its prompt stops for rewind points and
- * checkpoints, and keeps what reuse.h remembers in step with the session [kvcache.md 1-4]. */
+ * checkpoints, and keeps what reuse.h remembers in step with the session (docs/reuse.md). */
 #include "engine/scheduler_internal.h"
 
 #include "base/checked.h"

@@ -2,7 +2,7 @@
  *
  * First one row per decoding slot (more where tokens are forced), then rows of prompts. With decoders beside it a
  * prompt gets as many rows as keep the step within twice a decoder's own, or 150 ms; alone it gets a chunk, or
- * what takes two seconds, so that whoever comes is noticed [kvcache.md 9]. */
+ * what takes two seconds, so that whoever comes is noticed (docs/scheduler.md). */
 #include "engine/scheduler_internal.h"
 
 #include "base/checked.h"

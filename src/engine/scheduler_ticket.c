@@ -247,7 +247,7 @@ static void call_id_bytes(void *ctx, uint8_t out[16])
     if (getentropy(out, 16)) memset(out, 0, 16);        /* fails for more than 256 bytes only */
 }
 
-/* What is forced where a call is required [prompt.md 5.6]. */
+/* What is forced where a call is required. */
 static ds4_status opening_of(sched_ticket *t, const sched_request *r, ds4_error *err)
 {
     chat_prompt p;

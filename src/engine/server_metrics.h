@@ -1,4 +1,4 @@
-/* server_metrics: what a server counts while it serves [server.md 8.1].
+/* server_metrics: what a server counts while it serves (docs/server.md, Figures).
  *
  * Plain atomics, relaxed: any thread adds, any thread reads, nobody waits. */
 #ifndef ENGINE_SERVER_METRICS_H
@@ -20,8 +20,7 @@ static inline void counter_add(counter *c, uint64_t n) { atomic_fetch_add_explic
 static inline void counter_set(counter *c, uint64_t n) { atomic_store_explicit(c, n, memory_order_relaxed); }
 static inline uint64_t counter_get(const counter *c) { return atomic_load_explicit((counter *)c, memory_order_relaxed); }
 
-/* One measurement in the buckets that vLLM has, and in narrow ones of which a quantile can be read within 13 %
- * [fleet.md 6.3]. */
+/* One measurement in the buckets that vLLM has, and in narrow ones of which a quantile can be read within 13 %. */
 typedef struct {
     histogram usual, narrow;
 } timing;

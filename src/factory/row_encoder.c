@@ -134,8 +134,8 @@ static ds4_status run_pieces(job *j, pool_task *task, ds4_error *err)
 
 /* ---- a matrix ---------------------------------------------------------- */
 
-/* Without measured importance a column counts by its energy in the matrix
- * (quant.md 12), and never for nothing. */
+/* Without measured importance a column counts by its energy in the matrix,
+ * and never for nothing. */
 static ds4_status measure_importance(job *j, ds4_error *err)
 {
     const uint64_t cols = j->s->n_cols;

@@ -34,7 +34,7 @@ ds4_status source_open_table(source *s, const checkpoint *c, const char *name, u
 ds4_status source_table_rows(const source *s, uint64_t first, uint64_t n, int32_t limit, int32_t *dst,
                              ds4_error *err);
 
-/* FP4 rows as MXFP4 blocks (quant.md 4): scales as they are, nibbles in the
+/* FP4 rows as MXFP4 blocks: scales as they are, nibbles in the
  * other order. Only for packed sources. A NaN scale is an error. */
 ds4_status source_mxfp4_rows(const source *s, uint64_t first, uint64_t n, uint8_t *dst, ds4_error *err);
 

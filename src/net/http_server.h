@@ -1,6 +1,6 @@
 /* http_server: HTTP/1.1 requests in, responses out, on one libuv loop.
  *
- * Owns listeners, connections, parsing, limits and timers [server.md 1]. Knows no JSON and
+ * Owns listeners, connections, parsing, limits and timers. Knows no JSON and
  * no routes: a handler gets whole requests and answers them, at once or piece by piece.
  * Strict about what could be read in two ways (conflicting lengths, obs-fold, bare CR,
  * spaces before a colon): 400 and the connection ends. One request of a connection is

@@ -41,7 +41,7 @@ typedef struct {
     /* importance: one weight >= 0 per column; NULL selects from_float's rule.
      * A type that can not do without has from_float == NULL. */
     void  (*from_float_weighted)(void *dst, const float *src, const float *importance, int64_t n);
-    /* sum_i w[i]*x[i], x stored as dot_type (spec quant.md 11): the block sums
+    /* sum_i w[i]*x[i], x stored as dot_type: the block sums
      * are exact integers, blocks are added in order in float. F32, F16 and
      * BF16 have no such sums and add in double. NULL for activations only
      * (Q8_1, Q8_K) and where to_float is NULL. */

@@ -1,4 +1,4 @@
-/* request_log: the one line that tells what a request was [server.md 10]. Never any text of it. */
+/* request_log: the one line that tells what a request was (docs/server.md, Log). Never any text of it. */
 #ifndef SERVE_REQUEST_LOG_H
 #define SERVE_REQUEST_LOG_H
 

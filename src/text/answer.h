@@ -1,6 +1,6 @@
 /* answer: what the model samples, split into reasoning, text and tool calls.
  *
- * A state machine over tokens [prompt.md 7]: REASONING -> TEXT -> TOOLS -> DONE. Markers
+ * A state machine over tokens (docs/answers.md): REASONING -> TEXT -> TOOLS -> DONE. Markers
  * may straddle tokens; whatever may still become a marker, half a character or a stop
  * string is held back, so the events are the same however the bytes were cut into tokens,
  * and the same for streaming and not. Malformed markup is repaired or given out as the
@@ -19,7 +19,7 @@
 
 typedef struct answer answer;
 
-typedef enum { UNCLOSED_FORCE, UNCLOSED_STOP, UNCLOSED_TEXT } unclosed_think;   /* [prompt.md 7.2] */
+typedef enum { UNCLOSED_FORCE, UNCLOSED_STOP, UNCLOSED_TEXT } unclosed_think;   /* --unclosed-think, docs/server.md */
 typedef enum { CALL_ID_OPENAI, CALL_ID_ANTHROPIC } call_id_form;   /* call_ + 32 hex, toolu_ + 24 base62 */
 
 typedef struct {
@@ -65,7 +65,7 @@ typedef enum { SECTION_REASONING, SECTION_TEXT, SECTION_TOOLS } answer_section;
 answer_section answer_in(const answer *a);
 
 /* Inside a tool block's structure sampling is greedy; in its string values and everywhere else
- * the request's own parameters count [prompt.md 5.5]. */
+ * the request's own parameters count. */
 bool answer_wants_greedy(const answer *a);
 
 /* What the turn was, for replaying it when the client sends it back (replay.h, engine/reuse.h).

@@ -2,7 +2,7 @@
  *
  * The model's own bytes of a tool block are seldom the canonical ones. When a client
  * sends the turn back, its call ids lead to the bytes that were sampled, so that the
- * new prompt continues what the KV holds [prompt.md 5.4, kvcache.md 6]. Ids are
+ * new prompt continues what the KV holds (docs/answers.md, Replay). Ids are
  * 128 random bits, so knowing one proves having seen the turn.
  *
  * Owns records, least recently used first to go, bounded in ids and bytes. Any thread:
@@ -40,7 +40,7 @@ const replay_record *replay_find(replay_memory *m, slice id);
 void                 replay_release(replay_memory *m, const replay_record *r);
 size_t               replay_ids(replay_memory *m);
 
-/* The section of a checkpoint [kvcache.md 6]: the records whose block occurs in `text`, oldest
+/* The section of a checkpoint (docs/formats.md 2.3): the records whose block occurs in `text`, oldest
  * first. Nothing is appended when there are none. Little-endian:
  *
  *   "KTM" | version u8 = 2 | entries u32

@@ -1,5 +1,5 @@
 /* The CPU ops against numbers that were computed elsewhere: the golden values of
- * docs/model.md section 9 (made with numpy, float64 unless a rounding is tested). */
+ * docs/model.md section 6 (made with numpy, float64 unless a rounding is tested). */
 #include "runner.h"
 
 #include <math.h>
