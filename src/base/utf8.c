@@ -1,5 +1,6 @@
 #include "base/utf8.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -109,6 +110,18 @@ size_t utf8_printable(char *dst, size_t cap, const char *src, size_t n)
     }
     dst[len] = 0;
     return len;
+}
+
+size_t utf8_vprintable(char *dst, size_t cap, const char *fmt, va_list args)
+{
+    char raw[1024];
+    const int n = vsnprintf(raw, sizeof raw, fmt, args);
+    size_t len = n < 0 ? 0 : (size_t)n;
+    if (len >= sizeof raw) {
+        len = sizeof raw - 1;
+        len -= (size_t)utf8_pending(raw, len);
+    }
+    return utf8_printable(dst, cap, raw, len);
 }
 
 static bool within(const utf8_range *r, size_t n, uint32_t cp)

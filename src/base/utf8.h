@@ -3,6 +3,7 @@
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,8 @@ int utf8_pending(const char *data, size_t n);
  * characters, direction marks and invalid sequences become '?'. dst (cap >= 1)
  * is NUL-terminated; returns its length. */
 size_t utf8_printable(char *dst, size_t cap, const char *src, size_t n);
+/* The same of what is formatted, up to 1023 bytes of it; an argument may be dst. */
+size_t utf8_vprintable(char *dst, size_t cap, const char *fmt, va_list args);
 
 /* Columns a terminal gives to cp: 0, 1 or 2. */
 int utf8_width(uint32_t cp);
