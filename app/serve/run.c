@@ -3,7 +3,6 @@
  * trace files anew and reads the key file again. */
 #include "run.h"
 
-#include <math.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -14,18 +13,17 @@
 
 #include "api/responses_store.h"
 #include "api/scrub.h"
-#include "base/checked.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "journal.h"
 #include "notify.h"
 #include "secrets.h"
+#include "settings.h"
 #include "serve/access.h"
 #include "serve/request_log.h"
 #include "serve/serve.h"
 #include "../cli/model.h"
-#include "../version.h"
 
 #define RESPONSES_BYTES ((size_t)256 << 20)
 enum { MAX_DESCRIPTORS = 16384 };
@@ -183,42 +181,9 @@ static bool on_progress(void *ctx, const char *phase, uint64_t done, uint64_t to
 /* An upload may have ended before it was whole. */
 static void on_tried(void *ctx) { console_progress_end(((process *)ctx)->console); }
 
-static const char *quant_name(const ds4_shape *shape)
-{
-    /* Rounded up from what scales add: Q4_K has 4.5 bits a weight, Q8_0 8.5. */
-    static const char *const names[] = { "", "q1", "q2", "q3", "q4", "q4", "q5", "q6", "q8", "q8" };
-    return shape->expert_bits > 0 && shape->expert_bits < (int)countof(names) ? names[shape->expert_bits] : "f";
-}
-
-static unclosed_think unclosed_of(const char *name)
-{
-    if (strcmp(name, "stop") == 0) return UNCLOSED_STOP;
-    return strcmp(name, "text") == 0 ? UNCLOSED_TEXT : UNCLOSED_FORCE;
-}
-
 static api_config api_options(const process *p)
 {
-    const server_flags *o = p->o;
-    const model_flags *f = &o->flags;
-    static const char *const fields[] = {
-        [REASONING_FIELD_CONTENT] = "reasoning_content", [REASONING_FIELD_REASONING] = "reasoning",
-        [REASONING_FIELD_BOTH] = "both", [REASONING_FIELD_NONE] = "none",
-    };
-    api_config a = {
-        .model = "deepseek-v4-flash", .aliases = o->aliases.items, .n_aliases = o->aliases.n,
-        .strict_model = o->strict_model,
-        .quant = quant_name(&p->shape), .started = (int64_t)clock_unix_seconds(), .default_tokens = o->tokens,
-        .mode = f->mode,
-        .profile = model_profile(f, (effort_profile)p->shape.effort_profile), .think_max_min_ctx = f->think_max_min_ctx,
-        .think_budget = f->think_budget, .min_p = f->min_p, .top_k = f->top_k,
-        .temperature = f->temp_given || isnan(p->shape.default_temperature) ? f->temp : p->shape.default_temperature,
-        .top_p = f->top_p_given || isnan(p->shape.default_top_p) ? f->top_p : p->shape.default_top_p,
-        .official_sampling = strcmp(o->sampling_policy, "official") == 0, .reject_media = o->reject_media,
-        .responses_summary = o->responses_summary, .anthropic_redact = o->anthropic_redact,
-    };
-    for (int i = 0; i < (int)countof(fields); i++) {
-        if (strcmp(o->reasoning_field, fields[i]) == 0) a.reasoning_field = i;
-    }
+    api_config a = settings_api(p->o, &p->shape);
     memcpy(a.state_key, p->state_key, sizeof a.state_key);
     a.scrubs = p->scrubs;
     a.responses = p->responses;
@@ -227,19 +192,10 @@ static api_config api_options(const process *p)
 
 static sched_options scheduler_options(process *p)
 {
-    const server_flags *o = p->o;
-    sched_options s = sched_defaults();
-    s.n_slots = o->slots;
-    s.slot_ctx = o->slot_ctx;
-    s.max_queue = o->max_queue;
-    s.prefill_quantum = o->prefill_quantum;
-    s.strict_drop_reasoning = o->strict_drop_reasoning;
-    s.finish_orphans = o->finish_orphans;
+    sched_options s = settings_sched(p->o);
     s.abandon = &p->abandon;
     s.tried = on_tried;
     s.tried_ctx = p;
-    s.exact_replay = !o->no_exact_replay;
-    s.save = o->save;
     s.log = (log_sink){ on_log, p };
     s.trace = p->trace.file ? on_trace : NULL;
     s.trace_ctx = p;
@@ -253,7 +209,7 @@ static ds4_status open_model(process *p, ds4_error *err)
         .api = api_options(p), .sched = scheduler_options(p),
         .disk = { .dir = o->kv_dir, .budget_bytes = (uint64_t)o->kv_space_mb << 20,
                   .reject_different_quant = o->reject_different_quant, .log = { on_log, p } },
-        .replay_max_ids = o->tool_memory_max_ids, .unclosed = unclosed_of(o->unclosed), .load_seconds = p->load_seconds,
+        .replay_max_ids = o->tool_memory_max_ids, .unclosed = settings_unclosed(o), .load_seconds = p->load_seconds,
     };
     return serve_model_open(&p->model, p->server, p->engine, &m, err);
 }
@@ -287,8 +243,7 @@ static void print_serving(const process *p)
     console *c = p->console;
     char origin[300];
     console_note(c, "%s, %d layers, %s experts, on %s; context %d, %d slot%s", p->shape.name, p->shape.n_layer,
-                 quant_name(&p->shape),
-                 p->shape.backend, p->shape.max_tokens, o->slots, o->slots == 1 ? "" : "s");
+                 settings_quant(&p->shape), p->shape.backend, p->shape.max_tokens, o->slots, o->slots == 1 ? "" : "s");
     if (o->kv_dir) {
         const kvstore_size disk = serve_model_disk(p->model);
         char used[24], budget[24];
@@ -366,33 +321,15 @@ static void catch_signals(process *p)
 
 /* ---- the start ---------------------------------------------------------------------------------- */
 
-static bool wants_port(const server_flags *o)
-{
-    return !o->unix_path || o->host_given || o->port_given;
-}
-
 static serve_options server_options(process *p)
 {
-    const server_flags *o = p->o;
-    serve_options s = serve_defaults();
-    s.limits.max_body_bytes = (size_t)o->max_body_mb << 20;
-    s.limits.write_timeout_ms = o->write_timeout * 1000;
+    serve_options s = settings_server(p->o);
     s.keys = p->keys.items;
     s.n_keys = p->keys.n;
-    s.cors = o->cors_given ? (o->cors ? o->cors : "*") : NULL;
-    s.origins = o->origins.items;
-    s.n_origins = o->origins.n;
-    s.loopback = !wants_port(o) || access_is_loopback(slice_of(o->host));
-    s.metrics_public = o->metrics_public;
-    s.no_debug_endpoints = o->no_debug_endpoints;
-    s.nonstream_keepalive = o->nonstream_keepalive;
-    s.keepalive_ms = o->keepalive_secs * 1000;
-    s.stream_defer_ms = o->stream_defer_ms;
     s.log_json = wants_json(p);
     s.request_line = on_request_line;
     s.request_line_ctx = p;
     s.log = (log_sink){ on_log, p };
-    s.version = DS4_VERSION;
     return s;
 }
 
@@ -400,7 +337,7 @@ static ds4_status listen_all(process *p, ds4_error *err)
 {
     const server_flags *o = p->o;
     ds4_status st = DS4_OK;
-    if (wants_port(o)) {
+    if (settings_wants_port(o)) {
         st = serve_listen(p->server, o->host, o->port, &p->port, err);
         if (st) return st;
         const bool v6 = strchr(o->host, ':') != NULL;
