@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "serve/submission.h"
 
 #define MS 1000000ull
 enum { COALESCE_MS = 20, PIECE_BYTES = 128 << 10, HEADER_BYTES = 80 * 1024 };
@@ -204,48 +205,14 @@ static void wake(void *ctx)
     uv_async_send(&s->wake);
 }
 
-static tool_choice choice_of(const api_request *a)
-{
-    switch (a->choice) {
-    case API_TOOLS_NONE:     return CHOOSE_NONE;
-    case API_TOOLS_REQUIRED: return CHOOSE_REQUIRED;
-    case API_TOOLS_NAMED:    return CHOOSE_NAMED;
-    default:                 return CHOOSE_AUTO;
-    }
-}
-
-static ds4_sampling sampling_of(const api_request *a, const ds4_logit_bias *bias)
-{
-    ds4_sampling s = ds4_sampling_defaults();
-    s.temperature = a->temperature;
-    s.top_k = a->top_k > 0 ? a->top_k : 0;
-    s.top_p = a->top_p;
-    s.min_p = a->min_p;
-    s.repetition_penalty = a->repetition_penalty;
-    s.frequency_penalty = a->frequency_penalty;
-    s.presence_penalty = a->presence_penalty;
-    s.seed = a->seed;
-    if (!a->has_seed) uv_random(NULL, NULL, &s.seed, sizeof s.seed, 0, NULL);
-    s.bias = bias;
-    s.n_bias = bias ? a->n_bias : 0;
-    return s;
-}
-
 static ds4_status submit_with(request *r, const ds4_logit_bias *bias, int *retry_s, ds4_error *err)
 {
-    const api_request *a = r->p.request;
     const serve_model *m = r->s->model;
-    const sched_request q = {
-        .id = r->id, .prompt = &r->p.prompts[r->next_prompt], .start = r->p.start,
-        .tools = a->callable, .n_tools = a->n_callable, .choice = choice_of(a), .forced_tool = a->chosen_tool,
-        .one_call = a->one_call, .raw = r->dialect == API_COMPLETIONS, .sampling = sampling_of(a, bias),
-        .n = a->n > 0 ? a->n : 1, .first_choice = r->next_prompt * (a->n > 0 ? a->n : 1), .max_tokens = a->max_tokens,
-        .think_budget = a->think_budget, .stops = a->stops, .n_stops = a->n_stops, .include_stop = a->include_stop,
-        .unclosed = m->o.unclosed, .ids = r->dialect == API_MESSAGES ? CALL_ID_ANTHROPIC : CALL_ID_OPENAI,
-        .logprobs = a->logprobs, .prompt_logprobs = a->echo && a->logprobs, .top_logprobs = a->top_logprobs,
-        .side = a->side,
-        .wake = wake, .wake_ctx = r->s,
-    };
+    sched_request q = submission_of(&r->p, r->next_prompt, r->dialect, bias);
+    q.id = r->id;
+    q.unclosed = m->o.unclosed;
+    q.wake = wake;
+    q.wake_ctx = r->s;
     r->usage.prompt_tokens = r->before.prompt_tokens + (int)q.prompt->tokens.n;
     return sched_submit(m->sched, &q, &r->ticket, retry_s, err);
 }
@@ -495,8 +462,7 @@ static void on_worked(uv_work_t *work, int status)
 static void read_hints(request *r, const http_request *h)
 {
     static const char *const names[] = { "x-ds4-session", "session-id", "session_id", "x-session-id",
-                                         "x-session-affinity",
-                                         "x-claude-code-session-id" };
+                                         "x-session-affinity", "x-claude-code-session-id" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const slice value = http_header_of(h, names[i]);
         if (value.len) r->p.hints[r->p.n_hints++] = prepare_hint(value);
