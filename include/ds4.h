@@ -279,8 +279,8 @@ typedef struct {
 /* As ds4_sample (best: ds4_sample_best) with the whole row, where its largest logits decide: the same token, the
  * same use of the stream. False: they do not, nothing has happened, and the row has to be asked. */
 bool       ds4_sample_top(ds4_sampler *s, const ds4_top_logits *top, bool best, ds4_token *out);
-/* What ds4_sample, or ds4_sample_best, chooses with the session's logits. Where they lie on a device, the row only comes
- * to the host when its largest do not decide. DS4_EARG: the session has no logits. */
+/* What ds4_sample, or ds4_sample_best, chooses with the session's logits. Where they lie on a device, the row only
+ * comes to the host when its largest do not decide. DS4_EARG: the session has no logits. */
 ds4_status ds4_session_sample(ds4_session *s, ds4_sampler *sampler, bool best, ds4_token *out, ds4_error *err);
 /* Natural logs of probabilities after mask, bias and penalties, before temperature and truncation: of `chosen`, and
  * of the n likeliest (at most n; returns how many). Call before ds4_sampler_accept(chosen). */

@@ -268,7 +268,7 @@ void kvstore_read_tool_maps(kvstore *s, replay_memory *replay)
     free(list);
 }
 
-/* ---- open and close --------------------------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------- */
 
 ds4_status kv_make_folder(const char *path, ds4_error *err)
 {

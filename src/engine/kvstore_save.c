@@ -259,7 +259,7 @@ void kvstore_wait(kvstore *s, const ds4_session *session)
     kv_unlock(s);
 }
 
-/* ---- save --------------------------------------------------------------------------------------------------------- */
+/* ---- save ----------------------------------------------------------------------------------- */
 
 /* With the lock: entries whose text begins `text`; of the own kind of continued files only, if so wanted. */
 static ds4_status list_prefixes(kvstore *s, slice text, bool continued, sha_tokens **out, int *n, ds4_error *err)
@@ -302,7 +302,8 @@ static ds4_status plan_job(kvstore *s, save_job *j, const kvstore_save_options *
     return st;
 }
 
-/* The sampled blocks of the conversation. A visible transcript may spell them otherwise, so its tokens are searched too. */
+/* The sampled blocks of the conversation. A visible transcript may spell them otherwise, so its tokens are searched
+ * too. */
 static ds4_status make_tool_map(kvstore *s, const ds4_session *session, const kvstore_save_options *o, bytes *out,
                                 ds4_error *err)
 {

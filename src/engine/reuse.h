@@ -122,8 +122,8 @@ typedef struct {
 /* Its suffix is empty only where logits are: the answer can be sampled at once. */
 reuse_match reuse_match_slot(const reuse_prompt *p, const reuse_slot *s, const reuse_session *session, const vocab *v);
 
-/* For a session that was loaded because its text is the first text_bytes of the prompt's (prefix_key_text); s was cleared
- * and its tokens pushed. False: it does not serve this prompt after all. */
+/* For a session that was loaded because its text is the first text_bytes of the prompt's (prefix_key_text); s was
+ * cleared and its tokens pushed. False: it does not serve this prompt after all. */
 bool        reuse_match_loaded(const reuse_prompt *p, const reuse_slot *s, size_t text_bytes, const vocab *v,
                                reuse_match *out);
 

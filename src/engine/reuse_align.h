@@ -1,7 +1,7 @@
 /* reuse_align: a prompt laid beside what a slot remembers.
  *
- * Internal to reuse. The prompt is compared with the client's view of the session: base_key, and behind it the session's
- * own bytes. An assistant turn that differs in bytes but is the same turn (reasoning that a client
+ * Internal to reuse. The prompt is compared with the client's view of the session: base_key, and behind it the
+ * session's own bytes. An assistant turn that differs in bytes but is the same turn (reasoning that a client
  * dropped, blanks, calls as the template writes them) becomes a gap and the comparison goes on behind it. */
 #ifndef ENGINE_REUSE_ALIGN_H
 #define ENGINE_REUSE_ALIGN_H

@@ -39,7 +39,8 @@ void sched_count_seconds(scheduler *s, double seconds)
 static void describe(const scheduler *s, const slot *sl, sched_slot_status *out)
 {
     const sched_ticket *t = sl->job;
-    *out = (sched_slot_status){ .slot = sl->index, .side = sl->side, .n_past = ds4_session_length(sl->session), .n_ctx = sl->capacity,
+    *out = (sched_slot_status){ .slot = sl->index, .side = sl->side, .n_past = ds4_session_length(sl->session),
+                                .n_ctx = sl->capacity,
                                 .session = sl->memory.n_hints ? sl->memory.hints[0] : 0,
                                 .last_used_ns = sl->memory.last_used_ns };
     out->state = sl->phase == PHASE_PROMPT ? SLOT_PREFILL : sl->phase != PHASE_IDLE ? SLOT_DECODE

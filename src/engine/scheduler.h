@@ -39,8 +39,8 @@ typedef struct {
     void          (*trace)(void *ctx, const char *id, const char *what, slice text);   /* NULL: none       */
     void           *trace_ctx;
     uint64_t      (*now_ns)(void);          /* NULL: clock_ns; another one in tests                        */
-    /* Set while the step at work should be broken off, because its request was cancelled or because it is long and a short
-     * request has come; the engine's `interrupted` looks at it. NULL: steps run to their end. */
+    /* Set while the step at work should be broken off, because its request was cancelled or because it is long and
+     * a short request has come; the engine's `interrupted` looks at it. NULL: steps run to their end. */
     _Atomic bool   *abandon;
     void          (*tried)(void *ctx);      /* to open a lost device again, well or not; engine thread. NULL: none */
     void           *tried_ctx;

@@ -234,7 +234,8 @@ static void note_logprob(const slot *sl, answer_section in, ds4_token token, boo
     ticket_note_token(t, in, token, self, top, n);
 }
 
-/* A token joins the answer and, unless it is the end of turn, what the session is fed next. forced: it was not sampled. */
+/* A token joins the answer and, unless it is the end of turn, what the session is fed next. forced: it was not
+ * sampled. */
 static answer_verdict take(scheduler *s, slot *sl, ds4_token token, bool forced)
 {
     sched_ticket *t = sl->job;

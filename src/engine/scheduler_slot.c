@@ -84,7 +84,8 @@ static bool save(slot *sl, scheduler *s, kv_save_reason reason, const bytes *tex
     return !st;
 }
 
-/* The text under which the session comes back, none when there is no memory for it; true: it is not the session's own. */
+/* The text under which the session comes back, none when there is no memory for it; true: it is not the session's
+ * own. */
 static bool text_of(const slot *sl, const scheduler *s, bytes *text)
 {
     const bool visible = reuse_visible_text(&sl->memory, sl->memory.tools_hash != 0, s->v, text);
@@ -145,7 +146,8 @@ static bool load_checkpoint(slot *sl, scheduler *s, sched_ticket *t)
     wait_for_checkpoints(s, t);
     const int most = sl->capacity - 1;
     for (size_t skip = text.len + 1; kvstore_find(s->o.store, text, most, skip, &t->hit); skip = t->hit.text_bytes) {
-        /* It may hold what the client left out; and where text spells control tokens it would be refused once loaded. */
+        /* It may hold what the client left out; and where text spells control tokens it would be refused once
+         * loaded. */
         if (t->hit.visible && (s->o.strict_drop_reasoning || t->prompt.ambiguous)) continue;
         const int gain = t->hit.tokens - t->match.keep;
         if (gain < SCHED_DISK_GAIN) return false;

@@ -337,7 +337,7 @@ weights_device_bytes weights_on_device(const gguf *g)
     for (int i = 0; i < gguf_n_tensors(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
         const uint64_t bytes = t->bytes + gaps * t->ne[2];
-        *(strstr(t->name, "_exps.") ? &n.experts : &n.dense) += bytes < page / 2 ? bytes : (bytes + page - 1) / page * page;
+        *(strstr(t->name, "_exps.") ? &n.experts : &n.dense) += bytes < page / 2 ? bytes : round_up(bytes, page);
     }
     return n;
 }

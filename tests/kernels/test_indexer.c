@@ -129,7 +129,8 @@ static void set_scene(scene *s, uint32_t isa, int threads, bool packed)
     ds4_error err;
     random_stream r;
     random_seed(&r, test_seed());
-    *s = (scene){ .b = open_cpu(isa, threads), .c = { .n_layer = 1, .head_dim = 32, .n_rot = 16, .n_swa = 8, .index_dim = WIDTH, .ratio = { 4 } } };
+    *s = (scene){ .b = open_cpu(isa, threads), .c = { .n_layer = 1, .head_dim = 32, .n_rot = 16, .n_swa = 8,
+                                                      .index_dim = WIDTH, .ratio = { 4 } } };
     const kv_options o = { .max_sessions = 2, .max_tokens = LENGTH, .max_step = 16, .packed = packed };
     REQUIRE_OK(kv_pool_open(&s->pool, &s->c, &o, s->b, &err), err);
     const kv_row f = kv_row_format(&s->c, packed, true);

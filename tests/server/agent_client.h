@@ -1,10 +1,11 @@
 /* agent_client: what coding agents send back. Given the server's answer, builds the next request as that client does,
  * from the shapes of tests/data/agent-shapes.
  *
- * Claude Code: blocks with thinking and signature, a cache marker that moves, results in the order in which its tools finished,
- *     system messages in the middle, a billing line that changes. Codex: items with encrypted reasoning. opencode:
- *     reasoning_content, arguments parsed and written again as JavaScript does (keys that look like integers first),
- *     content "". Pi: content as parts or null. generic: neither reasoning nor blanks at the ends of texts. */
+ * Claude Code: blocks with thinking and signature, a cache marker that moves, results in the order in which its
+ *     tools finished, system messages in the middle, a billing line that changes. Codex: items with encrypted
+ *     reasoning. opencode: reasoning_content, arguments parsed and written again as JavaScript does (keys that look
+ *     like integers first), content "". Pi: content as parts or null. generic: neither reasoning nor blanks at the
+ *     ends of texts. */
 #ifndef TESTS_SERVER_AGENT_CLIENT_H
 #define TESTS_SERVER_AGENT_CLIENT_H
 

@@ -1,7 +1,7 @@
 /* fake_engine: ds4.h without a model, for tests of everything above it.
  *
- * Linked in place of the engine, its sessions and batches. The state of a session is a chain of hashes over its tokens and
- * positions; rewind points behave as the real ones. Logits point at the next token of a script:
+ * Linked in place of the engine, its sessions and batches. The state of a session is a chain of hashes over its
+ * tokens and positions; rewind points behave as the real ones. Logits point at the next token of a script:
  *
  *   rules, first match wins: `user` occurs in the last user turn (tool results count as one), `prompt` anywhere in the
  *   prompt, `turn` is the number of user turns (0: any). `answer` is reasoning, </think>, text, DSML as the model would

@@ -1,5 +1,5 @@
-/* Twenty tool turns of each client, in its own request shapes: parsed, rendered and scheduled as the server does, over an engine
- * whose answers are scripted and tell the state of the session they come from. */
+/* Twenty tool turns of each client, in its own request shapes: parsed, rendered and scheduled as the server does,
+ * over an engine whose answers are scripted and tell the state of the session they come from. */
 #include <pthread.h>
 #include <stdio.h>
 #include <time.h>

@@ -226,8 +226,8 @@ static inline void sim_answer(sim *s, random_stream *r, const reuse_prompt *p, c
     sim_remember(s, n - 1);                 /* the think token that the prompt has put there is the turn's first */
 }
 
-/* The session is a timeline that the model really has or would have: between assistant turns what the prompt says, as assistant
- * turns what it says, what an earlier prompt said, or what was sampled. */
+/* The session is a timeline that the model really has or would have: between assistant turns what the prompt says,
+ * as assistant turns what it says, what an earlier prompt said, or what was sampled. */
 static inline void sim_expect_timeline(sim *s, const reuse_prompt *p)
 {
     const special_tokens *special = vocab_special(s->v);

@@ -215,7 +215,8 @@ static void scale_row(float *y, float a, const float *x, int n)
 
 void attn_kernels_ref(attn_kernels *k)
 {
-    *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix, .pool = pool,
+    *k = (attn_kernels){ .round = attn_round, .unpack = kv_row_unpack, .scores = scores, .weigh = weigh, .mix = mix,
+                         .pool = pool,
                          .index_fill = index_fill, .index_unpack = index_unpack, .index_scores = index_scores,
                          .above = above, .scale = scale_row };
 }

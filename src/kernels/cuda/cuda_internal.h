@@ -165,11 +165,11 @@ backend_expert_counts cuda_residency_counts(const backend *b);
 void       cuda_buf_release(cuda_backend *b, cuda_buf *m);
 
 /* ---- families ---------------------------------------------------------------------------- *
- * scratch: bytes that the family wants in scratch[], where it wants any; ops: fills its part of the table. A stage that is
- * not filled keeps its default. */
+ * scratch: bytes that the family wants in scratch[], where it wants any; ops: fills its part of the table. A stage that
+ * is not filled keeps its default. */
 
 /* `x` as integer products with weights of this type want it; valid until x is written or two more
- * rows-sets have been made. Part of the op under way: declares what it uses. x was written by earlier
+ * sets of rows have been made. Part of the op under way: declares what it uses. x was written by earlier
  * ops, or by this one before (cuda_codes.c). */
 ds4_status cuda_codes_of(queue *dev, view x, quant_type weight, gpu_codes *out);
 /* The same of swiglu(gate, up), which is not kept. */

@@ -134,8 +134,8 @@ ds4_status cuda_batch(queue *dev, const batch_rows *rows, int layer, gpu_batch *
         if (st) return cuda_fail(dev, st, &err);
     }
     const gpu_ptr at = t->store;
-    *out = (gpu_batch){ .pos = at + t->layout.pos, .token = at + t->layout.token, .segment_of = at + t->layout.segment_of,
-                        .segment = at + t->layout.segment,
+    *out = (gpu_batch){ .pos = at + t->layout.pos, .token = at + t->layout.token,
+                        .segment_of = at + t->layout.segment_of, .segment = at + t->layout.segment,
                         .layer = at + t->layout.layer + (uint64_t)max_int(layer, 0) * sizeof(gpu_kv_layer),
                         .layer_step = n_layer, .n = rows->n, .n_segments = rows->n_segments };
     return DS4_OK;

@@ -17,7 +17,7 @@ template <class W> DEVICE planes expert_row(gpu_ptr at, const gpu_experts &e, in
     return planes_from<W::type>(at, (uint64_t)e.rows * each, (uint64_t)row * each);
 }
 
-/* Of gate and up: a block's expert, its pairs of a row and a slot, and the rows of the matrices that are the block's. */
+/* Of gate and up: a block's expert, its pairs of a row and a slot, and the block's rows of the matrices. */
 struct expert_turn {
     gpu_ptr        gate, up;
     const int32_t *pair;        /* [n] */
