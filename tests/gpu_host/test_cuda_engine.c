@@ -369,6 +369,22 @@ TEST(a_card_with_room_for_some_experts_gives_the_same_text)
     EXPECT(m.card_experts.hits > 0 && m.card_experts.misses > 0);
     EXPECT(m.card_experts.bus_bytes > m.card_experts.misses);
     close_both(e, s);
+
+    e = NULL;                           /* and so does one that was lost in the middle of a text */
+    for (card.fail_launch = 450; !e && card.fail_launch < 5000; card.fail_launch += 150) {
+        const ds4_status st = ds4_engine_open(&e, &o, &err);
+        if (st) EXPECT_INT(st, DS4_EDEVICE);
+    }
+    if (!e) return;
+    s = open_session(e, CONTEXT);
+    EXPECT(text_of(e, s, got) < N_TEXT);
+    ds4_session_close(s);
+    card.fail_launch = 0;
+    EXPECT_OK(ds4_engine_reopen(e, &err), err);
+    s = open_session(e, CONTEXT);
+    EXPECT_INT(text_of(e, s, got), N_TEXT);
+    EXPECT(!memcmp(got, want, sizeof want));
+    close_both(e, s);
     card.total_bytes = 0;
 }
 
