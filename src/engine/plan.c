@@ -143,7 +143,8 @@ static ds4_status check_host(const ds4_plan *p, const ds4_engine_options *o, con
     const double gib = 1024.0 * 1024.0 * 1024.0;
     if (limit == 0) return DS4_OK;
     if (rest > limit)
-        return ds4_fail(err, DS4_EMEMORY, "a context of %d tokens needs %.2f GiB besides the weights, %.2f GiB are there; "
+        return ds4_fail(err, DS4_EMEMORY,
+                        "a context of %d tokens needs %.2f GiB besides the weights, %.2f GiB are there; "
                         "the largest context that fits is %d tokens", o->max_tokens, (double)rest / gib,
                         (double)limit / gib, p->max_tokens_that_fit);
     if (p->expert_cache_bytes && p->total_bytes > limit)

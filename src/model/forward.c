@@ -188,7 +188,8 @@ typedef struct {
 
 static round_kind rounding(const pass *p, round_kind kind) { return p->f->o.rounding ? kind : ROUND_NONE; }
 
-static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, quant_type next, quant_type other, const char *name)
+static ds4_status hc_pre(const pass *p, const hc_weights *hc, view norm, quant_type next, quant_type other,
+                         const char *name)
 {
     const model_config *c = p->c;
     RUN(hc_pre, (hc_pre_args){

@@ -171,7 +171,8 @@ static void answer_page(server *s, http_exchange *x, route_match m)
     else {
         const bool unwell = m.route->kind == ROUTE_HEALTH && health(s) != SERVE_READY;
         const char *type = m.route->kind == ROUTE_METRICS ? text_format : "application/json";
-        server_respond(s, x, m.route, id, unwell ? 503 : 200, type, unwell ? "Retry-After: 2\r\n" : "", (slice){ out.data, out.len });
+        server_respond(s, x, m.route, id, unwell ? 503 : 200, type, unwell ? "Retry-After: 2\r\n" : "",
+                       (slice){ out.data, out.len });
     }
     bytes_free(&out);
 }

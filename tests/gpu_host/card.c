@@ -12,7 +12,7 @@ int main(void)
         printf("%s\n", err.message);
         return 77;
     }
-    printf("%s, sm_%d, driver for CUDA %d.%d, %d multiprocessors, %.1f of %.1f GiB free\n", i.name, i.arch, i.driver / 1000,
-           i.driver % 1000 / 10, i.n_sm, (double)available / (1 << 30), (double)i.total_bytes / (1 << 30));
+    printf("%s, sm_%d, driver for CUDA %d.%d, %d multiprocessors, %.1f of %.1f GiB free\n", i.name, i.arch,
+           i.driver / 1000, i.driver % 1000 / 10, i.n_sm, (double)available / (1 << 30), (double)i.total_bytes / (1 << 30));
     return 0;
 }

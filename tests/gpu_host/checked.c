@@ -33,7 +33,8 @@ backend *checked_open_on(gpu_device *d, const backend_limits *limits, bool exact
 {
     ds4_error err;
     backend *cuda = NULL, *b = NULL;
-    const backend_options o = { .name = "check:cuda", .n_threads = 1, .exact = exact, .limits = *limits, .mirrored = true };
+    const backend_options o = { .name = "check:cuda", .n_threads = 1, .exact = exact, .limits = *limits,
+                                .mirrored = true };
     EXPECT_OK(cuda_open_on(&cuda, d, &o, &err), err);
     EXPECT_OK(backend_check_open(&b, cuda, &o, &err), err);
     return b;

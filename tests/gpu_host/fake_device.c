@@ -104,7 +104,8 @@ static bool pinned(fake_device *f, const void *host)
 {
     const uint8_t *p = host;
     for (const header *h = f->memory; h; h = h->next)
-        if (h->kind == GPU_PINNED && p >= (const uint8_t *)(h + 1) && p < (const uint8_t *)(h + 1) + h->bytes) return true;
+        if (h->kind == GPU_PINNED && p >= (const uint8_t *)(h + 1) && p < (const uint8_t *)(h + 1) + h->bytes)
+            return true;
     return false;
 }
 

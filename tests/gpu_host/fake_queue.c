@@ -202,7 +202,8 @@ void fake_queue_wait(fake_queue *q, int stream, int event)
 {
     check(stream, event);
     if (q->recording) {
-        if (q->recorded[event] == OUTSIDE) fake_mistake("a recording waits for event %d, which it has not recorded", event);
+        if (q->recorded[event] == OUTSIDE)
+            fake_mistake("a recording waits for event %d, which it has not recorded", event);
         if (q->tail[stream] == OUTSIDE) q->tail[stream] = NOTHING_YET;
         fake_queue_add(q, (fake_job){ .kind = JOB_WAIT, .stream = stream, .after = q->recorded[event] });
         return;

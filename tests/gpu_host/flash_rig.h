@@ -83,7 +83,8 @@ static inline ds4_status adopt_address(backend *base, view *w, weight_use use, i
                              : (uint64_t)w->rows * w->stride;
     *m = (cuda_buf){ .base = { .bytes = bytes, .mapped = 1 }, .planes = matrix, .rows_each = rows_each };
     ds4_status st = d->alloc(d, GPU_LOCAL, bytes, &m->at, NULL, err);
-    if (!st && use == WEIGHT_EXPERTS) st = d->alloc(d, GPU_LOCAL, 8 * (uint64_t)(w->rows / rows_each), &m->table, NULL, err);
+    if (!st && use == WEIGHT_EXPERTS)
+        st = d->alloc(d, GPU_LOCAL, 8 * (uint64_t)(w->rows / rows_each), &m->table, NULL, err);
     w->buf = &m->base;
     w->offset = 0;
     return st;

@@ -77,8 +77,8 @@ static void print_kernels(const told *t)
         if (l->n == 0) continue;
         const int at = snprintf(blocks, sizeof blocks, "%u", l->blocks);
         snprintf(blocks + at, sizeof blocks - (size_t)at, l->most > l->blocks ? "..%u" : "", l->most);
-        printf("| `%s` | %d | %d | %s x %u | %.2f | %.1f | %.0f | %.0f |\n", launch_name(k - 1), l->n, l->on_chain, blocks, l->block,
-               (double)l->largest / 1e6, (double)l->bytes / 1e6, l->us, l->chain_us);
+        printf("| `%s` | %d | %d | %s x %u | %.2f | %.1f | %.0f | %.0f |\n", launch_name(k - 1), l->n, l->on_chain,
+               blocks, l->block, (double)l->largest / 1e6, (double)l->bytes / 1e6, l->us, l->chain_us);
     }
 }
 
@@ -121,7 +121,8 @@ static void print_small(const told *t)
         const counted_work *w = &t->w[i];
         if (w->kernel < 0 || w->blocks >= SMS || w->bytes < LARGE || told_of[w->kernel]) continue;
         told_of[w->kernel] = true;
-        printf("\nSmall grid: `%s` reads %.2f MB in %u blocks.\n", launch_name(w->kernel), (double)w->bytes / 1e6, w->blocks);
+        printf("\nSmall grid: `%s` reads %.2f MB in %u blocks.\n", launch_name(w->kernel), (double)w->bytes / 1e6,
+               w->blocks);
     }
 }
 
@@ -153,7 +154,8 @@ int main(void)
     if (fd < 0) need(ds4_fail(&err, DS4_EIO, "no file can be made in build/"), &err);
     close(fd);
     const rig_options o = { .info = { .name = "counting, as H200", .arch = 90, .driver = 13000, .n_sm = SMS,
-                                      .shared_bytes = 227 * 1024, .total_bytes = UINT64_C(141) << 30, .l2_bytes = 60 << 20 },
+                                      .shared_bytes = 227 * 1024, .total_bytes = UINT64_C(141) << 30,
+                                      .l2_bytes = 60 << 20 },
                             .sessions = SESSIONS, .context = CONTEXT, .cost = launch_cost, .ctx = &rows };
     write_model(path, &err);
     rig_open(&r, path, &o, &err);

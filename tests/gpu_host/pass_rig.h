@@ -104,7 +104,8 @@ static inline bool open_parts(parts *p, const char *mix, const char *kind, const
     ds4_status st = gguf_open(&p->file, path, NULL, &err);
     if (!st) st = config_read(&p->config, p->file, &err);
     const backend_options bo = { .name = kind, .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo),
-                                 .mirrored = !strcmp(kind, "check:cuda"), .exact = exact_products, .expert_bytes = expert_memory };
+                                 .mirrored = !strcmp(kind, "check:cuda"), .exact = exact_products,
+                                 .expert_bytes = expert_memory };
     if (!st && !fake) st = backend_open(&p->b, &bo, &err);
     const cuda_api api = mock_cuda();
     if (!st && fake) st = by_driver ? driver_open(&d, &api, &mock_images, 0, &err) : fake_device_open(&d, fake, &err);

@@ -44,9 +44,10 @@ static void look(void *ctx, const gpu_launch *l, counted_work *w)
     w->us = 1.0;
     if (!l->grid[0] || !l->grid[1] || !l->grid[2] || l->grid[0] > INT32_MAX || l->grid[1] > GRID || l->grid[2] > GRID ||
         l->block < 1 || l->block > 1024 || l->shared > (unsigned)card->shared_bytes || l->args_bytes > ARGUMENTS)
-        test_fail(__FILE__, __LINE__, "%s: kernel %d, (%u, %u, %u) blocks of %u with %u bytes, %zu bytes of arguments", card->name,
-                  l->kernel, l->grid[0], l->grid[1], l->grid[2], l->block, l->shared, (size_t)l->args_bytes);
-    const int what[] = { l->kernel, w->stream, (int)l->grid[0], (int)l->grid[1], (int)l->grid[2], (int)l->block, (int)l->shared };
+        test_fail(__FILE__, __LINE__, "%s: kernel %d, (%u, %u, %u) blocks of %u with %u bytes, %zu bytes of arguments",
+                  card->name, l->kernel, l->grid[0], l->grid[1], l->grid[2], l->block, l->shared, (size_t)l->args_bytes);
+    const int what[] = { l->kernel, w->stream, (int)l->grid[0], (int)l->grid[1], (int)l->grid[2], (int)l->block,
+                         (int)l->shared };
     seen = hash_bytes(seen, what, sizeof what);
     if (l->args_bytes <= ARGUMENTS) mix_arguments(l);
 }
@@ -118,7 +119,8 @@ TEST(where_sessions_stand_is_in_no_argument_of_a_decode_step)
         }
         for (int j = 0; j < 2; j++)
             if (of[j][0] != of[j][1])
-                test_fail(__FILE__, __LINE__, "steps of %d rows differ at %d and %d tokens", rows[i], lengths[j][0], lengths[j][1]);
+                test_fail(__FILE__, __LINE__, "steps of %d rows differ at %d and %d tokens", rows[i], lengths[j][0],
+                          lengths[j][1]);
         EXPECT(of[0][0] != of[1][0]);
     }
     rig_close(r);

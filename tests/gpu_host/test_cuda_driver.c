@@ -146,7 +146,8 @@ TEST(memory_that_is_not_there_is_told_with_figures_and_leaves_the_device_usable)
     gpu_device *d = opened();
     gpu_ptr p;
     EXPECT_INT(d->alloc(d, GPU_LOCAL, (uint64_t)2 << 30, &p, NULL, &err), DS4_EMEMORY);
-    EXPECT(strstr(err.message, "2048.0 MiB asked of Mock H200, 512.0 of 1024.0 MiB are free: CUDA_ERROR_OUT_OF_MEMORY") != NULL);
+    EXPECT(strstr(err.message,
+                  "2048.0 MiB asked of Mock H200, 512.0 of 1024.0 MiB are free: CUDA_ERROR_OUT_OF_MEMORY") != NULL);
     EXPECT_OK(d->alloc(d, GPU_LOCAL, 1 << 20, &p, NULL, &err), err);
     d->free(d, GPU_LOCAL, p);
     closed(d);

@@ -6,8 +6,9 @@
 
 enum { E = 40, USED = 6, ROWS = 40, VOCAB = 50 };
 
-static const backend_limits limits = { .max_rows = ROWS, .max_cols = 1024, .max_pairs = ROWS * USED, .max_expert_width = 512,
-                                       .n_experts = E, .max_head_width = 64, .index_top_k = 8, .n_layer = 4 };
+static const backend_limits limits = { .max_rows = ROWS, .max_cols = 1024, .max_pairs = ROWS * USED,
+                                       .max_expert_width = 512, .n_experts = E, .max_head_width = 64,
+                                       .index_top_k = 8, .n_layer = 4 };
 
 static view filled(backend *b, int64_t rows, int cols, quant_type type, const void *data)
 {
@@ -89,7 +90,8 @@ TEST(router_of_a_hash_layer_takes_the_choice_of_the_table)
         const batch_rows batch = { rows[i], pos, token, of, &s, 1 };
         const view logits = checked_random(b, rows[i], E, 4.0f, 3);
         const chosen c = room(b, rows[i], USED);
-        CHECKED(b, router, .logits = logits, .hash = hash, .ids = c.ids, .weights = c.weights, .rows = &batch, .scale = 1.5f);
+        CHECKED(b, router, .logits = logits, .hash = hash, .ids = c.ids, .weights = c.weights, .rows = &batch,
+                .scale = 1.5f);
         checked_free(b, logits);
         drop(b, c);
     }
@@ -185,7 +187,8 @@ static view some_ids(backend *b, int rows, int used, int n_experts, ids_kind kin
     for (int t = 0; t < rows; t++) {
         const int range = kind == IDS_FEW ? used + 1 : n_experts;
         const int skip = (int)random_below(&r, (uint64_t)(range - used + 1));
-        for (int i = 0; i < used; i++) ids[t * used + i] = kind == IDS_SAME ? i : i + (i < (int)random_below(&r, USED) ? 0 : skip);
+        for (int i = 0; i < used; i++)
+            ids[t * used + i] = kind == IDS_SAME ? i : i + (i < (int)random_below(&r, USED) ? 0 : skip);
         for (int i = 1; i < used; i++)
             if (ids[t * used + i] <= ids[t * used + i - 1]) ids[t * used + i] = ids[t * used + i - 1] + 1;
     }
@@ -196,10 +199,11 @@ static void run_experts(backend *b, stack s, int rows, int used, ids_kind kind, 
 {
     const int D = s.gate.cols, F = s.down.cols;
     const view x = checked_random(b, rows, D, 1.0f, (uint64_t)(rows + 3)), y = checked_view(b, rows, D, QUANT_F32);
-    const view mid = checked_view(b, (int64_t)rows * used, F, QUANT_F32), weights = checked_random(b, rows, used, 1.0f, 5);
+    const view mid = checked_view(b, (int64_t)rows * used, F, QUANT_F32);
+    const view weights = checked_random(b, rows, used, 1.0f, 5);
     const view ids = some_ids(b, rows, used, s.n_experts, kind, (uint64_t)rows);
-    CHECKED(b, expert_ffn, .x = x, .y = y, .gate = s.gate, .up = s.up, .down = s.down, .ids = ids, .weights = weights, .mid = mid,
-            .n_experts = s.n_experts, .limit = limit);
+    CHECKED(b, expert_ffn, .x = x, .y = y, .gate = s.gate, .up = s.up, .down = s.down, .ids = ids, .weights = weights,
+            .mid = mid, .n_experts = s.n_experts, .limit = limit);
     checked_free(b, x);
     checked_free(b, y);
     checked_free(b, mid);
@@ -208,9 +212,9 @@ static void run_experts(backend *b, stack s, int rows, int used, ids_kind kind, 
 }
 
 static const quant_type all_types[] = {
-    QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q8_0, QUANT_IQ4_NL, QUANT_MXFP4,
-    QUANT_NVFP4, QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ2_XXS, QUANT_IQ2_XS, QUANT_IQ2_S,
-    QUANT_IQ3_XXS, QUANT_IQ3_S, QUANT_IQ1_S, QUANT_IQ4_XS };
+    QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q8_0, QUANT_IQ4_NL,
+    QUANT_MXFP4, QUANT_NVFP4, QUANT_Q2_K, QUANT_Q3_K, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ2_XXS, QUANT_IQ2_XS,
+    QUANT_IQ2_S, QUANT_IQ3_XXS, QUANT_IQ3_S, QUANT_IQ1_S, QUANT_IQ4_XS };
 enum { N_TYPES = sizeof all_types / sizeof *all_types };
 
 static void run_type(backend *b, quant_type up, quant_type down, bool exact)
@@ -314,13 +318,14 @@ TEST(a_row_of_experts_does_not_depend_on_the_rows_beside_it)
     const view mid = checked_view(b, T * USED, F, QUANT_F32), weights = checked_random(b, T, USED, 1.0f, 5);
     const view ids = some_ids(b, T, USED, s.n_experts, IDS_FEW, 2);
     static float together[T][D], alone[D];
-    CHECKED(b, expert_ffn, .x = x, .y = y, .gate = s.gate, .up = s.up, .down = s.down, .ids = ids, .weights = weights, .mid = mid,
-            .n_experts = s.n_experts, .limit = 7.0f);
+    CHECKED(b, expert_ffn, .x = x, .y = y, .gate = s.gate, .up = s.up, .down = s.down, .ids = ids, .weights = weights,
+            .mid = mid, .n_experts = s.n_experts, .limit = 7.0f);
     fetched(b, y, together[0]);
     for (int t = 0; t < T; t += 5) {
         const view one = view_rows(y, t, 1);
         CHECKED(b, expert_ffn, .x = view_rows(x, t, 1), .y = one, .gate = s.gate, .up = s.up, .down = s.down,
-                .ids = view_rows(ids, t, 1), .weights = view_rows(weights, t, 1), .mid = mid, .n_experts = s.n_experts, .limit = 7.0f);
+                .ids = view_rows(ids, t, 1), .weights = view_rows(weights, t, 1), .mid = mid, .n_experts = s.n_experts,
+                .limit = 7.0f);
         fetched(b, one, alone);
         EXPECT(memcmp(alone, together[t], sizeof alone) == 0);
     }
@@ -336,9 +341,12 @@ static void run_block(backend *b, int rows, bool hash)
 {
     enum { D = 256, F = 128, N = 12 };
     const stack s = stack_of(b, (stack_shape){ N, D, F, QUANT_Q8_0, QUANT_Q8_0, QUANT_Q8_0 });
-    const view inp = checked_weight(b, N, D, QUANT_F32, WEIGHT_MATRIX, N, 31), gate = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 32);
-    const view up = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 33), down = checked_weight(b, D, F, QUANT_Q8_0, WEIGHT_MATRIX, D, 34);
-    const view x = checked_random(b, rows, D, 1.0f, (uint64_t)rows), y = checked_view(b, rows, D, QUANT_F32), logits = checked_view(b, rows, N, QUANT_F32);
+    const view inp = checked_weight(b, N, D, QUANT_F32, WEIGHT_MATRIX, N, 31);
+    const view gate = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 32);
+    const view up = checked_weight(b, F, D, QUANT_Q8_0, WEIGHT_MATRIX, F, 33);
+    const view down = checked_weight(b, D, F, QUANT_Q8_0, WEIGHT_MATRIX, D, 34);
+    const view x = checked_random(b, rows, D, 1.0f, (uint64_t)rows), y = checked_view(b, rows, D, QUANT_F32);
+    const view logits = checked_view(b, rows, N, QUANT_F32);
     const view bias = checked_random(b, 1, N, 0.3f, 36), mid = checked_view(b, (int64_t)rows * USED, F, QUANT_F32);
     const view own = checked_view(b, rows, D, QUANT_F32), shared = checked_view(b, rows, D, QUANT_F32);
     const view gate_out = checked_view(b, rows, F, QUANT_F32), up_out = checked_view(b, rows, F, QUANT_F32);
@@ -352,11 +360,12 @@ static void run_block(backend *b, int rows, bool hash)
     const batch_rows batch = { rows, pos, token, of, &one, 1 };
     const view none = { 0 };
     CHECKED(b, moe_block, .x = x, .y = y, .gate_inp = inp,
-            .router = { .logits = logits, .bias = hash ? none : bias, .hash = hash ? by_token : none, .ids = c.ids, .weights = c.weights,
-                        .rows = &batch, .scale = 1.5f },
-            .experts = { .x = x, .y = own, .gate = s.gate, .up = s.up, .down = s.down, .ids = c.ids, .weights = c.weights, .mid = mid,
-                         .n_experts = N, .limit = 7.0f },
-            .shared = { .x = x, .y = shared, .gate = gate, .up = up, .down = down, .gate_out = gate_out, .up_out = up_out, .limit = 7.0f });
+            .router = { .logits = logits, .bias = hash ? none : bias, .hash = hash ? by_token : none, .ids = c.ids,
+                        .weights = c.weights, .rows = &batch, .scale = 1.5f },
+            .experts = { .x = x, .y = own, .gate = s.gate, .up = s.up, .down = s.down, .ids = c.ids,
+                         .weights = c.weights, .mid = mid, .n_experts = N, .limit = 7.0f },
+            .shared = { .x = x, .y = shared, .gate = gate, .up = up, .down = down, .gate_out = gate_out,
+                        .up_out = up_out, .limit = 7.0f });
     const view all[] = { inp, gate, up, down, x, y, logits, bias, mid, own, shared, gate_out, up_out, by_token };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) checked_free(b, all[i]);
     drop(b, c);

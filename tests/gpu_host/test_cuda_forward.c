@@ -162,7 +162,8 @@ TEST(sessions_that_share_steps_get_what_each_gets_alone)
             }
             EXPECT_OK(step(&p, k, t, ones, TOGETHER, shared, &err), err);
             for (int i = 0; i < TOGETHER; i++)
-                EXPECT(memcmp(shared + (size_t)i * p.V, alone + (size_t)(i * STEPS + j) * p.V, p.V * sizeof *shared) == 0);
+                EXPECT(memcmp(shared + (size_t)i * p.V, alone + (size_t)(i * STEPS + j) * p.V,
+                              p.V * sizeof *shared) == 0);
         }
         for (int i = 0; i < TOGETHER; i++) kv_close(k[i]);
         free(alone);

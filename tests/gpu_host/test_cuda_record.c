@@ -20,7 +20,8 @@ static bool run_step(cuda_backend *b, view x, view y, int n, int pos)
         const bool done = begin(b, &d, false);
         ds4_status st = DS4_OK;
         if (!done) st = b->base.copy(&b->base, view_rows(y, 0, n), view_rows(x, 0, n), &err);
-        if (!done && !st && ((st = turn(b, view_rows(y, 0, n), &d.rows)) || (st = beside(b, x, y)))) err = b->base.queue.error;
+        if (!done && !st && ((st = turn(b, view_rows(y, 0, n), &d.rows)) || (st = beside(b, x, y))))
+            err = b->base.queue.error;
         again = end(b, !st);
         if (!again) EXPECT_OK(st, err);
         if (done) return true;

@@ -24,7 +24,8 @@ static void run_program(cuda_backend *b, view v, uint64_t seed, int n_ops)
     random_seed(&r, seed);
     for (int i = 0; i < n_ops; i++) {
         const int n = 1 + (int)random_below(&r, 3), half = ROWS / 2;
-        const int from = (int)random_below(&r, (uint64_t)(half - n)), to = half + (int)random_below(&r, (uint64_t)(half - n));
+        const int from = (int)random_below(&r, (uint64_t)(half - n));
+        const int to = half + (int)random_below(&r, (uint64_t)(half - n));
         const bool back = random_below(&r, 2) != 0;
         const view x = view_rows(v, back ? to : from, n), y = view_rows(v, back ? from : to, n);
         if (random_below(&r, 3)) EXPECT_OK(b->base.copy(&b->base, y, x, &err), err);
@@ -175,7 +176,8 @@ TEST(what_an_op_makes_first_can_be_used_beside_the_rest_of_it)
         cuda_reads(b, view_rows(v, 2, 1));
         cuda_writes(b, view_rows(v, 4, 1));
         EXPECT_OK(cuda_op_stream(&b->base.queue, &where[2]), b->base.queue.error);
-        EXPECT_OK(b->device->copy(b->device, where[2], cuda_at(view_rows(v, 4, 1)), cuda_at(view_rows(v, 2, 1)), v.stride, &err), err);
+        EXPECT_OK(b->device->copy(b->device, where[2], cuda_at(view_rows(v, 4, 1)), cuda_at(view_rows(v, 2, 1)),
+                                  v.stride, &err), err);
         EXPECT_OK(cuda_done(&b->base.queue, DS4_OK), b->base.queue.error);
         EXPECT_OK(b->base.copy(&b->base, view_rows(v, 5, 1), view_rows(v, 3, 1), &err), err);
         end(b, true);

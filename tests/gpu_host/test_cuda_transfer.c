@@ -42,7 +42,8 @@ TEST(bytes_of_any_number_come_back_as_they_went)
     gpu_ptr p;
     gpu_device *d = opened(&p);
     uint8_t *x = noise(ROOM), *y = malloc(ROOM);
-    const uint64_t sizes[] = { 0, 1, 255, BOUNCE_BYTES - 1, BOUNCE_BYTES, BOUNCE_BYTES + 1, 3 * BOUNCE_BYTES, 4 * BOUNCE_BYTES + 77, ROOM };
+    const uint64_t sizes[] = { 0, 1, 255, BOUNCE_BYTES - 1, BOUNCE_BYTES, BOUNCE_BYTES + 1, 3 * BOUNCE_BYTES,
+                               4 * BOUNCE_BYTES + 77, ROOM };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         memset(y, 0, ROOM);
         EXPECT_OK(d->transfer(d, true, &(gpu_piece){ p, x, sizes[i] }, 1, &err), err);

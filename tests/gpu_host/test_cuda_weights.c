@@ -43,7 +43,9 @@ static void expect_planes(backend *b, view w, const uint8_t *data, int64_t rows_
     ds4_error err;
     gpu_ptr table[64];
     EXPECT_OK(b->wait(b, &err), err);
-    if (stack) EXPECT_OK(d->transfer(d, false, &(gpu_piece){ m->table, table, sizeof *table * (size_t)(w.rows / rows_each) }, 1, &err), err);
+    if (stack)
+        EXPECT_OK(d->transfer(d, false, &(gpu_piece){ m->table, table, sizeof *table * (size_t)(w.rows / rows_each) },
+                              1, &err), err);
     else table[0] = m->at;
     for (int64_t e = 0; e < w.rows / rows_each; e++)
         for (int p = 0; p < t->n; p++) {
@@ -53,7 +55,8 @@ static void expect_planes(backend *b, view w, const uint8_t *data, int64_t rows_
             int bad = 0;
             EXPECT_OK(d->transfer(d, false, &piece, 1, &err), err);
             for (int64_t i = 0; i < blocks; i++)
-                bad += memcmp(got + (size_t)i * len, data + ((e * blocks + i) * t->block_bytes) + t->plane[p].first, len) != 0;
+                bad += memcmp(got + (size_t)i * len, data + ((e * blocks + i) * t->block_bytes) + t->plane[p].first,
+                              len) != 0;
             EXPECT_INT(bad, 0);
             free(got);
         }

@@ -100,7 +100,8 @@ TEST(sixteen_sessions_in_a_step_get_what_each_gets_alone)
         }
         for (int j = 0; j < STEPS; j++) {
             for (int i = 0; i < SESSIONS; i++) t[i] = text(i) + n[i] + j;
-            EXPECT_OK(step(&p, k, t, (int[SESSIONS]){ 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 }, SESSIONS, shared, &err), err);
+            EXPECT_OK(step(&p, k, t, (int[SESSIONS]){ 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 }, SESSIONS,
+                           shared, &err), err);
             for (int i = 0; i < SESSIONS; i++)
                 if (j == STEPS - 1 && i % 3 == 0)
                     EXPECT(memcmp(shared + (size_t)i * p.V, alone + (size_t)i * p.V, p.V * sizeof *shared) == 0);

@@ -162,9 +162,9 @@ TEST(instructions_of_one_lane_have_the_manuals_values)
     run(kernel_file(body), 32, 0, in, out, LANES_FORWARD);
     for (int i = 0; i < ROWS; i++)
         if (out[i] != rows[i].want)
-            test_fail(__FILE__, __LINE__, "%s of %llx, %llx, %llx is %llx, want %llx", rows[i].text, (unsigned long long)rows[i].a,
-                      (unsigned long long)rows[i].b, (unsigned long long)rows[i].c, (unsigned long long)out[i],
-                      (unsigned long long)rows[i].want);
+            test_fail(__FILE__, __LINE__, "%s of %llx, %llx, %llx is %llx, want %llx", rows[i].text,
+                      (unsigned long long)rows[i].a, (unsigned long long)rows[i].b, (unsigned long long)rows[i].c,
+                      (unsigned long long)out[i], (unsigned long long)rows[i].want);
 }
 
 /* ---- a warp's -------------------------------------------------------------------------------------- */
@@ -192,7 +192,8 @@ TEST(lanes_exchange_as_the_manual_says)
         run(kernel_file(body), 32, 0, in, out, LANES_SHUFFLED);
         for (int k = 0; k < 4; k++)
             if (out[lanes[k]] != cases[i].want[k])
-                test_fail(__FILE__, __LINE__, "%s: lane %d has %d, want %d", cases[i].text, lanes[k], out[lanes[k]], cases[i].want[k]);
+                test_fail(__FILE__, __LINE__, "%s: lane %d has %d, want %d", cases[i].text, lanes[k], out[lanes[k]],
+                          cases[i].want[k]);
     }
 }
 
@@ -239,7 +240,8 @@ TEST(matrix_fragments_lie_where_the_manual_shows_them)
         size_t n = (size_t)snprintf(body, sizeof body, "mul.wide.u32 %%x1, %%t, 4;\nadd.s64 %%x2, %%in, %%x1;\nadd.s64 %%x3, %%out, %%x1;\n");
         for (int k = 0; k < 6; k++) n += (size_t)snprintf(body + n, sizeof body - n, "ld.global.u32 %%w%d, [%%x2+%d];\n", 4 + k, 128 * k);
         for (int k = 0; k < 4; k++) n += (size_t)snprintf(body + n, sizeof body - n, "mov.u32 %%w%d, 0;\n", k);
-        n += (size_t)snprintf(body + n, sizeof body - n, "mma.sync.aligned.%s {%%w0,%%w1,%%w2,%%w3}, {%s}, {%s}, {%%w0,%%w1,%%w2,%%w3};\n",
+        n += (size_t)snprintf(body + n, sizeof body - n,
+                              "mma.sync.aligned.%s {%%w0,%%w1,%%w2,%%w3}, {%s}, {%s}, {%%w0,%%w1,%%w2,%%w3};\n",
                               cases[i].shape, a, b);
         for (int k = 0; k < 4; k++) n += (size_t)snprintf(body + n, sizeof body - n, "st.global.u32 [%%x3+%d], %%w%d;\n", 128 * k, k);
         run(kernel_file(body), 32, 0, in, out, LANES_FORWARD);
@@ -247,7 +249,8 @@ TEST(matrix_fragments_lie_where_the_manual_shows_them)
             for (int l = 0; l < 32; l++) {
                 const uint32_t want = l == cases[i].d.lane && k == cases[i].d.word ? cases[i].want : 0;
                 if (out[k][l] != want && (out[k][l] << 1))
-                    test_fail(__FILE__, __LINE__, "case %zu: lane %d's register %d is %x, want %x", i, l, k, out[k][l], want);
+                    test_fail(__FILE__, __LINE__, "case %zu: lane %d's register %d is %x, want %x", i, l, k, out[k][l],
+                              want);
                 else if (want && out[k][l] != want)
                     test_fail(__FILE__, __LINE__, "case %zu: nothing where %x belongs", i, want);
             }

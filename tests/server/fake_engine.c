@@ -128,7 +128,8 @@ static char *copy_text(slice text) { return strndup(text.data ? text.data : "", 
 static void add_rule(ds4_engine *e, slice user, slice prompt, int turn, slice answer)
 {
     if (e->n_rules == MAX_RULES) return;
-    e->rules[e->n_rules++] = (rule){ .user = copy_text(user), .prompt = copy_text(prompt), .answer = copy_text(answer), .turn = turn };
+    e->rules[e->n_rules++] = (rule){ .user = copy_text(user), .prompt = copy_text(prompt), .answer = copy_text(answer),
+                                     .turn = turn };
 }
 
 void fake_rule(ds4_engine *e, const char *user, int turn, const char *answer)
@@ -527,7 +528,8 @@ static size_t script_offset(const bytes *script, const bytes *generated)
     if (generated->len == 0) return 0;
     if (generated->len <= script->len && !memcmp(script->data, generated->data, generated->len)) return generated->len;
     for (size_t n = min_size(generated->len, 200); n >= 4; n--) {
-        const char *at = script->len >= n ? memmem(script->data, script->len, generated->data + generated->len - n, n) : NULL;
+        const char *tail = generated->data + generated->len - n;
+        const char *at = script->len >= n ? memmem(script->data, script->len, tail, n) : NULL;
         if (at) return (size_t)(at - script->data) + n;
     }
     return script->len;
@@ -558,7 +560,8 @@ static bool follows_script(ds4_session *s)
 {
     if (s->script_begin < 0) return false;
     while (s->script_begin + s->followed < s->length) {
-        if (s->followed >= s->n_script || s->tokens[s->script_begin + s->followed] != s->script[s->followed]) return false;
+        if (s->followed >= s->n_script || s->tokens[s->script_begin + s->followed] != s->script[s->followed])
+            return false;
         s->followed++;
     }
     return true;
@@ -621,7 +624,8 @@ ds4_status kvc_take(kvc **out, const ds4_session *s, const kvc_about *a, ds4_err
     bytes_init(&own, SIZE_MAX);
     decode(s->e->v, s->tokens, s->length, &own);
     const slice text = a->text.data ? a->text : (slice){ own.data, own.len };
-    const uint64_t payload = 8 + (uint64_t)s->length * sizeof *s->tokens, logits = s->has_logits, now = clock_unix_seconds();
+    const uint64_t payload = 8 + (uint64_t)s->length * sizeof *s->tokens, logits = s->has_logits;
+    const uint64_t now = clock_unix_seconds();
     const uint32_t numbers[4] = { (uint32_t)s->length, 0, (uint32_t)s->capacity, 0 }, text_bytes = (uint32_t)text.len;
     const uint8_t flags = (uint8_t)(a->flags | (a->tool_map.len ? KVC_TOOL_MAP : 0));
     const uint8_t head[8] = { 'K', 'V', 'C', 1, 2, (uint8_t)a->reason, flags };
@@ -811,8 +815,10 @@ const float *ds4_batch_logits(const ds4_batch *b, int row)
     for (int i = 0; i < b->n && b->stepped; i++) {
         const segment_of_batch *g = &b->segments[i];
         const int at = row - g->first;
-        if (at < 0 || at >= g->n || g->logits == DS4_LOGITS_NONE || (g->logits == DS4_LOGITS_LAST && at != g->n - 1)) continue;
-        for (int t = 0; t < b->e->shape.n_vocab; t++) b->logits[t] = at + 1 < g->n && t == g->tokens[at + 1] ? 10.0f : 0.0f;
+        if (at < 0 || at >= g->n || g->logits == DS4_LOGITS_NONE || (g->logits == DS4_LOGITS_LAST && at != g->n - 1))
+            continue;
+        for (int t = 0; t < b->e->shape.n_vocab; t++)
+            b->logits[t] = at + 1 < g->n && t == g->tokens[at + 1] ? 10.0f : 0.0f;
         return b->logits;
     }
     return NULL;

@@ -136,7 +136,8 @@ TEST(the_log_holds_no_text_and_the_trace_shows_where_texts_part)
     lines[1] = (line)USER("other PRIVATE words");
     ask(&r.at, &c, lines, 2, &plain);
     client_close(&c);
-    EXPECT_INT(counter_get(&r.metrics.misses[MISS_HISTORY_EDITED]) + counter_get(&r.metrics.misses[MISS_OTHER_SESSION]), 1);
+    EXPECT_INT(counter_get(&r.metrics.misses[MISS_HISTORY_EDITED]) + counter_get(&r.metrics.misses[MISS_OTHER_SESSION]),
+               1);
     EXPECT(!r.log_is_private);
     EXPECT(r.trace_quotes);
     rig_close(&r);

@@ -309,7 +309,8 @@ TEST(counters_tell_what_a_series_of_requests_was)
     EXPECT_COUNT("ds4_http_requests_total", "path=\"/v1/messages\",code=\"200\"", 1);
     EXPECT_COUNT("vllm:num_requests_running", "", 0);
     EXPECT_COUNT("ds4_slots_total", "", 1);
-    EXPECT(prom_value(&page, "vllm:kv_cache_usage_perc", "") > 0 && prom_value(&page, "vllm:kv_cache_usage_perc", "") < 1);
+    EXPECT(prom_value(&page, "vllm:kv_cache_usage_perc", "") > 0 &&
+           prom_value(&page, "vllm:kv_cache_usage_perc", "") < 1);
     down();
 }
 
@@ -421,7 +422,8 @@ TEST(a_request_line_stays_one_line)
 {
     const setup s = defaults();
     up(&s);
-    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"a\\n\\u001b[2Jb\\\"\",\"content\":\"x\"}]}"), 400, "role");
+    EXPECT_ANSWER(post("/v1/chat/completions", "{\"messages\":[{\"role\":\"a\\n\\u001b[2Jb\\\"\",\"content\":\"x\"}]}"),
+                  400, "role");
     EXPECT(strchr(t.last_line, '\n') == NULL && strchr(t.last_line, 27) == NULL);
     EXPECT(strstr(t.last_line, "status=400") && strstr(t.last_line, " error=\""));
     down();

@@ -269,7 +269,8 @@ TEST(a_device_that_is_lost_soon_after_it_was_opened_is_treated_with_care_from_th
             EXPECT_OK(ds4_engine_reopen(e, &err), err);
             EXPECT_INT(far.careful, soon);
         }
-        EXPECT_INT(strstr(said[1], "lost after 99 steps: from now on it is given one operation after another") != NULL, soon);
+        EXPECT_INT(strstr(said[1], "lost after 99 steps: from now on it is given one operation after another") != NULL,
+                   soon);
         ds4_engine_close(e);
     }
 }

@@ -26,7 +26,8 @@ static bool open_parts(parts *p, bool packed)
     const kv_options ko = { .max_sessions = 2, .max_tokens = CONTEXT, .max_step = 64, .packed = packed };
     ds4_status st = gguf_open(&p->file, tiny_model("q8_0"), NULL, &err);
     if (!st) st = config_read(&p->config, p->file, &err);
-    const backend_options bo = { .name = "cpu", .n_threads = 1, .isa_mask = ~0u, .limits = forward_limits(&p->config, &fo) };
+    const backend_options bo = { .name = "cpu", .n_threads = 1, .isa_mask = ~0u,
+                                 .limits = forward_limits(&p->config, &fo) };
     if (!st) st = backend_open(&p->b, &bo, &err);
     if (!st) st = weights_open(&p->weights, &p->config, p->file, p->b, NULL, &err);
     if (!st) st = kv_pool_open(&p->pool, &p->config, &ko, p->b, &err);
@@ -53,7 +54,8 @@ static void step(parts *p, kv *k, const int32_t *tokens, int n, int commit, floa
     ds4_error err;
     for (int i = 0; i < n; i++) pos[i] = k->length + i;
     const segment s = { .kv = &k->memory, .n = n, .pos = k->length };
-    const batch_rows rows = { .n = n, .pos = pos, .token = tokens, .segment_of = segment_of, .segment = &s, .n_segments = 1 };
+    const batch_rows rows = { .n = n, .pos = pos, .token = tokens, .segment_of = segment_of, .segment = &s,
+                              .n_segments = 1 };
     EXPECT_OK(kv_begin(k, n, &err), err);
     EXPECT_OK(forward_run(p->pass, &rows, &last, 1, logits, &err), err);
     if (commit > 0) kv_commit(k, commit);

@@ -21,7 +21,8 @@ static void converse(int turns, bool cold, bool think, bytes *out, uint64_t *com
         client c;
         lines[n++] = (line)USER(questions[i % countof(questions)]);
         if (cold && !rig_open(&r, "auto", 1, NULL)) return;
-        if (ask(&r.at, &c, lines, n, &(render_options){ .think = think })) bytes_append(out, c.text[0].data, c.text[0].len);
+        if (ask(&r.at, &c, lines, n, &(render_options){ .think = think }))
+            bytes_append(out, c.text[0].data, c.text[0].len);
         bytes_char(out, '\n');
         answers[i] = strdup(c.text[0].len ? c.text[0].data : "");
         lines[n++] = (line)ASSISTANT(answers[i]);

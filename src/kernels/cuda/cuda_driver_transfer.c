@@ -41,7 +41,8 @@ static ds4_status copy_run(driver_device *d, bool to_device, gpu_ptr device, voi
 {
     const cu_result r = to_device ? d->api.cuMemcpyHtoDAsync_v2(device, host, bytes, d->transfers)
                                   : d->api.cuMemcpyDtoHAsync_v2(host, device, bytes, d->transfers);
-    return driver_result(d, r, err, "moving %llu bytes %s the card", (unsigned long long)bytes, to_device ? "to" : "from");
+    return driver_result(d, r, err, "moving %llu bytes %s the card", (unsigned long long)bytes,
+                         to_device ? "to" : "from");
 }
 
 /* Waits until the card is through with b, and hands out what came. */

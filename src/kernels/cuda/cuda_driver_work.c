@@ -28,7 +28,8 @@ static ds4_status find_kernel(driver_device *d, int id, ds4_error *err)
     for (int i = 0; !k->f; i++) {
         ds4_status st = DS4_OK;
         if (i == d->images->n)
-            return ds4_fail(err, DS4_EDEVICE, "cuda: this program has no kernel %s; make cuda builds it", kernel_names[id]);
+            return ds4_fail(err, DS4_EDEVICE, "cuda: this program has no kernel %s; make cuda builds it",
+                            kernel_names[id]);
         if (i == d->n_modules && (st = load_next(d, err))) return st;
         const cu_result r = d->api.cuModuleGetFunction(&k->f, d->module[i], kernel_names[id]);
         if (r == CU_OK) break;
@@ -48,8 +49,8 @@ ds4_status driver_kernels(driver_device *d, ds4_error *err)
 static ds4_status allow_shared(driver_device *d, driver_kernel *k, const gpu_launch *l, ds4_error *err)
 {
     if (l->shared <= k->shared) return DS4_OK;
-    const ds4_status st = driver_result(d, d->api.cuFuncSetAttribute(k->f, CU_FUNCTION_DYNAMIC_SHARED, (int)l->shared), err,
-                                        "%u bytes of shared memory for %s (a block may have %d)", l->shared,
+    const ds4_status st = driver_result(d, d->api.cuFuncSetAttribute(k->f, CU_FUNCTION_DYNAMIC_SHARED, (int)l->shared),
+                                        err, "%u bytes of shared memory for %s (a block may have %d)", l->shared,
                                         kernel_names[l->kernel], d->base.info.shared_bytes);
     if (!st) k->shared = l->shared;
     return st;
