@@ -31,6 +31,24 @@ KERNEL(sample_turn, sample_args, 1024)
     gpu_at<float>(a.out)[t] = x[n - 1 - t];
 }
 
+/* Every second warp has nothing to do; out: the sum of in over the thread's warp. */
+KERNEL(sample_idle_warps, sample_args, 128)
+{
+    const int t = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (warp_id() % 2 == a.mode) return;
+    gpu_at<float>(a.out)[t] = warp_sum(gpu_at<const float>(a.in)[t]);
+}
+
+/* out: when the thread came by, before and behind a warp operation; the counter of both lies behind them. */
+KERNEL(sample_order, sample_args, 128)
+{
+    int *out = gpu_at<int>(a.out);
+    const int t = (int)threadIdx.x, n = (int)blockDim.x;
+    out[t] = atomicAdd(&out[2 * n], 1);
+    __shfl_sync(FULL_MASK, t, 0);
+    out[n + t] = atomicAdd(&out[2 * n], 1);
+}
+
 KERNEL(sample_shuffles, sample_args, 32)
 {
     int *out = gpu_at<int>(a.out);
@@ -105,7 +123,7 @@ KERNEL(sample_matrices, sample_args, 32)
     for (int m = 0; m < 4; m++) out[4 * l + m] = d[m];
 }
 
-/* d = a b by fragments that are gathered as dialect.cuh tells their layouts. in: a [16][depth] then
+/* d = 2 a b by fragments that are gathered as dialect.cuh tells their layouts. in: a [16][depth] then
  * b [depth][8] as raw numbers of the kind's width, in 32-bit words each. */
 static uint32_t packed(const uint32_t *x, int step, int n, int bits)
 {
@@ -128,11 +146,15 @@ KERNEL(sample_mma, sample_args, 32)
         fa[r] = packed(x + (g + 8 * (r % 2)) * depth + col, 1, each, bits);
     }
     for (int r = 0; r < depth / (4 * each); r++) fb[r] = packed(y + (each * i + 4 * each * r) * 8 + g, 8, each, bits);
-    if (a.mode == MMA_S8_K32) mma_s8_k32(di, fa, fb);
-    if (a.mode == MMA_S8_K16) mma_s8_k16(di, fa, fb);
-    if (a.mode == MMA_F16) mma_f16_k16(df, fa, fb);
-    if (a.mode == MMA_BF16) mma_bf16_k16(df, fa, fb);
-    if (a.mode == MMA_TF32) mma_tf32_k8(df, fa, fb);
+    const uint32_t zeros[4] = {};
+    for (int turn = 0; turn < 3; turn++) {          /* a b, nothing, a b: neighbours are not to be confused */
+        const uint32_t *left = turn == 1 ? zeros : fa;
+        if (a.mode == MMA_S8_K32) mma_s8_k32(di, left, fb);
+        if (a.mode == MMA_S8_K16) mma_s8_k16(di, left, fb);
+        if (a.mode == MMA_F16) mma_f16_k16(df, left, fb);
+        if (a.mode == MMA_BF16) mma_bf16_k16(df, left, fb);
+        if (a.mode == MMA_TF32) mma_tf32_k8(df, left, fb);
+    }
     float *out = gpu_at<float>(a.out);
     for (int k = 0; k < 4; k++) out[(g + 8 * (k / 2)) * 8 + 2 * i + k % 2] = (a.mode <= MMA_S8_K16 ? (float)di[k] : df[k]) - (float)(k + 1);
 }

@@ -12,7 +12,7 @@ typedef struct {
 
 #define LANE_SAMPLES(X)                                                       \
     X(sample_sums) X(sample_turn) X(sample_shuffles) X(sample_votes) X(sample_integers) X(sample_numbers) \
-    X(sample_copies) X(sample_matrices) X(sample_mma) X(sample_wrong)
+    X(sample_copies) X(sample_matrices) X(sample_mma) X(sample_wrong) X(sample_idle_warps) X(sample_order)
 
 #ifdef __cplusplus
 extern "C" {

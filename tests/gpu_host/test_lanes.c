@@ -44,6 +44,41 @@ TEST(sums_and_maxima_reach_every_thread_of_every_block_in_every_order)
         }
 }
 
+TEST(lanes_and_warps_come_in_their_order_and_from_anywhere_when_shuffled)
+{
+    enum { N = 128 };
+    int out[2 * N + 1], moved = 0;
+    for (int o = 0; o < 3; o++) {
+        bool seen[2 * N] = { false };
+        memset(out, 0, sizeof out);
+        run(&sample_order_entry, 1, N, 0, out, out, 0, orders[o]);
+        for (int t = 0; t < N; t++)
+            for (int behind = 0; behind < 2; behind++) {
+                const int at = out[behind * N + t], i = orders[o] == LANES_BACKWARD ? N - 1 - t : t;
+                const int want = i / 32 * 64 + 32 * behind + i % 32;
+                REQUIRE(at >= 0 && at < 2 * N && !seen[at]);
+                seen[at] = true;
+                if (orders[o] == LANES_SHUFFLED) moved += at != want;
+                else EXPECT_INT(at, want);
+            }
+    }
+    EXPECT(moved > N);
+}
+
+TEST(warps_that_end_at_once_leave_their_place_to_others)
+{
+    enum { BLOCKS = 3, N = 128 };
+    float in[BLOCKS * N], out[BLOCKS * N];
+    for (int i = 0; i < BLOCKS * N; i++) in[i] = (float)i;
+    for (int o = 0; o < 3; o++)
+        for (int idle = 0; idle < 2; idle++) {
+            memset(out, 0, sizeof out);
+            run(&sample_idle_warps_entry, BLOCKS, N, 0, in, out, idle, orders[o]);
+            for (int i = 0; i < BLOCKS * N; i++)
+                EXPECT(out[i] == (i / 32 % 2 == idle ? 0.0f : (float)(i / 32 * 32 * 32 + 31 * 16)));
+        }
+}
+
 /* Whether lanes are threads to a race detector (lanes.cpp). */
 #if defined(__SANITIZE_THREAD__)
 enum { RACES_SHOW = 1 };
@@ -203,12 +238,12 @@ TEST(the_matrix_units_stand_ins_are_plain_products_by_the_documented_layouts)
         uint32_t in[16 * 32 + 32 * 8];
         float out[16 * 8];
         for (int i = 0; i < 24 * depth; i++) in[i] = word_of(kind, (float)((int)random_below(&r, 201) - 100));
-        run(&sample_mma_entry, 1, 32, 0, in, out, kind, LANES_SHUFFLED);
+        run(&sample_mma_entry, 1, 32, 0, in, out, kind, orders[kind % 3]);
         for (int row = 0; row < 16; row++)
             for (int col = 0; col < 8; col++) {
                 double want = 0;
                 for (int k = 0; k < depth; k++)
-                    want += (double)number(kind, in[row * depth + k]) * number(kind, in[16 * depth + k * 8 + col]);
+                    want += 2.0 * number(kind, in[row * depth + k]) * number(kind, in[16 * depth + k * 8 + col]);
                 if (out[row * 8 + col] == (float)want) continue;
                 test_fail(__FILE__, __LINE__, "kind %d: d[%d][%d] is %g, want %g", kind, row, col, out[row * 8 + col], want);
                 return;
