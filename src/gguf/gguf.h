@@ -86,7 +86,7 @@ ds4_status gguf_get_string(const gguf *g, const char *key, slice *out, ds4_error
 /* Arrays: v->count elements, at most 2^24, read one by one; false: past the end,
  * or not of the kind (integers or floats are liberal as above). */
 ds4_status gguf_get_array(const gguf *g, const char *key, const gguf_value **out, ds4_error *err);
-bool       gguf_array_int(const gguf_value *v, uint64_t i, int64_t *out); 
+bool       gguf_array_int(const gguf_value *v, uint64_t i, int64_t *out);
 bool       gguf_array_float(const gguf_value *v, uint64_t i, double *out);
 /* Strings have no index: walk them with a cursor that starts at 0. False: no
  * more, no string array, or an element that is not valid UTF-8. */

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import threading
 
-from harness import ROOT, Skip, check, equal, main, path_of, scratch, test
+from harness import ROOT, Skip, check, equal, main, scratch, test
 
 NAME = "DeepSeek-V4-Flash-IQ2XXS-w2Q2K-AProjQ8-SExpQ8-OutQ8-chat-v2-imatrix.gguf"
 MTP = "DeepSeek-V4-Flash-MTP-Q4K-Q8_0-F32.gguf"

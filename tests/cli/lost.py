@@ -13,7 +13,7 @@ import time
 
 import harness
 from device import Device, on_both, on_far
-from harness import BIN, PATIENCE, SLOW, THREADS, Skip, check, environment, equal, path_of, test, wait_until
+from harness import BIN, PATIENCE, SLOW, THREADS, Skip, check, equal, path_of, test, wait_until
 from serving import Running
 
 
