@@ -309,7 +309,7 @@ def many_clients_meet_many_losses(device):
         device.back()                                   # a loss that was taken in time still comes
         check(wait_until(lambda: s.ask(CHAT, chat("word " * 60, max_tokens=60))[0] == 200), "it does not come back")
         s.healthy()
-        check(s.losses() >= 2, "losses", s.losses())
+        check(s.losses() >= 1, "losses", s.losses())
         check(s.text_of(chat("What is ds4?")).startswith("ds4 is"), "the answer after all of this")
         s.idle()
         equal(s.figure("ds4_slots_busy"), 0, "busy slots")
