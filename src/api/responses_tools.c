@@ -8,7 +8,8 @@ typedef struct {
 
 static const slice nothing = { "", 0 };
 
-slice responses_type_of(const api_reader *rd, const api_value *v)
+/* Its `type`, empty where that is no string. */
+static slice type_of(const api_reader *rd, const api_value *v)
 {
     const api_value type = api_field(rd, v, "type");
     return api_is_string(rd, &type) ? api_raw(rd, &type) : nothing;
@@ -63,7 +64,7 @@ static bool read_namespace(tool_reader *p, const api_value *space)
     if (!api_need_string(rd, &name_at, &name) || !api_need_array(rd, &tools)) return false;
     for (api_value tool = api_first(rd, &tools); tool.node; tool = api_after(rd, tool)) {
         if (!api_need_object(rd, &tool)) return false;
-        const slice type = responses_type_of(rd, &tool);
+        const slice type = type_of(rd, &tool);
         if (slice_is(type, "custom")) {
             if (!read_named_tool(p, &tool, RESPONSES_CUSTOM, name)) return false;
         } else if (!type.len || slice_is(type, "function")) {
@@ -94,7 +95,7 @@ bool responses_read_tools(api_reader *rd, responses_request *q)
     for (api_value tool = api_first(rd, &tools); tool.node; tool = api_after(rd, tool)) {
         bool good = true;
         if (!api_need_object(rd, &tool)) return false;
-        const slice type = responses_type_of(rd, &tool);
+        const slice type = type_of(rd, &tool);
         if (slice_is(type, "function"))         good = read_named_tool(p, &tool, RESPONSES_FUNCTION, nothing);
         else if (slice_is(type, "custom"))      good = read_named_tool(p, &tool, RESPONSES_CUSTOM, nothing);
         else if (slice_is(type, "namespace"))   good = read_namespace(p, &tool);
@@ -111,7 +112,7 @@ bool responses_read_tools(api_reader *rd, responses_request *q)
 static bool read_choice_name(api_reader *rd, const api_value *choice, slice *full)
 {
     const api_value name_at = api_field(rd, choice, "name");
-    const slice type = responses_type_of(rd, choice);
+    const slice type = type_of(rd, choice);
     slice name, space = nothing;
     if (slice_is(type, "local_shell")) {
         *full = type;
@@ -156,6 +157,6 @@ bool responses_read_tool_choice(api_reader *rd)
     if (!api_given(rd, &choice)) return true;
     if (api_is_string(rd, &choice)) return read_mode(rd, &choice, api_raw(rd, &choice));
     if (!api_need_object(rd, &choice)) return false;
-    if (slice_is(responses_type_of(rd, &choice), "allowed_tools")) return read_allowed_tools(rd, &choice);
+    if (slice_is(type_of(rd, &choice), "allowed_tools")) return read_allowed_tools(rd, &choice);
     return read_choice_name(rd, &choice, &name) && api_choose_tool(rd, &choice, name);
 }

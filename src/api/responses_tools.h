@@ -6,8 +6,6 @@
 #include "api/api_common.h"
 #include "api/responses.h"
 
-/* Its `type`, empty where that is no string. */
-slice responses_type_of(const api_reader *rd, const api_value *v);
 /* NAMESPACE.NAME, or NAME where there is no namespace. */
 slice responses_full_name(api_reader *rd, slice space, slice name);
 

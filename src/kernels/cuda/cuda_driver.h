@@ -81,7 +81,6 @@ ds4_status driver_enter(driver_device *d, ds4_error *err);
 bool driver_is_pinned(driver_device *d, const void *host, uint64_t bytes);
 
 void driver_work(gpu_device *d);            /* fills in: work of streams and recordings (cuda_driver_work.c) */
-ds4_status driver_kernels(driver_device *d, ds4_error *err);        /* loads all of them */
 ds4_status driver_transfer(gpu_device *d, bool to_device, const gpu_piece *pieces, int n, ds4_error *err);
 void driver_transfer_close(driver_device *d);
 

@@ -39,7 +39,7 @@ static ds4_status find_kernel(driver_device *d, int id, ds4_error *err)
     return DS4_OK;
 }
 
-ds4_status driver_kernels(driver_device *d, ds4_error *err)
+static ds4_status load_kernels(driver_device *d, ds4_error *err)
 {
     ds4_status st = DS4_OK;
     for (int id = 0; id < CUDA_KERNEL_COUNT && !st; id++) st = find_kernel(d, id, err);
@@ -196,7 +196,7 @@ static ds4_status graph_begin(gpu_device *base, ds4_error *err)
 {
     driver_device *d = driver_of(base);
     ds4_status st = driver_enter(d, err);
-    if (!st) st = driver_kernels(d, err);
+    if (!st) st = load_kernels(d, err);
     if (!st)
         st = driver_result(d, d->api.cuStreamBeginCapture_v2(d->stream[GPU_MAIN], CU_CAPTURE_RELAXED), err,
                            "beginning a recording");

@@ -110,11 +110,26 @@ void cuda_writes_memory(cuda_backend *b, int layer, unsigned which) { declare_me
 
 /* ---- an op ---------------------------------------------------------------------------------------- */
 
+static ds4_status close_op(cuda_backend *b, ds4_error *err)
+{
+    cuda_order *o = &b->step->order;
+    const bool placed = o->on && o->open && o->placed;
+    o->open = o->placed = false;
+    if (!placed) return DS4_OK;
+    const int s = o->stream;
+    const uint64_t n = ++o->latest[s];
+    forget(o, s);
+    o->over[s][s] = n;
+    memcpy(o->now.over, o->over[s], sizeof o->now.over);
+    o->ops[slot_of(s, n)] = o->now;
+    return b->device->record(b->device, s, slot_of(s, n), err);
+}
+
 void cuda_op(cuda_backend *b)
 {
     cuda_order *o = &b->step->order;
     const ds4_status before = b->expansion.waits ? cuda_expand_now(b) : DS4_OK;
-    o->late = o->open ? order_close_op(b, &o->late_error) : DS4_OK;
+    o->late = o->open ? close_op(b, &o->late_error) : DS4_OK;
     if (before) {
         o->late = before;
         o->late_error = b->base.queue.error;
@@ -168,26 +183,11 @@ void cuda_op_made(cuda_backend *b, gpu_ptr at, uint64_t bytes)
 {
     cuda_order *o = &b->step->order;
     if (!o->on || !o->open || o->pieces != 1) return;
-    const ds4_status st = order_close_op(b, &o->late_error);
+    const ds4_status st = close_op(b, &o->late_error);
     if (!o->late) o->late = st;
     o->open = true;
     for (int i = 0; i < o->now.n; i++)
         if (o->now.range[i].first == at && o->now.range[i].end == at + bytes) o->now.range[i].writes = false;
-}
-
-ds4_status order_close_op(cuda_backend *b, ds4_error *err)
-{
-    cuda_order *o = &b->step->order;
-    const bool placed = o->on && o->open && o->placed;
-    o->open = o->placed = false;
-    if (!placed) return DS4_OK;
-    const int s = o->stream;
-    const uint64_t n = ++o->latest[s];
-    forget(o, s);
-    o->over[s][s] = n;
-    memcpy(o->now.over, o->over[s], sizeof o->now.over);
-    o->ops[slot_of(s, n)] = o->now;
-    return b->device->record(b->device, s, slot_of(s, n), err);
 }
 
 ds4_status cuda_done(queue *dev, ds4_status st)
@@ -195,7 +195,7 @@ ds4_status cuda_done(queue *dev, ds4_status st)
     cuda_backend *b = cuda_of(dev);
     cuda_order *o = &b->step->order;
     ds4_error err;
-    const ds4_status closed = order_close_op(b, &err);
+    const ds4_status closed = close_op(b, &err);
     if (!st && o->late) st = cuda_fail(dev, o->late, &o->late_error);
     if (!st && closed) st = cuda_fail(dev, closed, &err);
     o->failed |= st != DS4_OK;
@@ -231,7 +231,7 @@ ds4_status order_end(cuda_backend *b, ds4_error *err)
 {
     cuda_order *o = &b->step->order;
     if (!o->on) return DS4_OK;
-    ds4_status st = order_close_op(b, err);
+    ds4_status st = close_op(b, err);
     for (int s = GPU_MAIN + 1; s < GPU_COMPUTE_STREAMS && !st; s++)
         if (o->over[GPU_MAIN][s] < o->latest[s]) st = b->device->wait(b->device, GPU_MAIN, slot_of(s, o->latest[s]), err);
     o->on = false;

@@ -74,7 +74,6 @@ ds4_status order_begin(cuda_backend *b, bool on, ds4_error *err);
 ds4_status order_end(cuda_backend *b, ds4_error *err);
 /* The stream for work of the op under way; its waits have been put there. */
 ds4_status order_place(cuda_backend *b, int *stream, ds4_error *err);
-ds4_status order_close_op(cuda_backend *b, ds4_error *err);
 
 /* ---- recordings: cuda_record.c -------------------------------------------------------------- */
 
