@@ -20,7 +20,8 @@ typedef struct {
     sched_options   o;
     char            order[256];
     atomic_bool     abandon;
-    bool log_is_private, trace_quotes;      /* who said PRIVATE */
+    atomic_bool log_is_private;             /* who said PRIVATE; lines also come from the saving thread */
+    bool trace_quotes;
     int  hesitations;                       /* lost devices that were not opened again at once */
 } rig;
 
@@ -30,8 +31,8 @@ static inline void note_line(void *ctx, int level, const char *said)
     rig *r = ctx;
     const char *at = strstr(said, " reuse=");
     (void)level;
-    if (strstr(said, "PRIVATE")) r->log_is_private = true;      /* lines also come from the saving thread */
-    r->hesitations += strstr(said, "no request was answered") != NULL;
+    if (strstr(said, "PRIVATE")) r->log_is_private = true;
+    if (strstr(said, "no request was answered")) r->hesitations++;
     if (at && at > said && strlen(r->order) + 1 < sizeof r->order) r->order[strlen(r->order)] = at[-1];
 }
 
