@@ -149,6 +149,24 @@ static void *drain_now(void *arg)
     return NULL;
 }
 
+/* What comes later is refused then. */
+static bool wait_until_draining(rig *r)
+{
+    const line lines[] = { USER("late") };
+    ds4_status st = DS4_OK;
+    for (int i = 0; i < 20000 && st != DS4_ECANCELLED; i++, pause_ms(1)) {
+        reuse_prompt p;
+        chat_start start;
+        client late;
+        client_open(&late);
+        if (!render(&r->at, lines, 1, &plain, &p, &start)) return false;
+        sched_request q = request(&p, start);
+        st = submit(&r->at, &late, &q);
+        client_close(&late);
+    }
+    return st == DS4_ECANCELLED;
+}
+
 TEST(draining_refuses_who_waits_and_ends_who_runs_by_length)
 {
     rig r;
@@ -164,7 +182,7 @@ TEST(draining_refuses_who_waits_and_ends_who_runs_by_length)
     EXPECT(fake_wait_at_gate(r.e, 20000));
     pthread_t drainer;
     pthread_create(&drainer, NULL, drain_now, &r);
-    pause_ms(20);
+    EXPECT(wait_until_draining(&r));
     fake_allow_steps(r.e, -1);
     pthread_join(drainer, NULL);
     client_wait(&waiting);
