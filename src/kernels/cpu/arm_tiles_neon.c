@@ -32,6 +32,7 @@ ALWAYS_INLINE void add_products(quad_sums *s, const int8x16_t w[4], const int8_t
 ALWAYS_INLINE int32x4_t sums_of(const quad_sums *s, int c) { return s->v[c]; }
 
 #include "kernels/cpu/arm_k.h"
+#include "kernels/cpu/arm_k_types.h"
 #include "kernels/cpu/arm_q32.h"
 
 void cpu_tiles_neon(cpu_kernels *k)

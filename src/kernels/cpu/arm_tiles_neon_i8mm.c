@@ -46,6 +46,7 @@ ALWAYS_INLINE int32x4_t sums_of(const quad_sums *s, int c)
 }
 
 #include "kernels/cpu/arm_k.h"
+#include "kernels/cpu/arm_k_types.h"
 #include "kernels/cpu/arm_q32.h"
 
 void cpu_kernels_neon_i8mm(cpu_kernels *k)
