@@ -11,8 +11,8 @@
  *   k8 tf32       A: group (+ 8 if i is odd), member (+ 4 from i = 2)     B: member + 4 i, group
  *   all           C, D: group (+ 8 from i = 2), 2 member + i % 2
  *
- * The manual leaves order and rounding of floating sums open, to single precision at least: here they
- * are in double, rounded once. */
+ * The manual leaves order and rounding of floating sums open, to single precision at least. Here they are in
+ * double and then cut, as cards are known to do, so that what counts on rounding to nearest is found. */
 #include <cmath>
 
 #include "ptx_warp.h"
@@ -68,7 +68,8 @@ float total(float c, const double *a, const double *b, int k)
     double sum = c;
     for (int i = 0; i < k; i++) sum += a[i] * b[8 * i];
     const float f = (float)sum;
-    return f == f ? f : get<float>(0x7fffffff);
+    if (f != f) return get<float>(0x7fffffff);
+    return fabs((double)f) > fabs(sum) ? nextafterf(f, 0.0f) : f;
 }
 
 template <class S, class N, N number(uint32_t, int)> void multiply(warp &w, const step &s, uint32_t)
