@@ -205,7 +205,7 @@ void run_block(room &r)
 {
     block &b = r.b;
     std::fill(b.shared.begin(), b.shared.end(), (uint8_t)0xff);     /* NaN, -1 */
-    b.seen.begin_epoch();
+    b.seen.begin_block();
     for (warp &w : r.warps) begin(w);
     const unsigned n = (unsigned)r.warps.size();
     for (unsigned running = n; running;) {

@@ -32,6 +32,8 @@ const uint8_t *to_read(warp &w, const step &s, int lane, space where, uint64_t a
         fail(w, s, lane, "it reads what a kernel before it wrote, ahead of griddepcontrol.wait");
     if (where == SPACE_GLOBAL && s.op->constant && seen.written_lately(address, bytes, 1))
         fail(w, s, lane, "it reads what this launch wrote as if that could not change");
+    if (where == SPACE_GLOBAL && seen.written_beside(address, bytes))
+        fail(w, s, lane, "it reads what another block of the launch wrote");
     return p;
 }
 
@@ -41,6 +43,8 @@ void write(warp &w, const step &s, int lane, space where, uint64_t address, uint
     if (where == SPACE_SHARED && w.b->seen.write_meets(address - SHARED_BASE, bytes, w.first + (unsigned)lane, w.syncs,
                                                        memcmp(p, from, bytes) == 0))
         fail(w, s, lane, "it writes what another thread reads or writes, and no barrier is between");
+    if (where == SPACE_GLOBAL && w.b->seen.written_beside(address, bytes) && memcmp(p, from, bytes) != 0)
+        fail(w, s, lane, "it changes what another block of the launch wrote");
     if (where == SPACE_GLOBAL) w.b->seen.note_global(address, bytes);
     memcpy(p, from, bytes);
 }

@@ -41,4 +41,30 @@ bool watch::write_meets(uint64_t offset, uint64_t bytes, unsigned thread, unsign
     return meets;
 }
 
+void watch::note_global(uint64_t address, uint64_t bytes)
+{
+    any_word(address, bytes, [&](uint64_t at, uint64_t word, uint32_t part) {
+        wrote &w = written[at];
+        const bool more = w.word == word && w.launch == launch && w.block == block;
+        w = { word, launch, block, more ? w.part | part : part };
+        return false;
+    });
+}
+
+bool watch::written_lately(uint64_t address, uint64_t bytes, unsigned n) const
+{
+    return any_word(address, bytes, [&](uint64_t at, uint64_t word, uint32_t part) {
+        const wrote &w = written[at];
+        return w.word == word && launch - w.launch < n && (w.part & part);
+    });
+}
+
+bool watch::written_beside(uint64_t address, uint64_t bytes) const
+{
+    return any_word(address, bytes, [&](uint64_t at, uint64_t word, uint32_t part) {
+        const wrote &w = written[at];
+        return w.word == word && w.launch == launch && w.block != block && (w.part & part);
+    });
+}
+
 }

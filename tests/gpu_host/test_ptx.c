@@ -401,6 +401,16 @@ TEST(threads_that_meet_in_shared_memory_without_a_barrier_end)
     TRY_ALL(orderly, false);
 }
 
+/* %w2 is the block's number. */
+static void two_blocks(void *text)
+{
+    static uint32_t out[64];
+    char body[512];
+    const ptx_args a = { device(out), device(out) };
+    snprintf(body, sizeof body, "mov.u32 %%w2, %%ctaid.x;\ngriddepcontrol.wait;\n%s", (const char *)text);
+    ptx_run_file(kernel_file(body), "t", (unsigned[]){ 2, 1, 1 }, 32, 0, &a, sizeof a, LANES_FORWARD);
+}
+
 static const uint32_t *early_read_from;
 static void early_read(void *ctx)
 {
@@ -409,7 +419,7 @@ static void early_read(void *ctx)
     run(kernel_file("ld.global.nc.u32 %w0, [%in];\ngriddepcontrol.wait;"), 32, 0, early_read_from, out, LANES_FORWARD);
 }
 
-TEST(what_a_kernel_ahead_may_still_write_is_not_read_before_the_wait)
+TEST(what_another_kernel_or_block_may_still_write_is_not_read)
 {
     static uint32_t room[2][64];
     target = "sm_90a";
@@ -419,6 +429,11 @@ TEST(what_a_kernel_ahead_may_still_write_is_not_read_before_the_wait)
         "griddepcontrol.wait;\nst.global.u32 [%out], 1;\nld.global.u32 %w0, [%out];" };
     TRY_ALL(bad, true);
     TRY_ALL(good, false);
+
+    EXPECT(!ends(two_blocks, "mad.lo.s32 %w1, %t, 2, %w2;\ncvt.u64.u32 %x1, %w1;\nadd.s64 %x1, %x1, %out;\nst.global.u8 [%x1], %t;"));
+    EXPECT(!ends(two_blocks, "st.global.u32 [%out], 5;"));
+    EXPECT(ends(two_blocks, "st.global.u32 [%out], %w2;"));
+    EXPECT(ends(two_blocks, "setp.eq.s32 %p1, %w2, 0;\n@%p1 st.global.u32 [%out], 5;\nld.global.u32 %w0, [%out];"));
 
     /* The second launch reads what the first one wrote: with somebody's wait between them it may. */
     run(kernel_file("griddepcontrol.wait;\nst.global.u32 [%out], 1;"), 32, 0, room[0], room[1], LANES_FORWARD);
