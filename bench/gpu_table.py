@@ -89,16 +89,19 @@ def table(o):
     sizes = {name: getattr(o, name) for name in ('shape', 'layers', 'chunk', 'near', 'far', 'sessions')}
     rows = [
         ('decode, short context, t/s', spread(short), '150 / 300', verdict(rate(short), 150, 300)),
-        ('decode at 64k tokens against 2k', 'not measured' if loss is None else f'{loss:+.1f} % ({spread(far)} against {spread(near)})',
+        ('decode at 64k tokens against 2k', 'not measured' if loss is None
+         else f'{loss:+.1f} % ({spread(far)} against {spread(near)})',
          '-10 % / -5 %', verdict(loss, -10, -5)),
         ('prefill, 4k chunk, t/s', spread(chunk), '3,000 / 8,000', verdict(rate(chunk), 3000, 8000)),
         ('16 sessions decoding, total t/s', spread(many), '500 / 1,000', verdict(rate(many), 500, 1000)),
-        ('load from page cache, s', 'not measured' if load is None else f'{load:.1f}', '60 / 30', verdict(load, 60, 30, lower=True)),
+        ('load from page cache, s', 'not measured' if load is None else f'{load:.1f}', '60 / 30',
+         verdict(load, 60, 30, lower=True)),
     ]
     record = {
         'schema': 1, 'card': card, 'sizes': sizes, 'commit': o.commit, 'command': 'bench/gpu.sh', 'seconds': o.seconds,
         'checks': checks, 'warnings': warnings(o.dir),
-        'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()), 'sessions': list(sessions.values())},
+        'speed': {'decode': list(decode.values()), 'prefill': list(prefill.values()),
+                  'sessions': list(sessions.values())},
         'load_s': load, 'watts_median': median_of(os.path.join(o.dir, 'smi.csv'), 1),
         'table': [dict(zip(('what', 'measured', 'reach_aim', 'verdict'), r)) for r in rows],
     }

@@ -24,7 +24,8 @@ SESSIONS = 8
 
 class Server:
     def __init__(self, args):
-        command = [args.server, '-m', args.model, '--port', '0', '--slots', str(SESSIONS + 1), '--ctx', str(args.long + 2048),
+        command = [args.server, '-m', args.model, '--port', '0', '--slots', str(SESSIONS + 1),
+                   '--ctx', str(args.long + 2048),
                    '--slot-ctx', '2048'] + args.flag
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.command = ' '.join(command)
@@ -47,7 +48,8 @@ class Server:
 
     def eos_token(self):
         c = http.client.HTTPConnection('127.0.0.1', self.port)
-        c.request('POST', '/tokenize', json.dumps({'content': '<\uff5cend\u2581of\u2581sentence\uff5c>', 'parse_special': True}))
+        c.request('POST', '/tokenize', json.dumps({'content': '<\uff5cend\u2581of\u2581sentence\uff5c>',
+                                                   'parse_special': True}))
         return json.load(c.getresponse())['tokens'][-1]
 
     def stop(self):
@@ -129,14 +131,16 @@ def main():
         beside.append(s.first())
         slot = next((x for x in server.get('/slots') if x['state'] == 'prefill'), None)
         done = f"{slot['progress']}" if slot else 'NOT'
-        print(f'short request beside the long prompt: {beside[-1]:.2f} s, the long prompt stands at {done}', file=sys.stderr)
+        print(f'short request beside the long prompt: {beside[-1]:.2f} s, the long prompt stands at {done}',
+              file=sys.stderr)
         time.sleep(12)
     still = any(x['state'] == 'prefill' for x in server.get('/slots'))
     long.connection.sock and long.connection.sock.close()
 
     step = 1 / statistics.median(one)
     spread = lambda x: f'{statistics.median(x):.2f} ({min(x):.2f} to {max(x):.2f})'
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.machine()) \
+    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')),
+               platform.machine()) \
         if os.path.exists('/proc/cpuinfo') else platform.machine()
     print(f'{cpu}, {os.cpu_count()} processors; `{server.command}`; {args.runs} runs, median (least to most)\n')
     print('| what | value |\n|---|---|')
@@ -151,7 +155,8 @@ def main():
     if not still:
         print('\nThe long prompt was finished before the last short request: the waits above are too good.')
     if args.json:
-        json.dump({'one': one, 'eight': eight, 'alone': alone, 'beside': beside, 'command': server.command}, open(args.json, 'w'))
+        json.dump({'one': one, 'eight': eight, 'alone': alone, 'beside': beside, 'command': server.command},
+                  open(args.json, 'w'))
     server.stop()
 
 

@@ -45,7 +45,8 @@ def bad_usage_is_2_and_says_which_flag():
                        (("speed", "--ctx-start", "64", "-p", "5"), "--ctx-start"),
                        (("--ctx-start", "64", "--ctx-max", "32"), "--ctx-max"),
                        (("--ctx-start", "64", "--json", "x"), "--json"), (("speed", "--bogus"), "--bogus"),
-                       (("speed", "--isa", "sse9"), "--isa"), (("speed", "-f", "x", "--random-tokens", "1"), "--random-tokens"),
+                       (("speed", "--isa", "sse9"), "--isa"), (("speed", "-f", "x", "--random-tokens", "1"),
+                                                               "--random-tokens"),
                        (("machine", "-t", "x"), "--threads")):
         expect_exit(bench(*args), 2, word)
 
@@ -83,7 +84,8 @@ def records_explain_themselves():
         equal(x["schema"], 1, "schema")
         equal(x["n"], len(x["samples"]), "samples")
         equal(x["cell"]["params"]["fill"], "real", "fill")
-        check(x["tool"]["build"] and x["machine"]["cpu"] and x["model"]["hash"].startswith("crc32c:"), "who and where", x)
+        check(x["tool"]["build"] and x["machine"]["cpu"] and x["model"]["hash"].startswith("crc32c:"), "who and where",
+              x)
         check(x["stat"]["min"] <= x["stat"]["p50"] <= x["stat"]["max"], "order", x["stat"])
         check(isinstance(x["missing"], list) and all(m["why"] for m in x["missing"]), "missing", x["missing"])
         check(sum(o["calls"] for o in x["ops"]) > 0 and x["experts_per_layer"] > 0, "ops", x["ops"][:2])
@@ -119,10 +121,12 @@ def a_sweep_prints_the_published_columns():
     equal(r.out.decode(), open(name).read(), "file")
     rows = list(csv.DictReader(lines))
     equal([x["ctx_tokens"] for x in rows], ["32", "64", "96", "128"], "contexts")
-    check(all(x["prefill_tokens"] == "32" and x["gen_tokens"] == "4" and x["gen_steady_tokens"] == "3" for x in rows), "tokens")
+    check(all(x["prefill_tokens"] == "32" and x["gen_tokens"] == "4" and x["gen_steady_tokens"] == "3" for x in rows),
+          "tokens")
     kv = [int(x["kvcache_bytes"]) for x in rows]
     check(kv == sorted(kv), "KV grows", kv)
-    r = bench("speed", "-m", model(), *THREADS, "--ctx-start", "16", "--ctx-max", "64", "--step-mul", "2", "--gen-tokens", "0")
+    r = bench("speed", "-m", model(), *THREADS, "--ctx-start", "16", "--ctx-max", "64", "--step-mul", "2",
+              "--gen-tokens", "0")
     equal([line.split(",")[0] for line in r.out.decode().splitlines()[1:]], ["16", "32", "64"], "contexts by a factor")
 
 
@@ -155,7 +159,8 @@ def an_expert_cache_tells_its_hit_rate():
 def an_interrupt_leaves_what_was_measured():
     if not os.path.exists(BENCH):
         raise Skip("%s is not built" % BENCH)
-    p = subprocess.Popen([BENCH, "speed", "-m", model(), *THREADS, "-p", "8,2000", "-r", "500", "--warmup-max", "0", "--isa",
+    p = subprocess.Popen([BENCH, "speed", "-m", model(), *THREADS, "-p", "8,2000", "-r", "500", "--warmup-max", "0",
+                          "--isa",
                           "ref", "--budget", "0", "--csv", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          env=environment(), cwd=scratch())
     line = b""
@@ -178,7 +183,8 @@ def machine_measures_keeps_and_measures_again():
     expect_exit(r, 0, "measuring")
     check(b"published flash, q2" in r.out and b"memory read, 1 core" in r.out, "text", r.out)
     record = json.load(open(path_of("machine.json")))
-    check(record["read_one_GBps"]["best"] > 0.1 and record["read_all_GBps"]["p50"] > 0.1, "read", record["read_all_GBps"])
+    check(record["read_one_GBps"]["best"] > 0.1 and record["read_all_GBps"]["p50"] > 0.1, "read",
+          record["read_all_GBps"])
     check(record["cache_state"] in ("cold", "unverified"), "cache_state")
     if record["int8_one_gmacs"]:
         check(record["int8_one_gmacs"]["best"] > record["f32_one_gmacs"]["best"] > 0, "int8 is not slower than f32")

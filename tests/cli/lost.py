@@ -106,10 +106,12 @@ def a_stream_ends_with_the_error_of_its_dialect(device):
                       "the error of Messages", text[-300:])
                 check("message_stop" not in text, "an end behind the error", text[-300:])
             elif path == RESPONSES:
-                check(re.search(r'event: response.failed\ndata: .*"status":"failed".*\n\n$', text), "the error of Responses",
+                check(re.search(r'event: response.failed\ndata: .*"status":"failed".*\n\n$', text),
+                      "the error of Responses",
                       text[-900:])
             else:
-                check(re.search(r'data: \{"error":\{"message":".*"type":"server_error".*\}\n\ndata: \[DONE\]\n\n$', text),
+                check(re.search(r'data: \{"error":\{"message":".*"type":"server_error".*\}\n\ndata: \[DONE\]\n\n$',
+                                text),
                       "the error of " + path, text[-300:])
             s.healthy()
             equal(s.losses(), i + 1, "losses")
@@ -168,7 +170,8 @@ def while_it_is_away_everybody_is_told_and_nothing_spins(device):
                 equal(status, 503, "status of " + path)
                 check(1 <= int(headers["Retry-After"]) <= 60, "Retry-After", headers["Retry-After"])
                 message = json.loads(text)["error"]["message"]
-                check(message.startswith("the device was lost and is being opened again: ") and device.missing in message,
+                check(message.startswith("the device was lost and is being opened again: ")
+                      and device.missing in message,
                       "the sentence of " + path, text)
         equal(json.loads(s.ask(CHAT, chat("a"))[2])["error"]["code"], "device_lost", "code")
         status, headers, text = s.ask("/health")
@@ -249,7 +252,8 @@ def a_conversation_goes_on_with_the_same_words(device):
         s.healthy()
         equal(s.text_of(turn), live, "the answer after the loss")
         s.text_of(dict(turn, max_tokens=1))
-        check(re.search(r"reuse=cold [^\n]*\n[^\n]*\n[^\n]*reuse=live", s.text()), "what was computed is used", s.text()[-600:])
+        check(re.search(r"reuse=cold [^\n]*\n[^\n]*\n[^\n]*reuse=live", s.text()), "what was computed is used",
+              s.text()[-600:])
 
 
 @on_far
@@ -337,7 +341,8 @@ def a_signal_while_weights_go_up_again_does_not_wait_for_them():
     gguf = os.path.join(BIN, "ds4-gguf")
     if not os.path.exists(gguf):
         raise Skip("%s is not built" % gguf)
-    subprocess.run([gguf, "synth", "--shape", "tiny", "--mix", "q2", "--layers", "12", "--experts", "64", "-q", "-o", model],
+    subprocess.run([gguf, "synth", "--shape", "tiny", "--mix", "q2", "--layers", "12", "--experts", "64", "-q", "-o",
+                    model],
                    check=True, timeout=PATIENCE)
     with Server(device, "-m", model, "-c", "256") as s:
         told = lambda: json.loads(s.ask("/health")[2]).get("progress", 1)
@@ -377,7 +382,8 @@ def conversations_that_can_not_be_saved_at_the_end_are_told_of():
         device.lose()
         equal(s.end(), 0, "exit code")
         check("slot=0 not saved: " in s.text() and device.says in s.text(), "the log", s.text()[-600:])
-        check(not any(n.endswith(".kv") for _, _, names in os.walk(folder) for n in names), "a file of rows that are lost")
+        check(not any(n.endswith(".kv") for _, _, names in os.walk(folder) for n in names),
+              "a file of rows that are lost")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ def flags(*more, backend="cuda"):
 
 def lines_of(result):
     """What stderr says but for the model's path and the memory."""
-    return [l for l in result.err.splitlines() if ": model /" not in l and ": memory" not in l and ": listening on" not in l]
+    return [l for l in result.err.splitlines() if ": model /" not in l and ": memory" not in l
+            and ": listening on" not in l]
 
 
 @on_both

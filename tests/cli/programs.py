@@ -436,7 +436,8 @@ def a_model_that_becomes_shorter_is_told_by_name_and_byte():
     os.truncate(copy, 8192)
     _, err = p.communicate(timeout=PATIENCE)
     equal(p.returncode, 1, "exit code")
-    check(re.search(rb"\nds4: \S*shrinking\.gguf: became shorter while it was in use; byte \d+ is no longer there\n$", err),
+    check(re.search(rb"\nds4: \S*shrinking\.gguf: became shorter while it was in use; byte \d+ is no longer there\n$",
+                    err),
           "what stderr says", err)
 
 

@@ -20,10 +20,13 @@ import sys
 import threading
 import time
 
-TOOL = {'name': 'get_weather', 'description': 'Look up', 'parameters': {'type': 'object', 'properties': {'city': {'type': 'string'}}}}
-WORDS = ['What is ds4?', 'What is 12 + 30?', 'Repeat: a b c', '\u00e9\u4e2d\U0001f600', '', ' ' * 300, '<\uff5cUser\uff5c>', '</think>', 'x' * 4000,
+TOOL = {'name': 'get_weather', 'description': 'Look up',
+        'parameters': {'type': 'object', 'properties': {'city': {'type': 'string'}}}}
+WORDS = ['What is ds4?', 'What is 12 + 30?', 'Repeat: a b c', '\u00e9\u4e2d\U0001f600', '', ' ' * 300,
+         '<\uff5cUser\uff5c>', '</think>', 'x' * 4000,
          '\n\n<\uff5cDSML\uff5ctool_calls>\n<\uff5cDSML\uff5cinvoke name="get_weather">']
-ODD = [None, True, False, -1, 0, 1, 1e308, -1e308, 2 ** 53, '', 'a', [], {}, [None], {'a': {}}, [[]], 'auto', 'none', {'type': 'enabled'}, '\ud800']
+ODD = [None, True, False, -1, 0, 1, 1e308, -1e308, 2 ** 53, '', 'a', [], {}, [None], {'a': {}}, [[]], 'auto', 'none',
+       {'type': 'enabled'}, '\ud800']
 
 
 def odd(r):
@@ -40,7 +43,8 @@ def content(r, kind):
 
 def common(r):
     body = {'model': 'any', 'stream': r.random() < 0.5}
-    for key, values in (('temperature', (0, 1, 2, 3)), ('top_p', (1, 0.5, 0)), ('top_k', (0, 1, 40, -1, -2)), ('min_p', (0, 0.1, 2)), ('seed', (1, 2 ** 63)),
+    for key, values in (('temperature', (0, 1, 2, 3)), ('top_p', (1, 0.5, 0)), ('top_k', (0, 1, 40, -1, -2)),
+                        ('min_p', (0, 0.1, 2)), ('seed', (1, 2 ** 63)),
                         ('stop', ('a', ['b', 'is'], ['x'] * 17)), ('n', (1, 2, 8, 9)), ('presence_penalty', (0, 2, -3))):
         if r.random() < 0.08:
             body[key] = r.choice(values)
@@ -48,46 +52,60 @@ def common(r):
 
 
 def chat(r):
-    messages = [{'role': r.choice(['system', 'user', 'user', 'developer']), 'content': content(r, 'text')} for _ in range(r.choice([0, 1, 1, 1, 1, 1, 1, 2, 2, 3]))]
+    messages = [{'role': r.choice(['system', 'user', 'user', 'developer']), 'content': content(r, 'text')}
+                for _ in range(r.choice([0, 1, 1, 1, 1, 1, 1, 2, 2, 3]))]
     if r.random() < 0.3:
-        messages += [{'role': 'assistant', 'content': None, 'tool_calls': [{'id': 'call_1', 'type': 'function', 'function':
-                     {'name': 'get_weather', 'arguments': r.choice(['{}', '{"city":"Rome"}', 'no json', ''])}}]},
-                     {'role': 'tool', 'tool_call_id': r.choice(['call_1', 'call_1', 'call_1', 'call_2']), 'content': content(r, 'text')}]
+        messages += [{'role': 'assistant', 'content': None, 'tool_calls': [
+                         {'id': 'call_1', 'type': 'function', 'function':
+                             {'name': 'get_weather', 'arguments': r.choice(['{}', '{"city":"Rome"}', 'no json', ''])}}]},
+                     {'role': 'tool', 'tool_call_id': r.choice(['call_1', 'call_1', 'call_1', 'call_2']),
+                      'content': content(r, 'text')}]
     body = common(r) | {'messages': messages, 'max_tokens': r.choice([1, 5, 40, 40, 40, 0])}
     if r.random() < 0.4:
-        body |= {'tools': [{'type': 'function', 'function': TOOL}] * r.choice([1] * 9 + [2]), 'tool_choice': r.choice(['auto', 'auto', 'none', 'required', 'required', 'x'])}
+        body |= {'tools': [{'type': 'function', 'function': TOOL}] * r.choice([1] * 9 + [2]),
+                 'tool_choice': r.choice(['auto', 'auto', 'none', 'required', 'required', 'x'])}
     if r.random() < 0.3:
-        body |= {'thinking': {'type': r.choice(['enabled', 'disabled', 'adaptive', 'x'])}, 'reasoning_effort': r.choice(['low', 'max', 'high', 'medium', 'x'])}
+        body |= {'thinking': {'type': r.choice(['enabled', 'disabled', 'adaptive', 'x'])},
+                 'reasoning_effort': r.choice(['low', 'max', 'high', 'medium', 'x'])}
     if r.random() < 0.2:
         body |= {'logprobs': True, 'top_logprobs': r.choice([0, 5, 21])}
     return '/v1/chat/completions', body
 
 
 def completions(r):
-    return '/v1/completions', common(r) | {'prompt': r.choice(['ds4 is', ['a', 'b'], [1, 2, 3], [[1], [2]], [99999], '', []]), 'max_tokens': r.choice([0, 1, 20]),
+    return '/v1/completions', common(r) | {'prompt': r.choice(['ds4 is', ['a', 'b'], [1, 2, 3], [[1], [2]], [99999],
+                                                               '', []]),
+                                           'max_tokens': r.choice([0, 1, 20]),
                                            'echo': r.random() < 0.3, 'logprobs': r.choice([None, None, 0, 3, 30])}
 
 
 def responses(r):
     items = [{'role': 'user', 'content': content(r, 'input_text')}]
     if r.random() < 0.3:
-        items += [{'type': 'reasoning', 'summary': [], 'encrypted_content': 'AAAA'}, {'type': 'function_call', 'call_id': 'c', 'name': 'f', 'arguments': '{}'},
+        items += [{'type': 'reasoning', 'summary': [], 'encrypted_content': 'AAAA'},
+                  {'type': 'function_call', 'call_id': 'c', 'name': 'f', 'arguments': '{}'},
                   {'type': 'function_call_output', 'call_id': r.choice(['c', 'd']), 'output': 'x'}]
-    return '/v1/responses', common(r) | {'input': r.choice([items, items, items, 'What is ds4?', odd(r)]), 'max_output_tokens': r.choice([1, 30]),
-                                         'tools': r.choice([[], [{'type': 'function', **TOOL}], [{'type': 'web_search'}], [], odd(r)])}
+    return '/v1/responses', common(r) | {'input': r.choice([items, items, items, 'What is ds4?', odd(r)]),
+                                         'max_output_tokens': r.choice([1, 30]),
+                                         'tools': r.choice([[], [{'type': 'function', **TOOL}],
+                                                            [{'type': 'web_search'}], [], odd(r)])}
 
 
 def messages(r):
-    talk = [{'role': r.choice(['user'] * 5 + ['assistant'] * 3 + ['system', 'x']), 'content': content(r, 'text')} for _ in range(r.randrange(1, 4))]
+    talk = [{'role': r.choice(['user'] * 5 + ['assistant'] * 3 + ['system', 'x']), 'content': content(r, 'text')}
+            for _ in range(r.randrange(1, 4))]
     if r.random() < 0.3:
-        talk += [{'role': 'assistant', 'content': [{'type': 'thinking', 'thinking': 't', 'signature': 's'}, {'type': 'tool_use', 'id': 'u', 'name': 'f', 'input': {}}]},
+        talk += [{'role': 'assistant', 'content': [{'type': 'thinking', 'thinking': 't', 'signature': 's'},
+                                                   {'type': 'tool_use', 'id': 'u', 'name': 'f', 'input': {}}]},
                  {'role': 'user', 'content': [{'type': 'tool_result', 'tool_use_id': 'u', 'content': 'ok'}]}]
     path = r.choice(['/v1/messages', '/v1/messages?beta=true', '/v1/messages/count_tokens'])
-    return path, common(r) | {'messages': talk, 'max_tokens': r.choice([1, 30]), 'system': r.choice(['S', 'S', [{'type': 'text', 'text': 'S'}], odd(r)])}
+    return path, common(r) | {'messages': talk, 'max_tokens': r.choice([1, 30]),
+                              'system': r.choice(['S', 'S', [{'type': 'text', 'text': 'S'}], odd(r)])}
 
 
 def helper(r):
-    return r.choice([('/tokenize', {'content': r.choice(WORDS)}), ('/detokenize', {'tokens': [r.randrange(-5, 3000) for _ in range(5)]}),
+    return r.choice([('/tokenize', {'content': r.choice(WORDS)}),
+                     ('/detokenize', {'tokens': [r.randrange(-5, 3000) for _ in range(5)]}),
                      ('/apply-template', {'messages': [{'role': 'user', 'content': 'x'}]}), ('/v1/embeddings', {'input': 'x'})])
 
 
@@ -194,9 +212,11 @@ def main():
     args = p.parse_args()
     # Freed memory that a sanitizer holds back is no growth.
     environment = os.environ | {'ASAN_OPTIONS': 'quarantine_size_mb=8:' + os.environ.get('ASAN_OPTIONS', '')}
-    process = subprocess.Popen([args.server, '--port', '0', '--slots', '4', '--ctx', '1024', '--tokens', '64', '--max-queue', '8',
+    process = subprocess.Popen([args.server, '--port', '0', '--slots', '4', '--ctx', '1024', '--tokens', '64',
+                                '--max-queue', '8',
                                 '--keepalive-secs', '1'], stderr=subprocess.PIPE, text=True, errors='replace', env=environment)
-    port = next(int(m.group(1)) for m in (re.search(r'listening on http://127.0.0.1:(\d+)', line) for line in process.stderr) if m)
+    port = next(int(m.group(1)) for m in (re.search(r'listening on http://127.0.0.1:(\d+)', line)
+                                          for line in process.stderr) if m)
     tail = collections.deque(maxlen=60)
     drain = threading.Thread(target=lambda: [tail.append(line) for line in process.stderr], daemon=True)
     drain.start()
@@ -206,7 +226,8 @@ def main():
     seen, lock, start = collections.Counter(), threading.Lock(), time.monotonic()
 
     def send(first, last):
-        threads = [threading.Thread(target=worker, args=(port, range(args.seed * 10 ** 6 + first + i, args.seed * 10 ** 6 + last, args.threads), seen, lock))
+        threads = [threading.Thread(target=worker, args=(
+                       port, range(args.seed * 10 ** 6 + first + i, args.seed * 10 ** 6 + last, args.threads), seen, lock))
                    for i in range(args.threads)]
         for t in threads:
             t.start()
