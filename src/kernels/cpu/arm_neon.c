@@ -1,6 +1,7 @@
 /* arm_neon: the NEON rung: float rows, activations, and the table. Needs ARMv8.2 with
  * the dot product instructions. Tiles of block formats are in arm_tiles_neon.c. */
 #include "kernels/cpu/arm_tiles.h"
+#include "kernels/cpu/float_tiles.h"
 
 /* ---- float rows --------------------------------------------------------------- */
 
@@ -38,29 +39,7 @@
             for (int j = i; j < n; j++) y[c] += value(w[j]) * x[c][j];              \
         }                                                                           \
     }                                                                               \
-    static float dot_row_##name(const void *restrict w, const void *restrict x, int n) \
-    {                                                                               \
-        const float *one = x;                                                       \
-        float y;                                                                    \
-        products_##name(&y, w, &one, 1, n);                                         \
-        return y;                                                                   \
-    }                                                                               \
-    static void tile_##name(const cpu_kernels *kernels, const tile_args *a)         \
-    {                                                                               \
-        (void)kernels;                                                              \
-        for (int r = 0; r < a->rows; r++) {                                         \
-            const type *w = (const type *)(const void *)(a->w + (uint64_t)r * a->w_stride); \
-            const float *const *x = (const float *const *)(const void *)a->x;       \
-            float y[3];                                                             \
-            for (int c = 0; c < a->batch; c += 3) {                                 \
-                const int count = a->batch - c < 3 ? a->batch - c : 3;              \
-                if (count == 3) products_##name(y, w, x + c, 3, a->n);              \
-                if (count == 2) products_##name(y, w, x + c, 2, a->n);              \
-                if (count == 1) products_##name(y, w, x + c, 1, a->n);              \
-                for (int i = 0; i < count; i++) a->y[(uint64_t)(c + i) * a->y_stride + (uint64_t)r] = y[i]; \
-            }                                                                       \
-        }                                                                           \
-    }
+    FLOAT_TILE(name, type)
 
 ALWAYS_INLINE float sum_of_eight(const float32x4_t s[8])
 {

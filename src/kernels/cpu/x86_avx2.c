@@ -1,6 +1,7 @@
 /* x86_avx2: the AVX2 rung: float rows, activations, and the table. Needs AVX2, FMA
  * and F16C. Tiles of block formats are in x86_q32_avx2.c, x86_nvfp4_avx2.c,
  * x86_kq_avx2.c and x86_iq_avx2.c. */
+#include "kernels/cpu/float_tiles.h"
 #include "kernels/cpu/x86_tiles_avx2.h"
 #include "quant/float_formats.h"
 
@@ -37,29 +38,7 @@
             for (int j = i; j < n; j++) y[c] += value(w[j]) * x[c][j];              \
         }                                                                           \
     }                                                                               \
-    static float dot_row_##name(const void *restrict w, const void *restrict x, int n) \
-    {                                                                               \
-        const float *one = x;                                                       \
-        float y;                                                                    \
-        products_##name(&y, w, &one, 1, n);                                         \
-        return y;                                                                   \
-    }                                                                               \
-    static void tile_##name(const cpu_kernels *kernels, const tile_args *a)         \
-    {                                                                               \
-        (void)kernels;                                                              \
-        for (int r = 0; r < a->rows; r++) {                                         \
-            const type *w = (const type *)(const void *)(a->w + (uint64_t)r * a->w_stride); \
-            const float *const *x = (const float *const *)(const void *)a->x;       \
-            float y[3];                                                             \
-            for (int c = 0; c < a->batch; c += 3) {                                 \
-                const int count = a->batch - c < 3 ? a->batch - c : 3;              \
-                if (count == 3) products_##name(y, w, x + c, 3, a->n);              \
-                if (count == 2) products_##name(y, w, x + c, 2, a->n);              \
-                if (count == 1) products_##name(y, w, x + c, 1, a->n);              \
-                for (int i = 0; i < count; i++) a->y[(uint64_t)(c + i) * a->y_stride + (uint64_t)r] = y[i]; \
-            }                                                                       \
-        }                                                                           \
-    }
+    FLOAT_TILE(name, type)
 
 static inline float  same(float f)                 { return f; }
 static inline __m256 load_f16(const uint16_t *p)   { return _mm256_cvtph_ps(load16(p)); }
