@@ -167,8 +167,12 @@ template <class T> void choose(warp &w, const step &s, uint32_t lanes)
     COMPARE("gtu." suffix, T, !(a <= b)); COMPARE("geu." suffix, T, !(a < b)); \
     COMPARE("num." suffix, T, a == a && b == b); COMPARE("nan." suffix, T, a != a || b != b)
 
-#define PREDICATES(name, form, formula)                                       \
-    o.add({ name, form, [](warp &w, const step &s, uint32_t lanes) {          \
+#define PREDICATE(name, formula)                                              \
+    o.add({ name, "Pp", [](warp &w, const step &s, uint32_t lanes) {          \
+                const u32 a = w.predicate(s.reg[1]);                          \
+                w.set_predicate(s.reg[0], formula, lanes); } })
+#define PREDICATES(name, formula)                                             \
+    o.add({ name, "Ppp", [](warp &w, const step &s, uint32_t lanes) {          \
                 const u32 a = w.predicate(s.reg[1]), b = w.predicate(s.reg[2]); \
                 w.set_predicate(s.reg[0], formula, lanes); } })
 #define CHOOSE(name, T) o.add({ name, { letter_out<T>(), letter<T>(), letter<T>(), 'p' }, choose<T> })
@@ -234,8 +238,8 @@ void add_choices(opcodes &o)
     COMPARE_ORDER("s16", s16); COMPARE_ORDER("s32", s32); COMPARE_ORDER("s64", s64);
     COMPARE_ORDER("u16", u16); COMPARE_ORDER("u32", u32); COMPARE_ORDER("u64", u64);
     COMPARE_FLOAT("f32", f32); COMPARE_FLOAT("f64", f64);
-    PREDICATES("and.pred", "Ppp", a & b); PREDICATES("or.pred", "Ppp", a | b); PREDICATES("xor.pred", "Ppp", a ^ b);
-    PREDICATES("not.pred", "Pp", (void(b), ~a)); PREDICATES("mov.pred", "Pp", (void(b), a));
+    PREDICATES("and.pred", a & b); PREDICATES("or.pred", a | b); PREDICATES("xor.pred", a ^ b);
+    PREDICATE("not.pred", ~a); PREDICATE("mov.pred", a);
     CHOOSE("selp.b16", u16); CHOOSE("selp.u16", u16); CHOOSE("selp.s16", u16); CHOOSE("selp.b32", u32);
     CHOOSE("selp.u32", u32); CHOOSE("selp.s32", u32); CHOOSE("selp.f32", u32); CHOOSE("selp.b64", u64);
     CHOOSE("selp.u64", u64); CHOOSE("selp.s64", u64); CHOOSE("selp.f64", u64);

@@ -104,7 +104,8 @@ struct scheduler {
                 return;
             }
         const step &s = steps[w.groups[0].pc];
-        fail(w, s, __builtin_ctz(w.groups[0].lanes), "the lanes of a warp went different ways: some are here, others at line %d",
+        fail(w, s, __builtin_ctz(w.groups[0].lanes),
+             "the lanes of a warp went different ways: some are here, others at line %d",
              w.groups.size() > 1 ? steps[w.groups[1].pc].line : 0);
     }
 

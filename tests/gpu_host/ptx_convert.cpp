@@ -5,6 +5,15 @@
 #include "ptx_warp.h"
 
 namespace ptx {
+
+float of_half(uint16_t h)
+{
+    const int e = h >> 10 & 31, m = h & 1023;
+    const float x = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf((float)(1024 + m), e - 25) : ldexpf((float)m, -24);
+    if (x != x) return get<float>(0x7fffffff);
+    return h & 0x8000 ? -x : x;
+}
+
 namespace {
 
 /* To nearest even, from the format's definition: 10 bits of mantissa, exponents -14..15, steps of 2^-24 below. */
@@ -22,13 +31,6 @@ uint16_t half_of(float f)
     const double n = nearbyint(ldexp(x, -digit));       /* exact but for the rounding that is meant */
     /* A mantissa that rounds up to the next power carries into the exponent by itself. */
     return (uint16_t)(sign | ((unsigned)(digit + 24) * 1024u + (unsigned)n));
-}
-float of_half(uint16_t h)
-{
-    const int e = h >> 10 & 31, m = h & 1023;
-    const float x = e == 31 ? (m ? NAN : INFINITY) : e ? ldexpf((float)(1024 + m), e - 25) : ldexpf((float)m, -24);
-    if (x != x) return get<float>(0x7fffffff);
-    return h & 0x8000 ? -x : x;
 }
 /* Nearest, ties away from zero, with 10 bits of mantissa; the unit does not look at the other 13. */
 uint32_t tf32_of(uint32_t u)
@@ -106,8 +108,10 @@ void add_conversions(opcodes &o)
     CONVERT("rni.f32.f32", float, float, known_nan(nearbyintf(a))); CONVERT("rzi.f32.f32", float, float, known_nan(truncf(a)));
     CONVERT("rmi.f32.f32", float, float, known_nan(floorf(a))); CONVERT("rpi.f32.f32", float, float, known_nan(ceilf(a)));
     CONVERT("rni.f64.f64", double, double, nearbyint(a)); CONVERT("rzi.f64.f64", double, double, trunc(a));
-    CONVERT("rzi.s32.f32", int32_t, float, to_integer<int32_t>(a)); CONVERT("rni.s32.f32", int32_t, float, to_integer<int32_t>(nearbyintf(a)));
-    CONVERT("rzi.u32.f32", uint32_t, float, to_integer<uint32_t>(a)); CONVERT("rzi.s64.f64", int64_t, double, to_integer<int64_t>(a));
+    CONVERT("rzi.s32.f32", int32_t, float, to_integer<int32_t>(a));
+    CONVERT("rni.s32.f32", int32_t, float, to_integer<int32_t>(nearbyintf(a)));
+    CONVERT("rzi.u32.f32", uint32_t, float, to_integer<uint32_t>(a));
+    CONVERT("rzi.s64.f64", int64_t, double, to_integer<int64_t>(a));
     CONVERT("sat.f32.f32", float, float, saturated(a));
     CONVERT("f64.f32", double, float, (double)a); CONVERT("rn.f32.f64", float, double, known_nan((float)a));
     CONVERT("f32.f16", float, uint16_t, of_half(a)); CONVERT("rn.f16.f32", uint16_t, float, half_of(a));

@@ -22,7 +22,8 @@ template <mode m> void shuffle(warp &w, const step &s, uint32_t lanes)
         const int j = m == UP ? lane - by : m == DOWN ? lane + by : m == BUTTERFLY ? lane ^ by : least | (by & ~segment);
         const bool in = m == UP ? j >= most : j <= most;
         const int source = in ? j : lane;
-        if (source < 0 || source >= LANES || !(lanes >> source & 1)) fail(w, s, lane, "a shuffle from lane %d, which takes no part", source);
+        if (source < 0 || source >= LANES || !(lanes >> source & 1))
+            fail(w, s, lane, "a shuffle from lane %d, which takes no part", source);
         d[lane] = put(get<uint32_t>(from[source]));
         in_range |= (uint32_t)in << lane;
     });

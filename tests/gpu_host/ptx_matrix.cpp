@@ -25,7 +25,10 @@ struct place { int row, column; };
 struct s8_k32 {
     typedef int32_t sum;
     enum { K = 32, A_WORDS = 4, B_WORDS = 2, IN_WORD = 4 };
-    static place of_a(int g, int m, int i) { return { g + (i < 4 || (i >= 8 && i < 12) ? 0 : 8), 4 * m + (i & 3) + (i < 8 ? 0 : 16) }; }
+    static place of_a(int g, int m, int i)
+    {
+        return { g + (i < 4 || (i >= 8 && i < 12) ? 0 : 8), 4 * m + (i & 3) + (i < 8 ? 0 : 16) };
+    }
     static place of_b(int g, int m, int i) { return { 4 * m + (i & 3) + (i < 4 ? 0 : 16), g }; }
 };
 struct s8_k16 {
@@ -37,7 +40,10 @@ struct s8_k16 {
 struct pairs_k16 {
     typedef float sum;
     enum { K = 16, A_WORDS = 4, B_WORDS = 2, IN_WORD = 2 };
-    static place of_a(int g, int m, int i) { return { g + (i < 2 || (i >= 4 && i < 6) ? 0 : 8), 2 * m + (i & 1) + (i < 4 ? 0 : 8) }; }
+    static place of_a(int g, int m, int i)
+    {
+        return { g + (i < 2 || (i >= 4 && i < 6) ? 0 : 8), 2 * m + (i & 1) + (i < 4 ? 0 : 8) };
+    }
     static place of_b(int g, int m, int i) { return { 2 * m + (i & 1) + (i < 2 ? 0 : 8), g }; }
 };
 struct tf32_k8 {
@@ -50,12 +56,7 @@ struct tf32_k8 {
 int32_t s8_of(uint32_t w, int i) { return (int8_t)(w >> 8 * i); }
 double bf16_of(uint32_t w, int i) { return get<float>((slot)(w >> 16 * i << 16)); }
 double tf32_of(uint32_t w, int) { return get<float>(w & 0xffffe000u); }
-double f16_of(uint32_t w, int i)
-{
-    const uint32_t h = w >> 16 * i, e = h >> 10 & 31, m = h & 1023;
-    const double x = e == 31 ? (m ? (double)NAN : (double)INFINITY) : e ? ldexp(1024.0 + m, (int)e - 25) : ldexp((double)m, -24);
-    return h & 0x8000 ? -x : x;
-}
+double f16_of(uint32_t w, int i) { return of_half((uint16_t)(w >> 16 * i)); }
 
 int32_t total(int32_t c, const int32_t *a, const int32_t *b, int k)
 {
@@ -117,12 +118,12 @@ template <bool turned> void load_matrices(warp &w, const step &s, uint32_t)
 
 void add_matrix(opcodes &o)
 {
-    const std::string mma = "mma.sync.aligned.";
-    o.add({ mma + "m16n8k32.row.col.s32.s8.s8.s32", "{WWWW}{wwww}{ww}{wwww}", multiply<s8_k32, int32_t, s8_of>, FLOW_WARP });
+    const std::string mma = "mma.sync.aligned.", four = "{WWWW}{wwww}{ww}{wwww}";
+    o.add({ mma + "m16n8k32.row.col.s32.s8.s8.s32", four, multiply<s8_k32, int32_t, s8_of>, FLOW_WARP });
     o.add({ mma + "m16n8k16.row.col.s32.s8.s8.s32", "{WWWW}{ww}{w}{wwww}", multiply<s8_k16, int32_t, s8_of>, FLOW_WARP });
-    o.add({ mma + "m16n8k16.row.col.f32.f16.f16.f32", "{WWWW}{wwww}{ww}{wwww}", multiply<pairs_k16, double, f16_of>, FLOW_WARP });
-    o.add({ mma + "m16n8k16.row.col.f32.bf16.bf16.f32", "{WWWW}{wwww}{ww}{wwww}", multiply<pairs_k16, double, bf16_of>, FLOW_WARP });
-    o.add({ mma + "m16n8k8.row.col.f32.tf32.tf32.f32", "{WWWW}{wwww}{ww}{wwww}", multiply<tf32_k8, double, tf32_of>, FLOW_WARP });
+    o.add({ mma + "m16n8k16.row.col.f32.f16.f16.f32", four, multiply<pairs_k16, double, f16_of>, FLOW_WARP });
+    o.add({ mma + "m16n8k16.row.col.f32.bf16.bf16.f32", four, multiply<pairs_k16, double, bf16_of>, FLOW_WARP });
+    o.add({ mma + "m16n8k8.row.col.f32.tf32.tf32.f32", four, multiply<tf32_k8, double, tf32_of>, FLOW_WARP });
     o.add({ "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "{WWWW}[s]", load_matrices<false>, FLOW_WARP });
     o.add({ "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", "{WWWW}[s]", load_matrices<true>, FLOW_WARP });
 }

@@ -10,7 +10,8 @@ enum { LATELY = 8 };        /* so many kernels of a stream may be under way toge
 
 uint8_t *locate(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes)
 {
-    if (address % bytes) fail(w, s, lane, "address %llx is not aligned to %llu", (unsigned long long)address, (unsigned long long)bytes);
+    if (address % bytes)
+        fail(w, s, lane, "address %llx is not aligned to %d", (unsigned long long)address, (int)bytes);
     uint64_t base = LANE_ADDRESS, size = LANE_ADDRESS;
     uint8_t *memory = nullptr;
     if (where == SPACE_SHARED) base = SHARED_BASE, size = w.b->shared.size(), memory = w.b->shared.data();
@@ -142,8 +143,10 @@ void wait_groups(warp &w, const step &s, uint32_t lanes)
 {
     size_t left = 0;
     for (const copy &c : w.copies) {
-        if (lanes >> c.lane & 1 && c.group + (uint64_t)s.number < w.committed[c.lane]) write(w, s, (int)c.lane, SPACE_SHARED, c.to, c.bytes, c.from);
-        else w.copies[left++] = c;
+        if (lanes >> c.lane & 1 && c.group + (uint64_t)s.number < w.committed[c.lane])
+            write(w, s, (int)c.lane, SPACE_SHARED, c.to, c.bytes, c.from);
+        else
+            w.copies[left++] = c;
     }
     w.copies.resize(left);
 }
@@ -169,7 +172,6 @@ bool memory_opcode(const std::string &name, opcode &out)
     out = {};
     out.name = name;
     size_t i = 1;
-    out.generic = false;
     static const struct { const char *name; space where; } spaces[] = { { "global", SPACE_GLOBAL }, { "shared", SPACE_SHARED },
         { "param", SPACE_PARAM }, { "local", SPACE_LOCAL } };
     bool told = false;

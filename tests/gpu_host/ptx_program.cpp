@@ -261,7 +261,8 @@ program decode(module &m, const kernel_text &k, opcodes &all)
 {
     decoder d(m, k);
     for (const statement &s : k.statements) d.p.steps.push_back(d.make(s, all));
-    if (k.statements.empty() || d.p.steps.back().follows != FLOW_END) fail_at(m.text, k.line, "the kernel's last statement is not its end");
+    if (k.statements.empty() || d.p.steps.back().follows != FLOW_END)
+        fail_at(m.text, k.line, "the kernel's last statement is not its end");
     return std::move(d.p);
 }
 

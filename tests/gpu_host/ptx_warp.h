@@ -69,6 +69,8 @@ uint8_t *locate(warp &w, const step &s, int lane, space where, uint64_t address,
 const uint8_t *to_read(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes);
 void write(warp &w, const step &s, int lane, space where, uint64_t address, uint64_t bytes, const void *from);
 
+float of_half(uint16_t bits);               /* binary16 */
+
 template <class T> static inline T get(slot v)
 {
     T t;
@@ -125,7 +127,8 @@ template <class D, class A, class B, class C, class F> static inline void each3(
             [](warp &w, const step &s, uint32_t lanes) { each1<D, A>(w, s, lanes, [](A a) -> D { return formula; }); } })
 #define ROW2(name, D, A, B, formula)                                          \
     o.add({ name, { letter_out<D>(), letter<A>(), letter<B>() },              \
-            [](warp &w, const step &s, uint32_t lanes) { each2<D, A, B>(w, s, lanes, [](A a, B b) -> D { return formula; }); } })
+            [](warp &w, const step &s, uint32_t lanes) {                      \
+                each2<D, A, B>(w, s, lanes, [](A a, B b) -> D { return formula; }); } })
 #define ROW3(name, D, A, B, C, formula)                                       \
     o.add({ name, { letter_out<D>(), letter<A>(), letter<B>(), letter<C>() }, \
             [](warp &w, const step &s, uint32_t lanes) {                      \

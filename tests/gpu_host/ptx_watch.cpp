@@ -33,7 +33,8 @@ bool watch::write_meets(uint64_t offset, uint64_t bytes, unsigned thread, unsign
         if (w.write.epoch == epoch && !same) meets |= w.write.thread / 32 != thread / 32;
         if (w.read.epoch == epoch && !same) {
             if (w.read.thread == MANY_WARPS) meets = true;
-            else if (w.read.thread >= MANY_LANES) meets |= (w.read.thread & ~MANY_LANES) != thread / 32 || w.read.sync == (uint16_t)sync;
+            else if (w.read.thread >= MANY_LANES)
+                meets |= (w.read.thread & ~MANY_LANES) != thread / 32 || w.read.sync == (uint16_t)sync;
             else meets |= unordered(w.read, thread, sync);
         }
         w.write = { epoch, (uint16_t)thread, (uint16_t)sync };

@@ -14,6 +14,7 @@ said=$(bash tests/gpu_host/test_cuda_compile.sh)
 case $said in
     SKIP*no\ nvcc*) echo "SKIP cuda_ptx: no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda"; exit 77 ;;
 esac
+ptx=$(cd "$ptx" && pwd) || exit 1
 mutant=$(mktemp -d)
 trap 'rm -rf "$mutant"' EXIT
 passed=0 failed=0
@@ -33,10 +34,12 @@ agree() {       # PROGRAM [NAME]
 # wrong FILE SED PROGRAM NAME: after this change of the PTX some test must fail, and without it none does
 wrong() {
     rm -f "$mutant"/*
-    ln -s "$PWD/$ptx"/*.ptx "$mutant/" 2>/dev/null || ln -s "$ptx"/*.ptx "$mutant/"
+    ln -s "$ptx"/*.ptx "$mutant/"
     rm "$mutant/$1"
     sed -E "$2" "$ptx/$1" >"$mutant/$1"
-    if cmp -s "$ptx/$1" "$mutant/$1"; then
+    if [ "$(ls "$mutant" | wc -l)" != "$(ls "$ptx"/*.ptx | wc -l)" ]; then
+        echo "FAIL cuda_ptx: $mutant has other files than $ptx"
+    elif cmp -s "$ptx/$1" "$mutant/$1"; then
         echo "FAIL cuda_ptx: $1 has nothing that $2 would change"
     elif (over "$mutant" "$3" "$4") >/dev/null 2>&1; then
         echo "FAIL cuda_ptx: $2 in $1 goes unnoticed by $3 -f $4"

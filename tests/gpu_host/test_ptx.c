@@ -153,7 +153,8 @@ TEST(instructions_of_one_lane_have_the_manuals_values)
         for (int k = 0; k < 3; k++)
             n += (size_t)snprintf(body + n, sizeof body - n, "ld.global.u64 %%x%d, [%%in+%d];\nld.global.u32 %%w%d, [%%in+%d];\n"
                                   "ld.global.u16 %%h%d, [%%in+%d];\n", k + 1, 24 * i + 8 * k, k + 1, 24 * i + 8 * k, k + 1, 24 * i + 8 * k);
-        n += (size_t)snprintf(body + n, sizeof body - n, "mov.u32 %%w0, 0;\nmov.u64 %%x0, 0;\nmov.u16 %%h0, 0;\nmov.pred %%p0, 0;\n%s\n"
+        n += (size_t)snprintf(body + n, sizeof body - n, "mov.u32 %%w0, 0;\nmov.u64 %%x0, 0;\n"
+                              "mov.u16 %%h0, 0;\nmov.pred %%p0, 0;\n%s\n"
                               "cvt.u64.u32 %%x5, %%w0;\nor.b64 %%x0, %%x0, %%x5;\ncvt.u64.u16 %%x5, %%h0;\nor.b64 %%x0, %%x0, %%x5;\n"
                               "selp.b64 %%x5, 1, 0, %%p0;\nor.b64 %%x0, %%x0, %%x5;\nst.global.u64 [%%out+%d], %%x0;\n",
                               rows[i].text, 8 * i);
@@ -281,13 +282,16 @@ TEST(matrices_are_loaded_as_the_manual_shows)
     for (int i = 0; i < 32; i++)
         for (int c = 0; c < 8; c++) in[31 - i][c] = (uint16_t)(100 * (i / 8) + 10 * (i % 8) + c);
     run(kernel_file("mul.wide.u32 %x1, %t, 16;\nadd.s64 %x2, %in, %x1;\nld.global.v4.u32 {%w4,%w5,%w6,%w7}, [%x2];\n"
-                    "mov.u32 %w1, room;\nshl.b32 %w2, %t, 4;\nadd.s32 %w3, %w1, %w2;\nst.shared.v4.u32 [%w3], {%w4,%w5,%w6,%w7};\n"
+                    "mov.u32 %w1, room;\nshl.b32 %w2, %t, 4;\nadd.s32 %w3, %w1, %w2;\n"
+                    "st.shared.v4.u32 [%w3], {%w4,%w5,%w6,%w7};\n"
                     "bar.warp.sync -1;\nsub.s32 %w3, %w1, %w2;\n"
                     "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%w4,%w5,%w6,%w7}, [%w3+496];\n"
                     "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%w8,%w9,%w10,%w11}, [%w3+496];\n"
                     "mul.wide.u32 %x1, %t, 4;\nadd.s64 %x3, %out, %x1;\n"
-                    "st.global.u32 [%x3], %w4;\nst.global.u32 [%x3+128], %w5;\nst.global.u32 [%x3+256], %w6;\nst.global.u32 [%x3+384], %w7;\n"
-                    "st.global.u32 [%x3+512], %w8;\nst.global.u32 [%x3+640], %w9;\nst.global.u32 [%x3+768], %w10;\nst.global.u32 [%x3+896], %w11;\n"),
+                    "st.global.u32 [%x3], %w4;\nst.global.u32 [%x3+128], %w5;\n"
+                    "st.global.u32 [%x3+256], %w6;\nst.global.u32 [%x3+384], %w7;\n"
+                    "st.global.u32 [%x3+512], %w8;\nst.global.u32 [%x3+640], %w9;\n"
+                    "st.global.u32 [%x3+768], %w10;\nst.global.u32 [%x3+896], %w11;\n"),
         32, 0, in, out, LANES_FORWARD);
     for (int m = 0; m < 4; m++) {
         const uint32_t base = (uint32_t)(100 * m);
@@ -365,8 +369,10 @@ TEST(what_a_card_would_not_do_ends_with_a_sentence)
         "mov.u64 %x1, 16;\nld.global.u32 %w0, [%x1];",
         "ld.param.u32 %w0, [t_param_0+16];",
         "mov.u32 %w1, 0;\ndiv.s32 %w0, %w1, %w1;",
-        "setp.eq.s32 %p1, %t, 3;\n@%p1 bra out;\nshfl.sync.bfly.b32 %w0|%p2, %t, 1, 31, -1;\nbar.warp.sync -1;\nout:\nbar.warp.sync -1;",
-        "setp.eq.s32 %p1, %t, 3;\n@%p1 ret;\nbar.sync 0;\nmma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%w0,%w1,%w2,%w3}, {%w4,%w5}, {%w6}, {%w0,%w1,%w2,%w3};",
+        "setp.eq.s32 %p1, %t, 3;\n@%p1 bra out;\nshfl.sync.bfly.b32 %w0|%p2, %t, 1, 31, -1;\n"
+        "bar.warp.sync -1;\nout:\nbar.warp.sync -1;",
+        "setp.eq.s32 %p1, %t, 3;\n@%p1 ret;\nbar.sync 0;\n"
+        "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%w0,%w1,%w2,%w3}, {%w4,%w5}, {%w6}, {%w0,%w1,%w2,%w3};",
         "bar.warp.sync 1;",
     };
     TRY_ALL(bodies, true);
@@ -385,14 +391,16 @@ TEST(threads_that_meet_in_shared_memory_without_a_barrier_end)
         OWN PARTNER(128) "st.shared.u32 [%w6], 1;\nbar.warp.sync -1;\nld.shared.u32 %w0, [%w7];",     /* two warps */
         OWN PARTNER(128) "ld.shared.u32 %w0, [%w7];\nbar.warp.sync -1;\nst.shared.u32 [%w6], 1;",
         "mov.u32 %w4, room;\nst.shared.u32 [%w4], %t;",
-        OWN "mov.u32 %w1, 0;\nld.shared.u32 %w0, [%w4];\nbar.warp.sync -1;\nsetp.ne.s32 %p1, %t, 40;\n@%p1 bra no;\nst.shared.u32 [%w4], 1;\nno:",
+        OWN "mov.u32 %w1, 0;\nld.shared.u32 %w0, [%w4];\nbar.warp.sync -1;\n"
+        "setp.ne.s32 %p1, %t, 40;\n@%p1 bra no;\nst.shared.u32 [%w4], 1;\nno:",
         /* what a copy brings is not the neighbour's to read when its own thread has waited */
         OWN "and.b32 %w1, %t, 1;\nsetp.eq.s32 %p1, %w1, 1;\nshl.b32 %w2, %t, 4;\nadd.s32 %w3, %w4, %w2;\n"
         "cp.async.cg.shared.global [%w3], [%in], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\n"
         "xor.b32 %w2, %w2, 16;\nadd.s32 %w3, %w4, %w2;\nld.shared.u32 %w0, [%w3];",
     };
     static const char *const orderly[] = {
-        OWN PARTNER(4) "st.shared.u32 [%w6], 1;\nbar.warp.sync -1;\nld.shared.u32 %w0, [%w7];\nbar.warp.sync -1;\nst.shared.u32 [%w6], 2;",
+        OWN PARTNER(4) "st.shared.u32 [%w6], 1;\nbar.warp.sync -1;\nld.shared.u32 %w0, [%w7];\n"
+        "bar.warp.sync -1;\nst.shared.u32 [%w6], 2;",
         OWN PARTNER(128) "st.shared.u32 [%w6], 1;\nbar.sync 0;\nld.shared.u32 %w0, [%w7];\nbar.sync 0;\nst.shared.u32 [%w6], 2;",
         OWN "ld.shared.u32 %w0, [%w4];\nbar.sync 0;\nst.shared.u32 [%w4], 7;\nld.shared.u32 %w0, [%w6+1024];",
         "mov.u32 %w4, room;\natom.shared.add.u32 %w0, [%w4], 1;",
@@ -430,7 +438,8 @@ TEST(what_another_kernel_or_block_may_still_write_is_not_read)
     TRY_ALL(bad, true);
     TRY_ALL(good, false);
 
-    EXPECT(!ends(two_blocks, "mad.lo.s32 %w1, %t, 2, %w2;\ncvt.u64.u32 %x1, %w1;\nadd.s64 %x1, %x1, %out;\nst.global.u8 [%x1], %t;"));
+    EXPECT(!ends(two_blocks, "mad.lo.s32 %w1, %t, 2, %w2;\ncvt.u64.u32 %x1, %w1;\n"
+                             "add.s64 %x1, %x1, %out;\nst.global.u8 [%x1], %t;"));
     EXPECT(!ends(two_blocks, "st.global.u32 [%out], 5;"));
     EXPECT(ends(two_blocks, "st.global.u32 [%out], %w2;"));
     EXPECT(ends(two_blocks, "setp.eq.s32 %p1, %w2, 0;\n@%p1 st.global.u32 [%out], 5;\nld.global.u32 %w0, [%out];"));
