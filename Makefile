@@ -151,7 +151,7 @@ $(PROGRAMS:%=$(B)/bin/%) $(CUDA_PROGRAMS):
 	$(call link)
 # The link says which of the two is meant, so it is made every time.
 .PHONY: $(PROGRAMS)
-$(PROGRAMS): %: build/release/bin/%
+$(PROGRAMS): %: $(B)/bin/%
 	@ln -sf $< $@
 
 # ---- tests --------------------------------------------------------------------
