@@ -209,7 +209,7 @@ static inline int greedy(const float *x, size_t n)
 }
 
 /* The bundled model goes on greedily for n tokens: the same ones as on the CPU, and logits within the tolerance of it,
- * but for one in 16 tokens, of which an expert may be chosen by a hair. */
+ * but for one in 16 tokens behind the first four, of which an expert may be chosen by a hair. */
 static inline void answer_as_the_cpu(int n, double tolerance)
 {
     parts cpu, gpu = { 0 };
@@ -223,7 +223,7 @@ static inline void answer_as_the_cpu(int n, double tolerance)
             const int32_t next = greedy(want, cpu.V);
             const double off = distance(got, want, cpu.V);
             EXPECT_INT(greedy(got, cpu.V), next);
-            if (!(off < tolerance) && ++apart > n / 16)
+            if (!(off < tolerance) && (i < 4 || ++apart > n / 16))
                 test_fail(__FILE__, __LINE__, "after %d tokens logits are off by %g", 6 + i, off);
             feed(&cpu, a, &next, 1, want);
             feed(&gpu, b, &next, 1, got);
