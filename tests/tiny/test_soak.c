@@ -3,7 +3,7 @@
  * first token, unless the session keeps what was sampled and the client's text would be spelled otherwise.
  *
  * DS4_TEST_SOAK=N: N rounds instead of the few of `make test`. */
-#include "../server/asking.h"
+#include "scheduler_rig.h"
 
 #include "base/checked.h"
 #include "base/random.h"
@@ -17,15 +17,6 @@ typedef struct {
     bool  exact[LINES];         /* the text's tokens are those that were sampled */
     int   n;
 } conversation;
-
-typedef struct {
-    ds4_engine     *e;
-    scheduler      *s;
-    kvstore        *store;
-    replay_memory  *replay;
-    server_metrics  metrics;
-    asked           at;
-} rig;
 
 typedef struct {
     ds4_engine   *reference;
@@ -94,10 +85,7 @@ static void close_rig(soak *k)
     k->computed += counter_get(&m->prefill_tokens);
     EXPECT_INT(counter_get(&m->kv_corrupt), 0);
     EXPECT_INT(counter_get(&m->ended[ENDED_ERROR]), 0);
-    sched_close(k->r.s);
-    kvstore_close(k->r.store);
-    replay_close(k->r.replay);
-    ds4_engine_close(k->r.e);
+    rig_close(&k->r);
     k->open = false;
 }
 
